@@ -1,0 +1,246 @@
+"""15 Scene (Lazebnik, Schmid, Ponce, "Beyond Bags of Features", 2006): 4,485 grey photographs of 15 scenes.
+
+Every public copy holds 18 pairs of byte-identical files, nearly all living rooms; in the published split of
+1,500 / 2,985 images, 11 of them have one side in train and the other in test. The audit that finds them is
+printed and stored with each result.
+"""
+
+import hashlib
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning
+import numpy as np
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+
+from datamodules.files import data_root, not_found
+from datamodules.images import decode_all
+from datamodules.tensors import BatchLoader, ImageTensors, describe, eval_loader, train_loader
+
+CLASSES = (
+    "bedroom",
+    "coast",
+    "forest",
+    "highway",
+    "industrial",
+    "insidecity",
+    "kitchen",
+    "livingroom",
+    "mountain",
+    "office",
+    "opencountry",
+    "store",
+    "street",
+    "suburb",
+    "tallbuilding",
+)
+TRAIN_PER_CLASS = 100
+
+
+@dataclass(frozen=True)
+class Audit:
+    """How many images there are, and how many of them are byte-identical copies.
+
+    Attributes:
+        train: Images in the training set.
+        test: Images in the test set.
+        duplicate_pairs: Pairs of byte-identical files.
+        across_splits: Those with one side in train and the other in test.
+        across_classes: Those whose sides carry different labels.
+        dropped: Test images left out because train holds them.
+    """
+
+    train: int
+    test: int
+    duplicate_pairs: int
+    across_splits: int
+    across_classes: int
+    dropped: int
+
+    def __str__(self) -> str:
+        return (
+            f"15 Scene: {self.train:,} training and {self.test:,} test images; "
+            f"{self.duplicate_pairs} byte-identical pairs, {self.across_splits} between train and test, "
+            f"{self.across_classes} between classes; {self.dropped} dropped from test"
+        )
+
+
+def class_files(folder: Path, root: Path) -> list[tuple[Path, int]]:
+    """Return the pictures of a folder with one subfolder per class, as (path, class index), in order of name.
+
+    Raises:
+        FileNotFoundError: A class is missing, or empty.
+    """
+    # Some copies put the origin before the name: MITcoast, CALsuburb, PARoffice.
+    named = {
+        entry.name.removeprefix("MIT").removeprefix("CAL").removeprefix("PAR").lower(): entry
+        for entry in folder.iterdir()
+        if entry.is_dir()
+    }
+    files = []
+    for index, name in enumerate(CLASSES):
+        pictures = sorted(named[name].glob("*.jp*g")) if name in named else []
+        if not pictures:
+            raise not_found(f"class {name!r} of 15 Scene", f"{folder / name}/*.jpg", root, "scene15")
+        files += [(path, index) for path in pictures]
+    return files
+
+
+def split_by_seed(
+    files: list[tuple[Path, int]], per_class: int, seed: int
+) -> tuple[list[tuple[Path, int]], list[tuple[Path, int]]]:
+    """Draw ``per_class`` files of each class; return them and the rest. The same seed, the same split."""
+    chosen, rest = [], []
+    for label in sorted({label for _, label in files}):
+        members = [item for item in files if item[1] == label]
+        order = np.random.default_rng([seed, label]).permutation(len(members))
+        chosen += [members[index] for index in sorted(order[:per_class])]
+        rest += [members[index] for index in sorted(order[per_class:])]
+    return chosen, rest
+
+
+class Scene15DataModule(lightning.LightningDataModule):
+    """15 Scene for training, validation and test; batches of float images in [0, 1] and int64 labels.
+
+    The images are decoded and resized once and live in memory as grey bytes.
+
+    Args:
+        data_dir: Where ``15SceneData`` lies: ``{train,test}/<class>/*.jpg``, or one folder per class. By
+            default ``$RDFIA_DATA``, else ``./data``.
+        batch_size: Images in one training step, over all processes together.
+        seed: Of the order of the training batches.
+        num_workers: 0 is fastest: the images live in memory.
+        image_size: Side of the images in pixels; proportions are not kept, as in the practical.
+        channels: 3 (the grey channel repeated) or 1.
+        split_seed: Draw 100 training images per class from all images by this seed. None takes the published
+            split, or seed 0 where the copy has no split.
+        duplicates: ``keep`` all images, as published numbers do, or ``drop_from_test`` those that train
+            holds too.
+        val_fraction: The part of each class's training images held out for validation, drawn by a fixed rule.
+        train_on_val: Train on the validation images too; the validation set stays the same.
+    """
+
+    def __init__(
+        self,
+        data_dir: str | Path | None = None,
+        *,
+        batch_size: int = 64,
+        seed: int = 0,
+        num_workers: int = 0,
+        image_size: int = 224,
+        channels: int = 3,
+        split_seed: int | None = None,
+        duplicates: Literal["keep", "drop_from_test"] = "keep",
+        val_fraction: float = 0.2,
+        train_on_val: bool = False,
+    ) -> None:
+        super().__init__()
+        if channels not in (1, 3):
+            raise ValueError(f"channels is 1 or 3, got {channels}")
+        if duplicates not in ("keep", "drop_from_test"):
+            raise ValueError(f"duplicates is keep or drop_from_test, got {duplicates}")
+        if not 0 < val_fraction < 1:
+            raise ValueError(f"val_fraction lies between 0 and 1, got {val_fraction}")
+        self.data_dir, self.batch_size, self.seed = data_dir, batch_size, seed
+        self.num_workers, self.image_size, self.channels = num_workers, image_size, channels
+        self.split_seed, self.duplicates = split_seed, duplicates
+        self.val_fraction, self.train_on_val = val_fraction, train_on_val
+
+    def find(self) -> tuple[list[tuple[Path, int]], list[tuple[Path, int]], str]:
+        """Return training files, test files and the name of the split."""
+        root = data_root(self.data_dir)
+        folder = root / "15SceneData"
+        if not folder.is_dir():
+            raise not_found("15 Scene", "15SceneData/{train,test}/<class>/*.jpg", root, "scene15")
+        published = (folder / "train").is_dir()
+        if published:
+            train, test = class_files(folder / "train", root), class_files(folder / "test", root)
+            if self.split_seed is None:
+                return train, test, "published split"
+            files = sorted(train + test, key=lambda item: (item[1], item[0].name))
+        else:
+            files = class_files(folder, root)
+        seed = self.split_seed or 0
+        return *split_by_seed(files, TRAIN_PER_CLASS, seed), f"split by seed {seed}"
+
+    def prepare_data(self) -> None:
+        """Fail at once, in one process, if a class is missing. Never downloads."""
+        self.find()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Audit the files, decode them into memory, and print the audit."""
+        if hasattr(self, "train_data"):
+            return
+        train, test, split = self.find()
+        self.split = split
+        test, self.audit = audit(train, test, drop=self.duplicates == "drop_from_test")
+        rank_zero_info(str(self.audit))
+        per_class = min(np.bincount([label for _, label in train]))
+        held_out = max(1, round(per_class * self.val_fraction))
+        val, rest = split_by_seed(train, held_out, seed=0)
+        self.train_files = train if self.train_on_val else rest
+        self.val_files, self.test_files = val, test
+        self.train_data = self._load(self.train_files)
+        self.val_data = self._load(self.val_files)
+        self.test_data = self._load(self.test_files)
+
+    def _load(self, files: list[tuple[Path, int]]) -> ImageTensors:
+        images = decode_all([path for path, _ in files], mode="L", size=self.image_size)
+        labels = torch.tensor([label for _, label in files])
+        return ImageTensors(images, labels, channels=self.channels)
+
+    def describe(self) -> dict[str, Any]:
+        """Return name, counts, sha256 and audit of the data, for results.json."""
+        parts = {"train": self.train_data, "val": self.val_data, "test": self.test_data}
+        return describe(f"15 Scene, {self.split}", **parts) | {"audit": asdict(self.audit)}
+
+    def train_dataloader(self) -> BatchLoader:
+        """Return the shuffled training batches."""
+        return train_loader(self.train_data, self, seed=self.seed)
+
+    def val_dataloader(self) -> BatchLoader:
+        """Return batches that score each validation image exactly once."""
+        return eval_loader(self.val_data, self)
+
+    def test_dataloader(self) -> BatchLoader:
+        """Return batches that score each test image exactly once."""
+        return eval_loader(self.test_data, self)
+
+
+def audit(
+    train: list[tuple[Path, int]], test: list[tuple[Path, int]], *, drop: bool
+) -> tuple[list[tuple[Path, int]], Audit]:
+    """Find byte-identical files; with ``drop``, leave out of test what train holds too.
+
+    Returns:
+        The test files that stay, and the audit.
+    """
+    with ThreadPoolExecutor() as threads:
+        hashes = list(threads.map(lambda item: hashlib.sha256(item[0].read_bytes()).digest(), train + test))
+    copies: dict[bytes, list[tuple[bool, int]]] = defaultdict(list)
+    for position, (digest, (_, label)) in enumerate(zip(hashes, train + test, strict=True)):
+        copies[digest].append((position < len(train), label))
+    pairs = [
+        (first, second)
+        for members in copies.values()
+        for number, first in enumerate(members)
+        for second in members[number + 1 :]
+    ]
+    in_train = set(hashes[: len(train)])
+    kept = [
+        item
+        for item, digest in zip(test, hashes[len(train) :], strict=True)
+        if not (drop and digest in in_train)
+    ]
+    return kept, Audit(
+        train=len(train),
+        test=len(kept),
+        duplicate_pairs=len(pairs),
+        across_splits=sum(first[0] != second[0] for first, second in pairs),
+        across_classes=sum(first[1] != second[1] for first, second in pairs),
+        dropped=len(test) - len(kept),
+    )

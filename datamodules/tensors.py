@@ -1,0 +1,255 @@
+"""Images that fit in memory as one uint8 tensor: a batch is one index operation.
+
+The usual loop decodes, converts and collates image by image. Here the images lie side by side in one
+tensor, a batch is ``images[indices]``, and conversion to float and augmentation run on the whole batch,
+on the device the tensor lives on.
+
+Batches are planned by samplers that subclass ``DistributedSampler``. Lightning leaves such samplers
+as they are, so a bare ``lightning.Trainer`` keeps their promises: training sees the same global
+batches on one process and on many, validation and test score each item exactly once. The dataset
+works with the samplers that Lightning makes, too.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import lightning
+import numpy as np
+import torch
+from torch import Tensor, distributed
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+
+Batch = tuple[Tensor, Tensor]
+Indices = Tensor | Sequence[int]
+
+
+def as_is(batch: Batch) -> Batch:
+    """Collate function for a dataset whose ``__getitems__`` returns a whole batch."""
+    return batch
+
+
+class ImageTensors(Dataset[Batch]):
+    """Images and labels in memory; indexing with n indices gives a batch of n.
+
+    Args:
+        images: uint8, (N, C, H, W).
+        labels: int64, (N,).
+        channels: Grey images are repeated to this many channels, batch by batch.
+        transform: Runs on each float batch (B, C, H, W) in [0, 1], for augmentation.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        channels: int | None = None,
+        transform: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        if images.dtype != torch.uint8 or images.ndim != 4 or labels.shape != images.shape[:1]:
+            raise ValueError(
+                "expected uint8 images (N, C, H, W) and labels (N,), got "
+                f"{images.dtype} {tuple(images.shape)} and {tuple(labels.shape)}"
+            )
+        self.images, self.labels = images, labels
+        self.channels = channels or images.shape[1]
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, indices: int | Indices) -> Batch:
+        """Return float images in [0, 1] and labels: (C, H, W) for an int, else (B, C, H, W)."""
+        if isinstance(indices, int):
+            images, labels = self[[indices]]
+            return images[0], labels[0]
+        rows = torch.as_tensor(indices, dtype=torch.int64, device=self.images.device)
+        images = self.images[rows].float().div_(255)
+        if self.channels != images.shape[1]:
+            images = images.expand(-1, self.channels, -1, -1)
+        if self.transform is not None:
+            images = self.transform(images)
+        return images, self.labels[rows]
+
+    def __getitems__(self, indices: list[int]) -> Batch:
+        """Return a whole batch; use with ``collate_fn=as_is``."""
+        return self[indices]
+
+    def to(self, device: torch.device) -> "ImageTensors":
+        """Return the same data on ``device``."""
+        return ImageTensors(
+            self.images.to(device),
+            self.labels.to(device),
+            channels=self.channels,
+            transform=self.transform,
+        )
+
+
+def _processes() -> tuple[int, int]:
+    """Return this process's rank and how many there are."""
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    return 0, 1
+
+
+class ShuffledBatches(DistributedSampler[Any]):
+    """Yields the indices of one training batch at a time, a new order in each epoch.
+
+    Args:
+        length: Number of items.
+        batch_size: Items in one training step, over all processes together; each takes its share.
+        seed: The order depends on this and the epoch alone, so it is the same on any number of processes.
+        stream: Orders of different streams are independent of each other under the same seed.
+        num_batches: Batches in an epoch; by default each item at most once, the incomplete last batch
+            left out. If larger, fresh permutations follow each other (never the same order twice).
+    """
+
+    def __init__(
+        self,
+        length: int,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        stream: int = 0,
+        num_batches: int | None = None,
+    ) -> None:
+        rank, world_size = _processes()
+        super().__init__(range(length), num_replicas=world_size, rank=rank, seed=seed)  # type: ignore[arg-type]
+        if batch_size % world_size:
+            raise ValueError(
+                f"batch size {batch_size} cannot be shared by {world_size} processes; "
+                f"take a multiple of {world_size}"
+            )
+        if length < batch_size:
+            raise ValueError(
+                f"batch size {batch_size} is larger than the {length} training images; take at most {length}"
+            )
+        self.length, self.batch_size, self.stream = length, batch_size, stream
+        self.num_batches = num_batches or length // batch_size
+        self.start = 0  # the first batch to yield: not 0 when a run resumes inside an epoch
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+    def __iter__(self) -> Iterator[Tensor]:
+        # SeedSequence mixes the numbers: neighbouring seeds and epochs give unrelated orders.
+        generator = np.random.default_rng([self.seed, self.epoch, self.stream])
+        order = torch.empty(0, dtype=torch.int64)
+        for batch in range(self.num_batches):
+            if len(order) < self.batch_size:
+                order = torch.from_numpy(generator.permutation(self.length))
+            chosen, order = order[: self.batch_size], order[self.batch_size :]
+            if batch >= self.start:
+                yield chosen[self.rank :: self.num_replicas]
+
+
+class EveryItemOnce(DistributedSampler[Any]):
+    """Yields indices batch by batch, in order, so that the processes together see each item once.
+
+    ``DistributedSampler`` pads the shorter shares with repeated items, which are then scored twice.
+    Here nothing is padded; each process makes the same number of batches all the same, because DDP's
+    collective calls wait for each other.
+    """
+
+    def __init__(self, length: int, batch_size: int) -> None:
+        rank, world_size = _processes()
+        super().__init__(range(length), num_replicas=world_size, rank=rank, shuffle=False)  # type: ignore[arg-type]
+        if length < world_size:
+            raise ValueError(f"{length} items cannot be shared by {world_size} processes")
+        largest_share = -(-length // world_size)
+        self.num_batches = min(-(-largest_share // batch_size), length // world_size)
+        self.length = length
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+    def __iter__(self) -> Iterator[Tensor]:
+        share = torch.arange(self.rank, self.length, self.num_replicas)
+        yield from share.tensor_split(self.num_batches)
+
+
+class BatchLoader(DataLoader[Batch]):
+    """A ``DataLoader`` over planned batches that knows its place in the epoch.
+
+    Lightning saves and restores that place in its checkpoints, so that a run interrupted inside an
+    epoch goes on with the batches it has not seen.
+
+    Args:
+        dataset: Takes a tensor of indices and returns a batch.
+        sampler: Yields the indices of one batch at a time.
+        num_workers: 0 is right for data in memory.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset[Batch],
+        sampler: ShuffledBatches | EveryItemOnce,
+        *,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__(dataset, batch_size=None, sampler=sampler, num_workers=num_workers)
+        self.batches_done = self.resume_at = 0
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        # Lightning asks for an iterator before it sets the sampler's epoch, and drops that iterator
+        # where the saved epoch was complete: so take the place now, read the order at the first batch.
+        start, self.resume_at = self.resume_at, 0
+        return self._batches_from(start)
+
+    def _batches_from(self, start: int) -> Iterator[Batch]:
+        self.batches_done = start
+        if isinstance(self.sampler, ShuffledBatches):
+            self.sampler.start = start
+        for batch in super().__iter__():
+            self.batches_done += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the place in the epoch; a finished epoch is the start of the next."""
+        return {"batches_done": self.batches_done % len(self)}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Make the next iteration begin where the saved one stopped."""
+        self.resume_at = state["batches_done"]
+
+
+class InMemory(Protocol):
+    """A data module whose images live in memory."""
+
+    batch_size: int
+    num_workers: int
+    trainer: lightning.Trainer | None
+
+
+def train_loader(data: ImageTensors, module: InMemory, *, seed: int) -> BatchLoader:
+    """Return the training batches of a data module, in a new order each epoch.
+
+    The incomplete last batch is left out: a small batch upsets BatchNorm.
+    """
+    order = ShuffledBatches(len(data), module.batch_size, seed=seed)
+    return BatchLoader(on_device(data, module), order, num_workers=module.num_workers)
+
+
+def eval_loader(data: ImageTensors, module: InMemory) -> BatchLoader:
+    """Return batches that score each item of ``data`` exactly once, on one process or many."""
+    order = EveryItemOnce(len(data), module.batch_size)
+    return BatchLoader(on_device(data, module), order, num_workers=module.num_workers)
+
+
+def on_device(data: ImageTensors, module: InMemory) -> ImageTensors:
+    """Return ``data`` on the device of the module's trainer, if it has one."""
+    # Worker processes cannot index a GPU's memory; Lightning moves their batches.
+    if module.trainer is None or module.num_workers:
+        return data
+    return data.to(module.trainer.strategy.root_device)
+
+
+def describe(name: str, **parts: ImageTensors) -> dict[str, Any]:
+    """Return name, counts and sha256 of data, for results.json."""
+    digest = hashlib.sha256()
+    for part in parts.values():
+        digest.update(part.images.cpu().contiguous().numpy().data)
+        digest.update(part.labels.cpu().numpy().data)
+    counts = {part: len(data) for part, data in parts.items()}
+    return {"name": name, **counts, "sha256": digest.hexdigest()}

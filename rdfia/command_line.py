@@ -1,0 +1,100 @@
+"""What all trainer scripts share on the command line: flags, and errors in one line.
+
+Imports neither torch nor Lightning, so that ``--help`` and a misspelt flag are answered at once.
+"""
+
+import contextlib
+import errno
+import io
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import tyro
+
+Flags = TypeVar("Flags")
+Precision = Literal["float32", "bf16-mixed", "16-mixed"]
+
+
+@dataclass(frozen=True)
+class TrainerArgs:
+    """Flags of every trainer script."""
+
+    data_dir: Path | None = None
+    """Data folder, or `sample`; else $RDFIA_DATA, else ./data."""
+    name: str = "run"
+    """Name of the run folder; the same name goes on."""
+    output_dir: Path = Path("runs")
+    """Where run folders are made."""
+    overwrite: bool = False
+    """Delete the run folder and start anew."""
+    max_epochs: int = 5
+    """Passes over the training data."""
+    batch_size: int = 128
+    """Images in a step, over all processes together."""
+    seed: int = 0
+    """Of weights, order and latents."""
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    """Kind of device."""
+    devices: int | None = None
+    """Devices (processes) on each node; all by default."""
+    num_nodes: int = 1
+    """Nodes."""
+    precision: Precision = "float32"
+    """Number format of the network's work."""
+    wandb: bool = False
+    """Log to Weights & Biases too."""
+    fast_dev_run: bool = False
+    """Run a few batches of everything and write nothing."""
+
+
+class Interrupted(Exception):  # noqa: N818 - not an error: the run was asked to stop, and saved itself
+    """The run was asked to stop, has saved its place and ends."""
+
+
+def fail(message: str) -> None:
+    """Print an error in one line and leave with exit code 2."""
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+def parse(flags: type[Flags]) -> Flags:
+    """Parse the command line; a wrong flag is one line of text and exit code 2."""
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(flags)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        # tyro draws a box: a title, the message, a rule, then help, sometimes with a suggestion.
+        lines = [line.strip(" │") for line in complaint.getvalue().splitlines()[1:]]
+        rule = next((n for n, line in enumerate(lines) if set(line) <= {"─", "╰", "╯"}), len(lines))
+        near = re.search(r"Perhaps you meant:\W*(--[\w-]+)", " ".join(lines))
+        hint = f"did you mean {near[1]}? " if near else ""
+        fail(f"{' '.join(lines[:rule])}; {hint}--help lists all flags")
+        raise
+
+
+def run_script(main: Callable[[Flags], Any], flags: type[Flags]) -> None:
+    """Parse the command line and call ``main``; what a user can mend is one line and exit code 2.
+
+    An interrupted run exits with 130, as after Ctrl-C in a shell.
+    """
+    args = parse(flags)
+    try:
+        main(args)
+    except (ValueError, FileNotFoundError, ConnectionError) as error:
+        fail(str(error))
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS}:
+            raise
+        fail(
+            f"cannot write {error.filename or 'to disk'}: {error.strerror}; the last complete files are kept"
+        )
+    except (Interrupted, KeyboardInterrupt) as stop:
+        print(str(stop) or "interrupted", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,98 @@
+"""Figures out of numbers: each function returns a matplotlib figure. Knows nothing of models or files."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+# x values and y values
+Line = tuple[Sequence[float], Sequence[float]]
+
+
+def _tile(axes: Axes, images: Tensor, columns: int, title: str) -> None:
+    """Draw images (N, C, H, W) in [0, 1] as one picture, one grey pixel apart."""
+    count, channels, height, width = images.shape
+    rows = -(-count // columns)
+    sheet = np.full((rows * (height + 1) + 1, columns * (width + 1) + 1, channels), 0.4, np.float32)
+    for index, image in enumerate(images.float().cpu().numpy()):
+        top = index // columns * (height + 1) + 1
+        left = index % columns * (width + 1) + 1
+        sheet[top : top + height, left : left + width] = image.transpose(1, 2, 0)
+    axes.imshow(sheet.squeeze(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.set_title(title)
+    axes.set_axis_off()
+
+
+def image_grids(images: Mapping[str, Tensor], *, columns: int = 8, title: str | None = None) -> Figure:
+    """Draw grids of images side by side.
+
+    Args:
+        images: By title, each (N, C, H, W) in [0, 1].
+        columns: Images in a row of each grid.
+        title: Of the whole figure.
+    """
+    figure = Figure(figsize=(4.5 * len(images), 4.9), layout="constrained")
+    for axes, (name, grid) in zip(
+        figure.subplots(1, len(images), squeeze=False)[0], images.items(), strict=True
+    ):
+        _tile(axes, grid, columns, name)
+    if title:
+        figure.suptitle(title)
+    return figure
+
+
+def curves(
+    panels: Mapping[str, Mapping[str, Line]],
+    *,
+    x_label: str,
+    title: str | None = None,
+    smooth: int = 1,
+) -> Figure:
+    """Draw line plots side by side.
+
+    Args:
+        panels: By label of the y axis, then by label of the line: x values and y values.
+        x_label: Label of all x axes.
+        title: Of the whole figure.
+        smooth: Running mean over this many points, drawn over the pale raw line.
+    """
+    figure = Figure(figsize=(6 * len(panels), 3.6), layout="constrained")
+    for axes, (y_label, lines) in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
+    ):
+        for number, (name, (x, y)) in enumerate(lines.items()):
+            colour = f"C{number}"
+            if 1 < smooth < len(y):
+                axes.plot(x, y, color=colour, alpha=0.25, linewidth=0.7)
+                mean = np.convolve(y, np.ones(smooth) / smooth, mode="valid")
+                axes.plot(x[smooth - 1 :], mean, color=colour, label=name)
+            else:
+                axes.plot(x, y, color=colour, label=name, marker="o" if len(y) < 60 else None)
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        axes.grid(alpha=0.3)
+        axes.legend()
+    if title:
+        figure.suptitle(title)
+    return figure
+
+
+def gan_curves(history: Mapping[str, Line], *, smooth: int = 1) -> Figure:
+    """Draw what GAN training is watched by: both losses, mean scores of real and generated images, judge-FID.
+
+    Args:
+        history: Metrics by name, as `GANModule` logs them, against batches.
+        smooth: Running mean over this many batches.
+    """
+    empty: Line = ([], [])
+    panels = {
+        label: {line: history.get(metric, empty) for line, metric in lines.items()}
+        for label, lines in {
+            "loss": {"discriminator": "train/discriminator_loss", "generator": "train/generator_loss"},
+            "mean score (1: real)": {"real": "train/real_score", "generated": "train/fake_score"},
+            "judge-FID": {"validation": "val/judge_fid"},
+        }.items()
+    }
+    return curves(panels, x_label="batch", smooth=smooth)

@@ -1,0 +1,277 @@
+"""The run folder: all that a run writes, and all that a report reads.
+
+A folder has a stable name, so that the same command finds its own checkpoint and goes on:
+
+    runs/<name>/args.json  metrics.csv  checkpoints/{last,best}.ckpt  figures/*.png  results.json
+
+No file there is ever half written.
+"""
+
+import csv
+import dataclasses
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+from matplotlib.figure import Figure
+
+from rdfia.command_line import TrainerArgs
+
+
+def is_first_process() -> bool:
+    """Return whether this is the process that writes files; right before a trainer exists, too."""
+    return getattr(rank_zero_only, "rank", 0) == 0
+
+
+def is_dry_run(trainer: lightning.Trainer) -> bool:
+    """Return whether the trainer only tries the code, so that nothing is to be written."""
+    return bool(trainer.fast_dev_run)  # type: ignore[attr-defined] # set at run time
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yield a path beside ``path`` that becomes it if the block succeeds: no file is ever half written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    try:
+        yield part
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file, completely or not at all."""
+    with whole_file(path) as part:
+        part.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def check_checkpoint(path: Path, module: lightning.LightningModule) -> None:
+    """Check that ``module`` can go on from a checkpoint.
+
+    Raises:
+        ValueError: It is unreadable, of another technique, or was trained with other settings.
+    """
+    mend = "use another --name, or --overwrite to start anew"
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        weights, settings = checkpoint["state_dict"], checkpoint.get("hyper_parameters", {})
+    except Exception as error:
+        why = type(error).__name__
+        raise ValueError(f"{path} is not a readable checkpoint ({why}); {mend}") from error
+    if strange := set(weights) ^ set(module.state_dict()):
+        raise ValueError(
+            f"{path} is not a checkpoint of {type(module).__name__} (they differ in {min(strange)}); {mend}"
+        )
+    for name, value in module.hparams.items():
+        if name in settings and settings[name] != value:
+            raise ValueError(
+                f"{path} was trained with {name} = {settings[name]}, this command says {value}; {mend}"
+            )
+
+
+def open_run(args: TrainerArgs, module: lightning.LightningModule) -> Path:
+    """Make the run folder, or check the one to go on with, and write ``args.json``.
+
+    Call it when data and flags are known to be good: bad input shall leave nothing behind.
+
+    Raises:
+        ValueError: The folder cannot be written, or its checkpoint is not one to go on from.
+    """
+    folder = args.output_dir / args.name
+    if args.fast_dev_run:
+        return folder
+    last = folder / "checkpoints" / "last.ckpt"
+    if last.exists() and not args.overwrite:
+        check_checkpoint(last, module)
+    if is_first_process():
+        try:
+            if args.overwrite and folder.exists():
+                shutil.rmtree(folder)
+            last.parent.mkdir(parents=True, exist_ok=True)
+            flags = {
+                name: str(value) if isinstance(value, Path) else value
+                for name, value in dataclasses.asdict(args).items()
+            }
+            write_json(folder / "args.json", flags)
+        except OSError as error:
+            raise ValueError(
+                f"run folder {folder} cannot be written ({error.strerror}); choose another --output-dir"
+            ) from error
+    return folder
+
+
+class MetricsCSV(Logger):
+    """All logged metrics in one ``metrics.csv``, which a resumed run continues without gaps or doubles.
+
+    A row is known by its step (batches trained) and its stage, so steps that are trained again after a
+    crash replace their rows. (Lightning's own CSV logger deletes the file when a run resumes.)
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.path = folder / "metrics.csv"
+        self.rows: dict[tuple[int, str], dict[str, Any]] = {}
+        if self.path.exists():
+            with self.path.open(newline="") as file:
+                for row in csv.DictReader(file):
+                    self._add({name: value for name, value in row.items() if value != ""})
+
+    def _add(self, row: dict[str, Any]) -> None:
+        stage = min((name.split("/")[0] for name in row if "/" in name), default="")
+        self.rows[int(row["step"]), stage] = row
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return self.path.parent.name
+
+    @property
+    def version(self) -> str:
+        """None: a run has one history."""
+        return ""
+
+    @property
+    def save_dir(self) -> str:
+        """The run folder."""
+        return str(self.path.parent)
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: args.json and the checkpoint hold them."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Add one row."""
+        self._add({"step": step or 0, **metrics})
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Write the file anew, completely or not at all."""
+        rows = [self.rows[key] for key in sorted(self.rows)]
+        names = sorted({name for row in rows for name in row} - {"step", "epoch"})
+        with whole_file(self.path) as part, part.open("w", newline="") as file:
+            writer = csv.DictWriter(file, ["step", "epoch", *names])
+            writer.writeheader()
+            writer.writerows(rows)
+
+    @rank_zero_only
+    def after_save_checkpoint(self, checkpoint_callback: ModelCheckpoint) -> None:
+        """Write the history that belongs to the checkpoint."""
+        self.save()
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Write the file."""
+        if self.rows:
+            self.save()
+
+
+def read_metrics(folder: Path) -> dict[str, tuple[list[float], list[float]]]:
+    """Return steps and values of each metric in ``metrics.csv``, nothing if the run wrote no file."""
+    path = folder / "metrics.csv"
+    history: dict[str, tuple[list[float], list[float]]] = {}
+    if path.exists():
+        with path.open(newline="") as file:
+            for row in csv.DictReader(file):
+                for name, value in row.items():
+                    if value and name != "step":
+                        steps, values = history.setdefault(name, ([], []))
+                        steps.append(float(row["step"]))
+                        values.append(float(value))
+    return history
+
+
+def save_figure(folder: Path, name: str, figure: Figure, trainer: lightning.Trainer) -> None:
+    """Write ``figures/<name>.png`` and show it in Weights & Biases if that is on; nothing in a dry run."""
+    if is_dry_run(trainer):
+        return
+    path = folder / "figures" / f"{name}.png"
+    with whole_file(path) as part:
+        figure.savefig(part, format="png", dpi=120)
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            logger.log_image(name.split("_epoch_")[0], [str(path)])
+
+
+def git_commit() -> str:
+    """Return the commit of the code, with ``-dirty`` if files differ from it; ``unknown`` outside git."""
+    try:
+        command = ["git", "describe", "--always", "--abbrev=12", "--dirty", "--exclude=*"]
+        return subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def device_name(trainer: lightning.Trainer) -> str:
+    """Return what the run computed on, such as ``2 threads of x86_64 CPU``."""
+    device = trainer.strategy.root_device
+    if device.type == "cuda":
+        return f"{trainer.world_size} x {torch.cuda.get_device_name(device)}"
+    processes = f"{trainer.world_size} processes of " if trainer.world_size > 1 else ""
+    return f"{processes}CPU, {torch.get_num_threads()} threads"
+
+
+def write_results(
+    folder: Path,
+    trainer: lightning.Trainer,
+    *,
+    technique: str,
+    seeds: list[int],
+    data: dict[str, Any],
+    metrics: dict[str, list[float]],
+    selection: str,
+    wall_seconds: float,
+    notes: list[str],
+) -> dict[str, Any]:
+    """Write ``results.json``, the only source of numbers for README and report, and return its content.
+
+    Args:
+        folder: The run folder.
+        trainer: Says device and precision.
+        technique: Such as ``gan``.
+        seeds: One for each value of a metric.
+        data: Name, counts and sha256 of the data.
+        metrics: Values by name, one per seed.
+        selection: How the checkpoint was chosen.
+        wall_seconds: Time of training.
+        notes: What a reader must know.
+    """
+    summary = {}
+    for name, values in metrics.items():
+        numbers = torch.tensor(values, dtype=torch.float64)
+        spread = numbers.std().item() if len(values) > 1 else None
+        summary[name] = {"mean": numbers.mean().item(), "std": spread, "values": values}
+    results = {
+        "name": folder.name,
+        "technique": technique,
+        "command": " ".join(["python", *sys.argv]),
+        "commit": git_commit(),
+        "seeds": seeds,
+        "data": data,
+        "device": device_name(trainer),
+        "precision": str(trainer.precision),
+        "wall_seconds": round(wall_seconds, 1),
+        "peak_memory_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+        "metrics": summary,
+        "selection": selection,
+        "notes": notes,
+    }
+    if trainer.is_global_zero and not is_dry_run(trainer):
+        write_json(folder / "results.json", results)
+    return results

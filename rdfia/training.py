@@ -1,0 +1,265 @@
+"""The only place that knows the cluster: trainer, precision, devices, resume, signals, loggers."""
+
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+import uuid
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, Timer, TQDMProgressBar
+from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from matplotlib.figure import Figure
+
+from rdfia.command_line import Interrupted, TrainerArgs
+from rdfia.runs import MetricsCSV, is_dry_run, is_first_process, save_figure, whole_file
+
+# Lightning warns of what is meant here: the judge and the averaged generator are in eval mode, data in
+# memory needs no workers, and a run folder that holds checkpoints is one to go on with.
+MEANT = (
+    "module.s. in eval mode",
+    "does not have many workers",
+    "exists and is not empty",
+    "isinstance.treespec",
+)
+
+
+class AtomicCheckpoints(TorchCheckpointIO):
+    """Writes checkpoints beside their final name and renames them: a crash keeps the last good one.
+
+    (Lightning copies from the system's temporary folder, which a kill can cut in two.)
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
+    ) -> None:
+        """Save ``checkpoint`` under ``path``, completely or not at all."""
+        with whole_file(Path(path)) as part, part.open("wb") as file:
+            torch.save(checkpoint, file)
+
+
+class StopCleanly(Callback):
+    """On Ctrl-C or SIGTERM, finishes the batch, saves ``last.ckpt`` and raises `Interrupted`.
+
+    A second signal stops at once; the last checkpoint is complete all the same.
+    """
+
+    def __init__(self, checkpoint: Path) -> None:
+        self.checkpoint = checkpoint
+        self.received: signal.Signals | None = None
+        self._handlers: dict[signal.Signals, Any] = {}
+
+    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """Listen to the signals."""
+
+        def note(number: int, frame: Any) -> None:
+            if self.received:
+                raise KeyboardInterrupt
+            self.received = signal.Signals(number)
+            print(f"\n{self.received.name}: saving after this batch", file=sys.stderr)
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._handlers[number] = signal.signal(number, note)
+
+    def on_train_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        module: lightning.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Save and leave if asked to; all processes together, since a signal may reach only one."""
+        # The last batch of an epoch is followed by validation, which saves; a stop before it would lose that.
+        if trainer.is_last_batch:
+            return
+        stop = self.received is not None
+        if trainer.world_size > 1:
+            stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
+        if not stop:
+            return
+        if is_dry_run(trainer):
+            raise Interrupted("interrupted")
+        trainer.save_checkpoint(self.checkpoint)
+        raise Interrupted(f"saved {self.checkpoint}; the same command goes on from there")
+
+    def teardown(self, trainer: lightning.Trainer, module: lightning.LightningModule, stage: str) -> None:
+        """Give the signals back."""
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers.clear()
+
+
+class EpochLines(Callback):
+    """One line of text per epoch, where a progress bar would fill a log file with thousands."""
+
+    def __init__(self, monitor: str) -> None:
+        self.monitor = monitor
+        self.started = time.perf_counter()
+
+    def on_validation_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """Print epoch, time and what is monitored."""
+        value = trainer.callback_metrics.get(self.monitor)
+        if trainer.is_global_zero and not trainer.sanity_checking and value is not None:
+            seconds = time.perf_counter() - self.started
+            epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+            print(f"{epoch}: {self.monitor} {value:.4g}, {seconds:.0f} s", flush=True)
+
+
+class EpochFigure(Callback):
+    """Draws a figure of the module before training and after each validation.
+
+    Args:
+        folder: The run folder; files are ``figures/<name>_epoch_000.png`` and so on.
+        name: Of the figure.
+        draw: Makes it from the module.
+    """
+
+    def __init__(self, folder: Path, name: str, draw: Callable[[lightning.LightningModule], Figure]) -> None:
+        self.folder, self.name, self.draw = folder, name, draw
+
+    def on_fit_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """Draw the untrained module, unless the run resumes."""
+        if trainer.current_epoch == 0 and trainer.global_step == 0:
+            self._save(trainer, module, 0)
+
+    def on_validation_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """Draw the module after this epoch."""
+        if not trainer.sanity_checking:
+            self._save(trainer, module, trainer.current_epoch + 1)
+
+    def _save(self, trainer: lightning.Trainer, module: lightning.LightningModule, epoch: int) -> None:
+        if trainer.is_global_zero:
+            save_figure(self.folder, f"{self.name}_epoch_{epoch:03d}", self.draw(module), trainer)
+
+
+def process_count(args: TrainerArgs) -> int:
+    """Return how many processes the run will have, over all nodes."""
+    gpus = torch.cuda.device_count() if args.accelerator != "cpu" else 0
+    return (args.devices or max(gpus, 1)) * args.num_nodes
+
+
+def wandb_logger(args: TrainerArgs, folder: Path) -> WandbLogger | None:
+    """Return a Weights & Biases logger; offline without login or network, None if it cannot start.
+
+    The run's id is kept in the run folder, so a resumed run continues the same W&B run.
+    """
+    import wandb  # slow to import, and off by default
+
+    id_file = folder / "wandb_id.txt"
+    if is_first_process() and not id_file.exists():
+        id_file.write_text(uuid.uuid4().hex[:8])
+    run_id = id_file.read_text() if id_file.exists() else None
+    offline = os.environ.get("WANDB_MODE") == "offline" or not wandb.login(prompt=False)
+    if not offline:
+        address = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai"))
+        try:
+            socket.create_connection((address.hostname, address.port or 443), timeout=5).close()
+        except OSError:
+            offline = True
+    # Lightning's own offline=True sets a mode that newer versions of wandb do not know.
+    mode = {"mode": "offline"} if offline else {}
+    logger = WandbLogger(project="rdfia", name=args.name, id=run_id, save_dir=str(folder), **mode)
+    try:
+        experiment = logger.experiment
+        experiment.define_metric("train/batch")
+        experiment.define_metric("*", step_metric="train/batch")
+    except Exception as error:
+        # Whatever goes wrong there must not cost the training run.
+        warnings.warn(f"training without Weights & Biases: {error}", stacklevel=2)
+        return None
+    if offline:
+        print(f"W&B offline; upload later with: wandb sync {folder}/wandb/offline-run-*")
+    return logger
+
+
+def make_trainer(
+    args: TrainerArgs,
+    folder: Path,
+    *,
+    monitor: str,
+    mode: str,
+    callbacks: list[Callback],
+    two_optimizers: bool = False,
+) -> lightning.Trainer:
+    """Return the trainer for a run.
+
+    Args:
+        args: The shared flags.
+        folder: The run folder, from `open_run`.
+        monitor: The metric that chooses ``best.ckpt``.
+        mode: ``min`` or ``max``.
+        callbacks: More callbacks.
+        two_optimizers: The module steps two optimizers, each of which leaves the other's network unused;
+            DDP must look for unused parameters then.
+    """
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for message in MEANT:
+        warnings.filterwarnings("ignore", f".*{message}")
+    loggers: list[Logger] = [MetricsCSV(folder)]
+    if args.wandb and not args.fast_dev_run:
+        loggers += [logger] if (logger := wandb_logger(args, folder)) else []
+    strategy = "auto"
+    if process_count(args) > 1:
+        strategy = "ddp_find_unused_parameters_true" if two_optimizers else "ddp"
+    checkpoints = folder / "checkpoints"
+    # Two callbacks: save_last writes no last.ckpt where an epoch is not the best so far, and one in dry runs.
+    best = ModelCheckpoint(checkpoints, "best", monitor=monitor, mode=mode, enable_version_counter=False)
+    last = ModelCheckpoint(checkpoints, "last", enable_version_counter=False)
+    watched = sys.stderr.isatty()
+    return lightning.Trainer(
+        accelerator=args.accelerator,
+        devices=args.devices or (1 if process_count(args) == 1 else "auto"),
+        num_nodes=args.num_nodes,
+        strategy=strategy,
+        precision="32-true" if args.precision == "float32" else args.precision,
+        max_epochs=args.max_epochs,
+        logger=loggers,
+        callbacks=[
+            best,
+            last,
+            Timer(),
+            StopCleanly(checkpoints / "last.ckpt"),
+            TQDMProgressBar(refresh_rate=10) if watched else EpochLines(monitor),
+            *callbacks,
+        ],
+        plugins=[AtomicCheckpoints()],
+        enable_progress_bar=watched,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,
+        # Two batches: with two optimizers a fast_dev_run of n means n steps, not n batches.
+        fast_dev_run=4 if args.fast_dev_run and two_optimizers else 2 * args.fast_dev_run,
+        default_root_dir=folder,
+    )
+
+
+def fit(
+    args: TrainerArgs,
+    trainer: lightning.Trainer,
+    module: lightning.LightningModule,
+    datamodule: lightning.LightningDataModule,
+) -> float:
+    """Train, going on from the run's ``last.ckpt`` if there is one; return the seconds of training in all."""
+    last = args.output_dir / args.name / "checkpoints" / "last.ckpt"
+    resume = last.exists() and not args.overwrite and not args.fast_dev_run
+    trainer.fit(module, datamodule, ckpt_path=last if resume else None, weights_only=True)
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined] # set at run time
+    timer = next(callback for callback in callbacks if isinstance(callback, Timer))
+    return timer.time_elapsed("train")
+
+
+def finish(trainer: lightning.Trainer) -> None:
+    """End the Weights & Biases run, if there is one, so that the next run of this process gets its own."""
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger) and trainer.is_global_zero:
+            logger.experiment.finish(quiet=True)

@@ -1,0 +1,262 @@
+"""Find, download and verify the data, and print what is there.
+
+Example: python scripts/prepare_data.py all --data-dir data
+
+Run it on a machine with a network (the login node of a cluster); training scripts never download. What is
+there and whole is left as it is, what is damaged is named and not touched.
+"""
+
+import hashlib
+import shutil
+import tarfile
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from rdfia.command_line import run_script
+
+What = Literal["mnist", "mnist-m", "bsds500", "scene15", "imagenet-samples", "weights", "all"]
+
+BSDS500_URL = "http://www.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/BSR/BSR_bsds500.tgz"
+BSDS500_COUNTS = {"train": 200, "val": 100, "test": 200}
+# The release of Lazebnik et al.: one folder per class, without the practical's split into 1,500 / 2,985.
+SCENE15_URL = "http://www-cvr.ai.uiuc.edu/ponce_grp/data/scene_categories/scene_categories.zip"
+SCENE15_MD5 = "58828019197b2ad0a7efb472e7a85c2a"
+IMAGENET_25_URL = "http://cs231n.stanford.edu/imagenet_val_25.npz"
+
+
+@dataclass(frozen=True)
+class Args:
+    """Find, download and verify data; print a table of what is there."""
+
+    what: Annotated[What, tyro.conf.Positional]
+    """Which data."""
+    data_dir: Path = Path("data")
+    """Folder that holds the data, or will."""
+    architectures: tuple[str, ...] = ("vgg16", "resnet18", "squeezenet1_1")
+    """Networks of torchvision whose ImageNet weights to get."""
+    download: bool = True
+    """Download what is missing; else only look."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table."""
+
+    name: str
+    state: Literal["complete", "partial", "missing", "broken"]
+    detail: str
+
+
+def check_mnist(root: Path) -> Row:
+    """Read the four files; official ones are known by the md5 of their decompressed bytes."""
+    from datamodules.mnist import OFFICIAL_MD5, find_idx, load_mnist, read_bytes
+
+    train, test = load_mnist(root, train=True)[0], load_mnist(root, train=False)[0]
+    official = all(
+        hashlib.md5(read_bytes(find_idx(root, name))).hexdigest() == md5 for name, md5 in OFFICIAL_MD5.items()
+    )
+    counts = f"{len(train):,} + {len(test):,} digits"
+    if official:
+        return Row("mnist", "complete", f"{counts}, the official bytes")
+    return Row("mnist", "partial", f"{counts}, not the official 60,000 + 10,000")
+
+
+def get_mnist(root: Path) -> None:
+    """Download the four files from torchvision's mirrors."""
+    from torchvision.datasets import MNIST
+
+    from datamodules.files import download
+    from datamodules.mnist import find_idx
+
+    for name, md5 in MNIST.resources:
+        try:
+            find_idx(root, name.removesuffix(".gz"))
+        except FileNotFoundError:
+            for number, mirror in enumerate(MNIST.mirrors, 1):
+                try:
+                    download(mirror + name, root / "MNIST" / "raw" / name, md5)
+                    break
+                except (ConnectionError, ValueError):
+                    if number == len(MNIST.mirrors):
+                        raise
+
+
+def check_bsds500(root: Path) -> Row:
+    """Count and decode the photographs."""
+    from datamodules.files import not_found
+    from datamodules.images import decode
+
+    folder = root / "BSDS500" / "data" / "images"
+    if not folder.is_dir():
+        raise not_found("BSDS500", "BSDS500/data/images/{train,val,test}/*.jpg", root, "bsds500")
+    counts = {part: sorted((folder / part).glob("*.jpg")) for part in BSDS500_COUNTS}
+    for photographs in counts.values():
+        for path in photographs:
+            decode(path, mode="RGB")
+    found = {part: len(photographs) for part, photographs in counts.items()}
+    state = "complete" if found == BSDS500_COUNTS else "partial"
+    return Row("bsds500", state, f"{' + '.join(map(str, found.values()))} photographs of 200 + 100 + 200")
+
+
+def get_bsds500(root: Path) -> None:
+    """Download and unpack the photographs."""
+    from datamodules.files import atomic_folder, download
+
+    archive = root / "BSR_bsds500.tgz"
+    download(BSDS500_URL, archive)
+    with atomic_folder(root / "BSDS500") as part:
+        with tarfile.open(archive) as tar:
+            tar.extractall(part, filter="data")
+        shutil.move(part / "BSR" / "BSDS500" / "data", part / "data")
+        shutil.rmtree(part / "BSR")
+    archive.unlink()
+
+
+def check_mnist_m(root: Path) -> Row:
+    """Read the common release, or look for the generated set."""
+    from datamodules.files import not_found
+    from datamodules.mnist_m import RELEASE_COUNTS, cache_folder, find_backgrounds, load_release, recipe_hash
+
+    folder = root / "mnist_m"
+    if folder.is_dir():
+        counts = tuple(len(load_release(folder, train=train)[1]) for train in (True, False))
+        state = "complete" if counts == RELEASE_COUNTS else "partial"
+        return Row("mnist-m", state, f"common release, {counts[0]:,} + {counts[1]:,} of 59,001 + 9,001")
+    photographs, source = find_backgrounds(root)
+    path = cache_folder(root) / f"{recipe_hash(root, photographs, 0)}.safetensors"
+    if not path.exists():
+        raise not_found("MNIST-M", "mnist_m/ or a generated set", root, "mnist-m")
+    return Row("mnist-m", "complete", f"generated from MNIST and {source}, in {path}")
+
+
+def get_mnist_m(root: Path) -> None:
+    """Generate the set; its release has no lasting address."""
+    from datamodules.mnist_m import load_generated
+
+    if not (root / "mnist_m").is_dir():
+        load_generated(root)
+
+
+def check_scene15(root: Path) -> Row:
+    """Find all classes and count; audit for duplicates."""
+    from datamodules.scene15 import Scene15DataModule, audit
+
+    train, test, split = Scene15DataModule(root).find()
+    _, found = audit(train, test, drop=False)
+    published = (found.train, found.test) == (1500, 2985)
+    detail = f"{found.train:,} + {found.test:,} images, {split}, {found.duplicate_pairs} identical pairs"
+    return Row("scene15", "complete" if published else "partial", detail)
+
+
+def get_scene15(root: Path) -> None:
+    """Download and unpack the release of Lazebnik et al., one folder per class."""
+    from datamodules.files import atomic_folder, download
+
+    archive = root / "scene_categories.zip"
+    download(SCENE15_URL, archive, SCENE15_MD5)
+    with atomic_folder(root / "15SceneData") as part, zipfile.ZipFile(archive) as file:
+        file.extractall(part)
+        inner = [entry for entry in part.iterdir() if entry.is_dir()]
+        if len(inner) == 1:  # everything in one folder: bring it up
+            for entry in inner[0].iterdir():
+                shutil.move(entry, part / entry.name)
+            inner[0].rmdir()
+    archive.unlink()
+
+
+def check_imagenet_samples(root: Path) -> Row:
+    """Read the 25 images, or the folder of pictures."""
+    from datamodules.imagenet_samples import ImageNetSamplesDataModule
+
+    samples = ImageNetSamplesDataModule(root)
+    samples.setup()
+    return Row("imagenet-samples", "complete", f"{len(samples.data)} images in {samples.found}")
+
+
+def get_imagenet_samples(root: Path) -> None:
+    """Download the 25 images of the classic practical."""
+    from datamodules.files import download
+
+    download(IMAGENET_25_URL, root / "imagenet_val_25.npz")
+
+
+def check_weights(root: Path) -> Row:
+    """Open each weight file."""
+    from safetensors import SafetensorError, safe_open
+
+    from datamodules.files import not_found
+
+    paths = sorted((root / "weights").glob("*.safetensors"))
+    if not paths:
+        raise not_found("weights", "weights/<architecture>.safetensors", root, "weights")
+    for path in paths:
+        try:
+            with safe_open(path, "pt") as file:
+                if not list(file.keys()):
+                    raise ValueError(f"{path} holds no tensors")
+        except SafetensorError as error:
+            raise ValueError(f"{path} is damaged ({error}); delete it") from error
+    return Row("weights", "complete", ", ".join(path.stem for path in paths))
+
+
+def get_weights(root: Path, architectures: tuple[str, ...]) -> None:
+    """Download torchvision's ImageNet weights and keep them as safetensors."""
+    import torchvision
+    from safetensors.torch import save_file
+
+    from datamodules.files import atomic_file
+
+    for name in architectures:
+        path = root / "weights" / f"{name}.safetensors"
+        if not path.exists():
+            try:
+                weights = torchvision.models.get_model_weights(name).DEFAULT.get_state_dict(check_hash=True)
+            except OSError as error:
+                raise ConnectionError(f"could not download the weights of {name} ({error})") from error
+            with atomic_file(path) as part:
+                save_file({key: value.contiguous() for key, value in weights.items()}, part)
+
+
+def main(args: Args) -> list[Row]:
+    """Prepare what is asked for, print the table, and return its rows."""
+    root = args.data_dir.expanduser()
+    steps: dict[str, tuple[Callable[[Path], Row], Callable[[Path], None]]] = {
+        "mnist": (check_mnist, get_mnist),
+        "bsds500": (check_bsds500, get_bsds500),
+        "mnist-m": (check_mnist_m, get_mnist_m),
+        "scene15": (check_scene15, get_scene15),
+        "imagenet-samples": (check_imagenet_samples, get_imagenet_samples),
+        "weights": (check_weights, lambda root: get_weights(root, args.architectures)),
+    }
+    rows = []
+    for name, (check, get) in steps.items():
+        if args.what not in (name, "all"):
+            continue
+        try:
+            rows.append(check(root))
+        except FileNotFoundError as missing:
+            problem = str(missing)
+            if args.download:
+                try:
+                    get(root)
+                    rows.append(check(root))
+                    continue
+                except (ConnectionError, ValueError, FileNotFoundError) as error:
+                    problem = str(error)
+            rows.append(Row(name, "missing", problem))
+        except ValueError as error:
+            rows.append(Row(name, "broken", str(error)))
+    for row in rows:
+        print(f"{row.name:18}{row.state:10}{row.detail}")
+    if bad := [row.name for row in rows if row.state in ("missing", "broken")]:
+        raise ValueError(f"not ready in {root}: {', '.join(bad)}")
+    return rows
+
+
+if __name__ == "__main__":
+    run_script(main, Args)

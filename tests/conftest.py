@@ -1,0 +1,96 @@
+"""Fakes in the real on-disk formats, and no network."""
+
+import gzip
+import socket
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch, request):
+    """Let no test reach beyond this machine."""
+    connect = socket.socket.connect
+
+    def local_only(self, address):
+        if self.family == socket.AF_UNIX or address[0] in ("127.0.0.1", "::1", "localhost"):
+            return connect(self, address)
+        raise OSError(f"a test tried to reach {address}")
+
+    monkeypatch.setattr(socket.socket, "connect", local_only)
+
+
+@pytest.fixture(autouse=True)
+def _own_surroundings(monkeypatch, tmp_path, request):
+    """Keep caches in the test's folder, and forget the user's settings (but for tests on real data)."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    if "reference" not in request.keywords:
+        monkeypatch.delenv("RDFIA_DATA", raising=False)
+    torch.manual_seed(0)
+
+
+def write_idx(path: Path, values: np.ndarray) -> None:
+    """Write unsigned bytes in the IDX format, gzipped if the name says so."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = bytes([0, 0, 8, values.ndim]) + np.array(values.shape, ">u4").tobytes() + values.tobytes()
+    path.write_bytes(gzip.compress(data, 1) if path.suffix == ".gz" else data)
+
+
+def write_mnist(root: Path, train: int = 120, test: int = 37, suffix: str = ".gz") -> None:
+    """Write a small MNIST: pixel (0, 0) of each image holds its number, so that tests can tell them apart."""
+    generator = np.random.default_rng(0)
+    for part, count in (("train", train), ("t10k", test)):
+        images = generator.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        images[:, 0, 0] = np.arange(count) % 256
+        labels = (np.arange(count) % 10).astype(np.uint8)
+        write_idx(root / "MNIST" / "raw" / f"{part}-images-idx3-ubyte{suffix}", images)
+        write_idx(root / "MNIST" / "raw" / f"{part}-labels-idx1-ubyte{suffix}", labels)
+
+
+def write_picture(path: Path, size: tuple[int, int], seed: int, mode: str = "RGB") -> None:
+    """Write a picture of noise, (width, height)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shape = (size[1], size[0]) if mode == "L" else (size[1], size[0], 3)
+    pixels = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+def write_mnist_m(root: Path, train: int = 60, test: int = 20) -> None:
+    """Write a small MNIST-M in the layout of the common release."""
+    for part, count in (("train", train), ("test", test)):
+        for number in range(count):
+            write_picture(root / "mnist_m" / f"mnist_m_{part}" / f"{number:08d}.png", (32, 32), number)
+        lines = [f"{number:08d}.png {number % 10}\n" for number in range(count)]
+        (root / "mnist_m" / f"mnist_m_{part}_labels.txt").write_text("".join(lines))
+
+
+def write_bsds500(root: Path, count: int = 3) -> None:
+    """Write some upright and some lying photographs where BSDS500 has them."""
+    for number in range(count):
+        size = (60, 40) if number % 2 else (40, 60)
+        write_picture(root / "BSDS500" / "data" / "images" / "train" / f"{number}.jpg", size, number)
+
+
+def write_scene15(root: Path, train: int = 5, test: int = 4) -> None:
+    """Write a small 15 Scene in the published layout, grey pictures of several sizes."""
+    from datamodules.scene15 import CLASSES
+
+    for index, name in enumerate(CLASSES):
+        for part, count in (("train", train), ("test", test)):
+            for number in range(count):
+                path = root / "15SceneData" / part / name / f"image_{number:04d}.jpg"
+                seed = 1000 * index + number + 500 * (part == "test")
+                write_picture(path, (40 + index, 30 + number), seed, "L")
+
+
+@pytest.fixture
+def mnist(tmp_path: Path) -> Path:
+    """A data folder with a small MNIST."""
+    write_mnist(tmp_path / "data")
+    return tmp_path / "data"
