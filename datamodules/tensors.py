@@ -11,7 +11,7 @@ works with the samplers that Lightning makes, too.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import lightning
@@ -169,29 +169,30 @@ class EveryItemOnce(DistributedSampler[Any]):
         yield from share.tensor_split(self.num_batches)
 
 
-class BatchLoader(DataLoader[Batch]):
-    """A ``DataLoader`` over planned batches that knows its place in the epoch.
+class BatchLoader:
+    """Iterates over planned batches and knows its place in the epoch.
 
-    Lightning saves and restores that place in its checkpoints, so that a run interrupted inside an
-    epoch goes on with the batches it has not seen.
+    Lightning saves and restores that place in its checkpoints, so that a run interrupted inside an epoch goes
+    on with the batches it has not seen. It is no ``DataLoader``, because Lightning rebuilds those for
+    prediction and would undo the plan; it makes one where there are workers to run.
 
     Args:
         dataset: Takes a tensor of indices and returns a batch.
         sampler: Yields the indices of one batch at a time.
-        num_workers: 0 is right for data in memory.
+        num_workers: Processes that make batches; 0 is right for data in memory.
     """
 
     def __init__(
-        self,
-        dataset: Dataset[Batch],
-        sampler: ShuffledBatches | EveryItemOnce,
-        *,
-        num_workers: int = 0,
+        self, dataset: Dataset[Batch], sampler: ShuffledBatches | EveryItemOnce, *, num_workers: int = 0
     ) -> None:
-        super().__init__(dataset, batch_size=None, sampler=sampler, num_workers=num_workers)
+        self.dataset, self.sampler, self.num_workers = dataset, sampler, num_workers
+        self.batch_sampler = None  # Lightning asks every loader that has a sampler
         self.batches_done = self.resume_at = 0
 
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[Batch]:
         # Lightning asks for an iterator before it sets the sampler's epoch, and drops that iterator
         # where the saved epoch was complete: so take the place now, read the order at the first batch.
         start, self.resume_at = self.resume_at, 0
@@ -201,7 +202,12 @@ class BatchLoader(DataLoader[Batch]):
         self.batches_done = start
         if isinstance(self.sampler, ShuffledBatches):
             self.sampler.start = start
-        for batch in super().__iter__():
+        batches: Iterable[Batch] = (self.dataset[indices] for indices in self.sampler)
+        if self.num_workers:
+            batches = DataLoader(
+                self.dataset, batch_size=None, sampler=self.sampler, num_workers=self.num_workers
+            )
+        for batch in batches:
             self.batches_done += 1
             yield batch
 

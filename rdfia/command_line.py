@@ -50,6 +50,28 @@ class TrainerArgs:
     fast_dev_run: bool = False
     """Run a few batches of everything and write nothing."""
 
+    def __post_init__(self) -> None:
+        at_least(
+            max_epochs=(self.max_epochs, 1),
+            batch_size=(self.batch_size, 1),
+            seed=(self.seed, 0),
+            devices=(self.devices or 1, 1),
+            num_nodes=(self.num_nodes, 1),
+        )
+        if self.name != Path(self.name).name or not self.name:
+            raise ValueError(f"--name is a folder name, got {self.name!r}")
+
+
+def at_least(**limits: tuple[float, float]) -> None:
+    """Check flags given as ``name=(value, smallest)``.
+
+    Raises:
+        ValueError: A value is smaller; the message names the flag.
+    """
+    for name, (value, smallest) in limits.items():
+        if not value >= smallest:
+            raise ValueError(f"--{name.replace('_', '-')} is at least {smallest}, got {value}")
+
 
 class Interrupted(Exception):  # noqa: N818 - not an error: the run was asked to stop, and saved itself
     """The run was asked to stop, has saved its place and ends."""
@@ -84,9 +106,8 @@ def run_script(main: Callable[[Flags], Any], flags: type[Flags]) -> None:
 
     An interrupted run exits with 130, as after Ctrl-C in a shell.
     """
-    args = parse(flags)
     try:
-        main(args)
+        main(parse(flags))
     except (ValueError, FileNotFoundError, ConnectionError) as error:
         fail(str(error))
     except OSError as error:

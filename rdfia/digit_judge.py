@@ -139,6 +139,9 @@ class DigitScores(Metric):
     Update with real and with generated images on every process, compute on every process (never under
     ``rank_zero_only``: the gathering would wait for ever).
 
+    Read them together: the judge has seen nothing but digits, so it can be confident of a blank image, and
+    noise can lie inside a ball of the real manifold. Judge-FID and recall tell those.
+
     ``compute`` returns judge_fid, precision, recall, confident_share (samples with a largest probability
     above 0.9), histogram_distance (total variation distance of the class shares from uniform, 0 to 0.9),
     smallest_class_share, class_0 … class_9, n_real and n_generated. With fewer than 5 samples on a side,

@@ -189,6 +189,10 @@ class GANModule(lightning.LightningModule):
         preview_count: int = 64,
     ) -> None:
         super().__init__()
+        widths = {"latent_dim": latent_dim, "generator_features": generator_features}
+        for name, value in (widths | {"discriminator_features": discriminator_features}).items():
+            if value < 1:
+                raise ValueError(f"{name} is at least 1, got {value}")
         self.save_hyperparameters()
         self.automatic_optimization = False
         self.latent_dim, self.seed = latent_dim, seed

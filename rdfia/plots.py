@@ -79,7 +79,7 @@ def curves(
     return figure
 
 
-def gan_curves(history: Mapping[str, Line], *, smooth: int = 1) -> Figure:
+def gan_curves(history: Mapping[str, Line], smooth: int = 1) -> Figure:
     """Draw what GAN training is watched by: both losses, mean scores of real and generated images, judge-FID.
 
     Args:

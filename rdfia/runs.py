@@ -8,11 +8,9 @@ No file there is ever half written.
 """
 
 import csv
-import dataclasses
 import json
 import os
 import resource
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -26,8 +24,6 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from matplotlib.figure import Figure
-
-from rdfia.command_line import TrainerArgs
 
 
 def is_first_process() -> bool:
@@ -58,61 +54,6 @@ def write_json(path: Path, content: Any) -> None:
     """Write a JSON file, completely or not at all."""
     with whole_file(path) as part:
         part.write_text(json.dumps(content, indent=2) + "\n")
-
-
-def check_checkpoint(path: Path, module: lightning.LightningModule) -> None:
-    """Check that ``module`` can go on from a checkpoint.
-
-    Raises:
-        ValueError: It is unreadable, of another technique, or was trained with other settings.
-    """
-    mend = "use another --name, or --overwrite to start anew"
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        weights, settings = checkpoint["state_dict"], checkpoint.get("hyper_parameters", {})
-    except Exception as error:
-        why = type(error).__name__
-        raise ValueError(f"{path} is not a readable checkpoint ({why}); {mend}") from error
-    if strange := set(weights) ^ set(module.state_dict()):
-        raise ValueError(
-            f"{path} is not a checkpoint of {type(module).__name__} (they differ in {min(strange)}); {mend}"
-        )
-    for name, value in module.hparams.items():
-        if name in settings and settings[name] != value:
-            raise ValueError(
-                f"{path} was trained with {name} = {settings[name]}, this command says {value}; {mend}"
-            )
-
-
-def open_run(args: TrainerArgs, module: lightning.LightningModule) -> Path:
-    """Make the run folder, or check the one to go on with, and write ``args.json``.
-
-    Call it when data and flags are known to be good: bad input shall leave nothing behind.
-
-    Raises:
-        ValueError: The folder cannot be written, or its checkpoint is not one to go on from.
-    """
-    folder = args.output_dir / args.name
-    if args.fast_dev_run:
-        return folder
-    last = folder / "checkpoints" / "last.ckpt"
-    if last.exists() and not args.overwrite:
-        check_checkpoint(last, module)
-    if is_first_process():
-        try:
-            if args.overwrite and folder.exists():
-                shutil.rmtree(folder)
-            last.parent.mkdir(parents=True, exist_ok=True)
-            flags = {
-                name: str(value) if isinstance(value, Path) else value
-                for name, value in dataclasses.asdict(args).items()
-            }
-            write_json(folder / "args.json", flags)
-        except OSError as error:
-            raise ValueError(
-                f"run folder {folder} cannot be written ({error.strerror}); choose another --output-dir"
-            ) from error
-    return folder
 
 
 class MetricsCSV(Logger):

@@ -1,7 +1,10 @@
 """The only place that knows the cluster: trainer, precision, devices, resume, signals, loggers."""
 
+import dataclasses
+import io
 import logging
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -21,7 +24,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from matplotlib.figure import Figure
 
 from rdfia.command_line import Interrupted, TrainerArgs
-from rdfia.runs import MetricsCSV, is_dry_run, is_first_process, save_figure, whole_file
+from rdfia.runs import MetricsCSV, is_dry_run, is_first_process, save_figure, whole_file, write_json
 
 # Lightning warns of what is meant here: the judge and the averaged generator are in eval mode, data in
 # memory needs no workers, and a run folder that holds checkpoints is one to go on with.
@@ -43,8 +46,11 @@ class AtomicCheckpoints(TorchCheckpointIO):
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
     ) -> None:
         """Save ``checkpoint`` under ``path``, completely or not at all."""
-        with whole_file(Path(path)) as part, part.open("wb") as file:
-            torch.save(checkpoint, file)
+        # Through memory: where the disk is full, torch hides the OSError behind one of its own.
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        with whole_file(Path(path)) as part:
+            part.write_bytes(buffer.getbuffer())
 
 
 class StopCleanly(Callback):
@@ -56,6 +62,7 @@ class StopCleanly(Callback):
     def __init__(self, checkpoint: Path) -> None:
         self.checkpoint = checkpoint
         self.received: signal.Signals | None = None
+        self.leaving = False
         self._handlers: dict[signal.Signals, Any] = {}
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
@@ -78,19 +85,28 @@ class StopCleanly(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Save and leave if asked to; all processes together, since a signal may reach only one."""
+        """Save if asked to stop; all processes together, since a signal may reach only one."""
         # The last batch of an epoch is followed by validation, which saves; a stop before it would lose that.
         if trainer.is_last_batch:
             return
         stop = self.received is not None
         if trainer.world_size > 1:
             stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
-        if not stop:
-            return
-        if is_dry_run(trainer):
-            raise Interrupted("interrupted")
-        trainer.save_checkpoint(self.checkpoint)
-        raise Interrupted(f"saved {self.checkpoint}; the same command goes on from there")
+        if stop and not is_dry_run(trainer):
+            trainer.save_checkpoint(self.checkpoint)
+        self.leaving = stop
+
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Leave; only now are the metrics of the saved batch logged."""
+        if self.leaving:
+            saved = (
+                ""
+                if is_dry_run(trainer)
+                else f"; saved {self.checkpoint}, the same command goes on from there"
+            )
+            raise Interrupted(f"interrupted{saved}")
 
     def teardown(self, trainer: lightning.Trainer, module: lightning.LightningModule, stage: str) -> None:
         """Give the signals back."""
@@ -148,6 +164,69 @@ def process_count(args: TrainerArgs) -> int:
     return (args.devices or max(gpus, 1)) * args.num_nodes
 
 
+def check_checkpoint(path: Path, module: lightning.LightningModule) -> None:
+    """Check that ``module`` can go on from a checkpoint.
+
+    Raises:
+        ValueError: It is unreadable, of another technique, or was trained with other settings.
+    """
+    mend = "use another --name, or --overwrite to start anew"
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        weights, settings = checkpoint["state_dict"], checkpoint.get("hyper_parameters", {})
+    except Exception as error:
+        why = type(error).__name__
+        raise ValueError(f"{path} is not a readable checkpoint ({why}); {mend}") from error
+    if strange := set(weights) ^ set(module.state_dict()):
+        raise ValueError(
+            f"{path} is not a checkpoint of {type(module).__name__} (they differ in {min(strange)}); {mend}"
+        )
+    for name, value in module.hparams.items():
+        if name in settings and settings[name] != value:
+            raise ValueError(
+                f"{path} was trained with {name} = {settings[name]}, this command says {value}; {mend}"
+            )
+
+
+def open_run(args: TrainerArgs, module: lightning.LightningModule) -> Path:
+    """Make the run folder, or check the one to go on with, and write ``args.json``.
+
+    Call it when data and flags are known to be good: bad input shall leave nothing behind.
+
+    Raises:
+        ValueError: The device is missing, the folder cannot be written, or its checkpoint is not one to go on
+            from.
+    """
+    if args.accelerator == "gpu" and not torch.cuda.is_available():
+        raise ValueError("no GPU was found; use --accelerator cpu")
+    if args.batch_size % process_count(args):
+        raise ValueError(
+            f"--batch-size {args.batch_size} cannot be shared by {process_count(args)} processes; "
+            f"take a multiple of {process_count(args)}"
+        )
+    folder = args.output_dir / args.name
+    if args.fast_dev_run:
+        return folder
+    last = folder / "checkpoints" / "last.ckpt"
+    if last.exists() and not args.overwrite:
+        check_checkpoint(last, module)
+    if is_first_process():
+        try:
+            if args.overwrite and folder.exists():
+                shutil.rmtree(folder)
+            last.parent.mkdir(parents=True, exist_ok=True)
+            flags = {
+                name: str(value) if isinstance(value, Path) else value
+                for name, value in dataclasses.asdict(args).items()
+            }
+            write_json(folder / "args.json", flags)
+        except OSError as error:
+            raise ValueError(
+                f"run folder {folder} cannot be written ({error.strerror}); choose another --output-dir"
+            ) from error
+    return folder
+
+
 def wandb_logger(args: TrainerArgs, folder: Path) -> WandbLogger | None:
     """Return a Weights & Biases logger; offline without login or network, None if it cannot start.
 
@@ -167,8 +246,8 @@ def wandb_logger(args: TrainerArgs, folder: Path) -> WandbLogger | None:
         except OSError:
             offline = True
     # Lightning's own offline=True sets a mode that newer versions of wandb do not know.
-    mode = {"mode": "offline"} if offline else {}
-    logger = WandbLogger(project="rdfia", name=args.name, id=run_id, save_dir=str(folder), **mode)
+    mode = "offline" if offline else None
+    logger = WandbLogger(project="rdfia", name=args.name, id=run_id, save_dir=str(folder), mode=mode)
     try:
         experiment = logger.experiment
         experiment.define_metric("train/batch")
@@ -262,4 +341,4 @@ def finish(trainer: lightning.Trainer) -> None:
     """End the Weights & Biases run, if there is one, so that the next run of this process gets its own."""
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger) and trainer.is_global_zero:
-            logger.experiment.finish(quiet=True)
+            logger.experiment.finish()

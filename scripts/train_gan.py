@@ -40,11 +40,12 @@ def main(args: Args) -> dict[str, Any]:
     size = {"batch_size": args.batch_size, "image_size": 32}
     digits = MNISTDataModule(args.data_dir, **size, seed=args.seed, train_on_val=True)
     digits.setup()
+    epoch = len(digits.train_dataloader())
     lightning.seed_everything(args.seed, workers=True, verbose=False)
     flags = ("latent_dim", "generator_features", "discriminator_features")
     flags += ("generator_lr", "discriminator_lr", "seed")
     module = GANModule(**{name: getattr(args, name) for name in flags})
-    folder = runs.open_run(args, module)
+    folder = training.open_run(args, module)
 
     def preview(gan: GANModule) -> plots.Figure:
         return plots.image_grids({"generated digits": gan(gan.preview_latents)})
@@ -63,7 +64,7 @@ def main(args: Args) -> dict[str, Any]:
         return {}
 
     scores = {name.removeprefix("test/"): value for name, value in tested.items()}
-    count = 100 if args.fast_dev_run else min(len(digits.test_data), len(digits.train_data))
+    count = min(len(digits.test_data), len(digits.train_data), 64 if args.fast_dev_run else 10**9)
     real, others = digits.test_data[range(count)][0], digits.train_data[range(count)][0]
     scores |= {f"floor_{name}": value for name, value in score_images(others, real).items()}
     note = "judge-FID uses the features of rdfia's digit judge; the floor is what real training digits get"
@@ -78,26 +79,19 @@ def main(args: Args) -> dict[str, Any]:
         wall_seconds=seconds,
         notes=[note],
     )
-    history = runs.read_metrics(folder)
+    runs.save_figure(folder, "loss_curves", plots.gan_curves(runs.read_metrics(folder), epoch // 10), trainer)
     fid = f"judge-FID {scores['judge_fid']:.2f} (real digits {scores['floor_judge_fid']:.2f})"
-    figures = {
-        "loss_curves": plots.gan_curves(history, smooth=len(digits.train_data) // args.batch_size // 10),
-        "real_and_generated": plots.image_grids(
-            {"real test digits": real[:64], "generated": module.sample(64)}, title=fid
-        ),
-    }
-    for name, figure in figures.items():
-        runs.save_figure(folder, name, figure, trainer)
+    grids = plots.image_grids({"real test digits": real[:64], "generated": module.sample(64)}, title=fid)
+    runs.save_figure(folder, "real_and_generated", grids, trainer)
     training.finish(trainer)
     print(f"{scores['n_generated']:.0f} generated digits against {scores['n_real']:.0f} real test digits")
     for name in ("judge_fid", "precision", "recall", "confident_share", "smallest_class_share"):
         print(f"{name:22}{scores[name]:8.3f}    real training digits {scores['floor_' + name]:8.3f}")
-    kept = (
+    print(
         "a dry run, nothing kept"
         if args.fast_dev_run
         else f"results.json, figures/, checkpoints/ in {folder}"
     )
-    print(kept)
     return results
 
 

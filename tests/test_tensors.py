@@ -87,7 +87,9 @@ def test_training_sees_each_item_at_most_once_an_epoch_in_a_new_order():
 
 
 def test_neighbouring_seeds_and_streams_give_unrelated_orders():
-    orders = [seen(ShuffledBatches(1000, 10, seed=seed, stream=stream)) for seed in (0, 1) for stream in (0, 1)]
+    orders = [
+        seen(ShuffledBatches(1000, 10, seed=seed, stream=stream)) for seed in (0, 1) for stream in (0, 1)
+    ]
     for number, order in enumerate(orders):
         for other in orders[number + 1 :]:
             agreements = sum(a == b for a, b in zip(order, other, strict=True))

@@ -1,0 +1,146 @@
+import numpy as np
+import pytest
+import torch
+from scipy import linalg
+from sklearn.neighbors import NearestNeighbors
+
+from datamodules.mnist import MNISTDataModule
+from rdfia.digit_judge import (
+    WEIGHTS,
+    DigitScores,
+    frechet_distance,
+    load_judge,
+    precision_recall,
+    score_images,
+)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    module = MNISTDataModule("sample", image_size=32)
+    module.setup()
+    return module
+
+
+def test_judge_reads_digits_it_never_saw(digits):
+    images, labels = digits.test_data[range(1000)]
+    assert (load_judge()(images).argmax(1) == labels).float().mean() >= 0.99
+    assert WEIGHTS.stat().st_size < 1e6
+
+
+def test_judge_takes_28_and_32_pixels_alike(digits):
+    images = digits.test_data[range(8)][0]
+    judge = load_judge()
+    assert torch.equal(judge(images), judge(images[..., 2:30, 2:30]))
+
+
+def test_judge_is_frozen_and_keeps_to_float32(digits):
+    images = digits.test_data[range(8)][0]
+    scores = DigitScores().train()
+    before = {name: value.clone() for name, value in scores.judge.state_dict().items()}
+    scores.update(images, real=True)
+    assert all(torch.equal(before[name], value) for name, value in scores.judge.state_dict().items())
+    assert not any(parameter.requires_grad for parameter in scores.judge.parameters())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(scores.judge(images), load_judge()(images))
+
+
+def test_frechet_distance_of_equal_covariances_is_the_distance_of_means():
+    features = torch.randn(500, 5)
+    shift = torch.tensor([3.0, 4.0, 0, 0, 0])
+    assert frechet_distance(features, features).item() == pytest.approx(0, abs=1e-9)
+    assert frechet_distance(features, features + shift).item() == pytest.approx(25, rel=1e-5)
+
+
+def test_frechet_distance_agrees_with_scipys_matrix_root():
+    generator = np.random.default_rng(0)
+    a = generator.normal(size=(300, 6)) @ generator.normal(size=(6, 6))
+    b = generator.normal(size=(200, 6)) @ generator.normal(size=(6, 6)) + 1
+    cov_a, cov_b = np.cov(a.T), np.cov(b.T)
+    root = linalg.sqrtm(cov_a @ cov_b).real
+    expected = ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(cov_a + cov_b - 2 * root)
+    found = frechet_distance(torch.from_numpy(a), torch.from_numpy(b))
+    assert found.item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_frechet_distance_of_features_that_span_no_space():
+    features = torch.randn(50, 4) * torch.tensor([1.0, 1, 0, 0])  # singular covariance
+    assert frechet_distance(features, 2 * features).item() > 0
+    assert frechet_distance(features, features).item() == pytest.approx(0, abs=1e-9)
+
+
+def test_precision_and_recall_agree_with_scikit_learns_neighbours():
+    generator = torch.Generator().manual_seed(0)
+    real = torch.randn(300, 4, generator=generator)
+    generated = 0.7 * torch.randn(200, 4, generator=generator) + 0.5
+
+    def share(points, centres):
+        radii = NearestNeighbors(n_neighbors=4).fit(centres).kneighbors(centres)[0][:, 3]
+        distances = torch.cdist(points.double(), centres.double()).numpy()
+        return (distances <= radii).any(1).mean()
+
+    precision, recall = precision_recall(real, generated)
+    assert precision.item() == pytest.approx(share(generated, real), abs=0.01)
+    assert recall.item() == pytest.approx(share(real, generated), abs=0.01)
+
+
+def test_precision_and_recall_by_hand():
+    line = torch.arange(10.0)[:, None]
+    # the 3rd neighbour of an end is 3 away, of an inner point 2: balls cover [-3, 12]
+    assert [value.item() for value in precision_recall(line, line)] == [1, 1]
+    far = line + 100
+    assert [value.item() for value in precision_recall(line, far)] == [0, 0]
+    one_place = torch.linspace(4.4, 4.6, 10)[:, None]
+    precision, recall = precision_recall(line, one_place)
+    assert precision == 1  # all of them among the real ones
+    assert recall == 0  # but no real one among them: no mode is covered
+
+
+def test_scores_of_real_digits_are_good_and_of_noise_bad(digits):
+    real = digits.test_data[range(500)][0]
+    good = score_images(digits.train_data[range(500)][0], real)
+    bad = score_images(torch.rand(500, 1, 32, 32), real)
+    assert good["judge_fid"] < 1 < 30 < bad["judge_fid"]
+    assert good["precision"] > 0.8
+    assert good["recall"] > 0.8 > 0.01 > bad["recall"]
+    assert good["confident_share"] > 0.97
+    assert good["smallest_class_share"] > 0.05
+    assert good["n_real"] == good["n_generated"] == 500
+
+
+def test_a_collapsed_generator_shows(digits):
+    images, labels = digits.train_data[range(1000)]
+    scores = score_images(images[labels == 3], digits.test_data[range(500)][0])
+    assert scores["class_3"] > 0.98
+    assert scores["histogram_distance"] == pytest.approx(0.9, abs=0.02)
+    assert scores["recall"] < 0.3
+
+
+def test_histogram_by_hand(digits):
+    images, labels = digits.test_data[range(1000)]
+    some = torch.cat([images[labels == 0][:30], images[labels == 1][:10]])
+    scores = score_images(some, images[:100])
+    assert scores["class_0"] == pytest.approx(0.75)
+    assert scores["class_1"] == pytest.approx(0.25)
+    # half the sum of |share - 0.1|: (0.65 + 0.15 + 8 * 0.1) / 2
+    assert scores["histogram_distance"] == pytest.approx(0.8)
+    assert scores["smallest_class_share"] == 0
+
+
+def test_batches_do_not_change_scores(digits):
+    images, real = digits.train_data[range(300)][0], digits.test_data[range(300)][0]
+    whole, parts = DigitScores(), DigitScores()
+    whole.update(images, real=False)
+    whole.update(real, real=True)
+    for part in images.split(70):
+        parts.update(part, real=False)
+    for part in real.split(110):
+        parts.update(part, real=True)
+    for name, value in whole.compute().items():
+        assert value.item() == pytest.approx(parts.compute()[name].item(), rel=1e-4), name
+
+
+def test_few_samples_give_nan_not_an_error(digits):
+    scores = score_images(digits.test_data[range(2)][0], digits.test_data[range(2)][0])
+    assert np.isnan(scores["judge_fid"])
+    assert scores["n_real"] == 2

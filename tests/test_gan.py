@@ -1,0 +1,333 @@
+import copy
+from contextlib import contextmanager
+
+import lightning
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.utils.data import DataLoader
+
+from datamodules.mnist import MNISTDataModule
+from datamodules.tensors import BatchLoader, ImageTensors, ShuffledBatches
+from rdfia.gan import (
+    Discriminator,
+    GANModule,
+    Generator,
+    discriminator_loss,
+    draw_latents,
+    generator_loss,
+    update_average,
+)
+
+SMALL = {"latent_dim": 8, "generator_features": 4, "discriminator_features": 4}
+
+
+def trainer(**settings) -> lightning.Trainer:
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    return lightning.Trainer(
+        **{"accelerator": "cpu", "max_epochs": 1, "enable_checkpointing": False, **quiet, **settings}
+    )
+
+
+def some_batches(count: int = 4, size: int = 8) -> DataLoader:
+    images = torch.rand(count * size, 1, 32, 32)
+    return DataLoader(list(zip(images, torch.zeros(count * size), strict=True)), batch_size=size)
+
+
+def same(a: dict, b: dict) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_networks_have_the_shapes_and_sizes_of_the_paper():
+    generator, discriminator = Generator(), Discriminator()
+    images = generator(torch.randn(3, 100))
+    assert images.shape == (3, 1, 32, 32)
+    assert images.abs().max() <= 1
+    assert discriminator(images).shape == (3,)
+    # by hand: 4x4 kernels 100-128-64-32-1, BatchNorm scale and bias, one bias at the end
+    weights = 16 * (100 * 128 + 128 * 64 + 64 * 32 + 32)
+    assert sum(p.numel() for p in generator.parameters()) == weights + 2 * 224 + 1
+    # 1-32-64-128-1, biases of the first and last layer
+    weights = 16 * (32 + 32 * 64 + 64 * 128 + 128)
+    assert sum(p.numel() for p in discriminator.parameters()) == weights + 33 + 2 * 192
+
+
+def test_weights_are_drawn_as_the_paper_says():
+    generator = Generator(features=64)
+    for layer in generator.modules():
+        if isinstance(layer, nn.ConvTranspose2d):
+            assert layer.weight.std().item() == pytest.approx(0.02, rel=0.1)
+            assert layer.weight.mean().item() == pytest.approx(0, abs=0.002)
+        if isinstance(layer, nn.BatchNorm2d):
+            assert layer.weight.mean().item() == pytest.approx(1, abs=0.01)
+            assert layer.bias.abs().max() == 0
+
+
+def test_losses_are_the_binary_cross_entropies():
+    real, fake = torch.tensor([2.0, -1.0]), torch.tensor([0.5, -3.0])
+    cross_entropy = functional.binary_cross_entropy
+    expected = cross_entropy(real.sigmoid(), torch.ones(2)) + cross_entropy(fake.sigmoid(), torch.zeros(2))
+    assert discriminator_loss(real, fake).item() == pytest.approx(expected.item(), rel=1e-6)
+    assert generator_loss(fake).item() == pytest.approx(
+        cross_entropy(fake.sigmoid(), torch.ones(2)).item(), rel=1e-6
+    )
+    # by hand: log 2 each where the discriminator does not know
+    assert discriminator_loss(torch.zeros(3), torch.zeros(3)).item() == pytest.approx(2 * 0.6931472)
+    assert generator_loss(torch.tensor([-500.0], dtype=torch.float16)).item() == 500  # no overflow, no nan
+
+
+def test_the_generator_still_learns_where_it_loses():
+    lost = torch.tensor([-20.0], requires_grad=True)
+    (gradient,) = torch.autograd.grad(generator_loss(lost), lost)
+    assert gradient.item() == pytest.approx(-1, abs=1e-6)  # minimax would give about 2e-9
+
+
+def test_latents_depend_on_key_and_rank_alone():
+    latents = draw_latents(6, 5, [1, 2])
+    torch.manual_seed(123)
+    assert torch.equal(draw_latents(6, 5, [1, 2]), latents)
+    others = [draw_latents(6, 5, key) for key in ([1, 3], [2, 2], [2, 1], [1, 2, 0, 1])]
+    assert not any(torch.equal(latents, other) for other in others)
+    ranks = [draw_latents(3, 5, [1, 2], rank=rank, world_size=2) for rank in range(2)]
+    assert torch.equal(torch.stack(ranks, 1).flatten(0, 1), latents)
+
+
+def test_the_average_follows_parameters_and_copies_buffers():
+    average, model = nn.BatchNorm1d(2), nn.BatchNorm1d(2)
+    nn.init.constant_(model.weight, 3.0)
+    model.running_mean.fill_(7.0)
+    model.num_batches_tracked.fill_(5)
+    update_average(average, model, decay=0.9, step=10**6)
+    assert average.weight.tolist() == pytest.approx([1.2, 1.2])
+    assert average.running_mean.tolist() == [7.0, 7.0]
+    assert average.num_batches_tracked == 5
+    update_average(average, model, decay=0.9, step=0)  # decay 1/10 at first
+    assert average.weight.tolist() == pytest.approx([2.82, 2.82])
+
+
+def reference_step(module: GANModule, batches: list[torch.Tensor]) -> None:
+    """Train ``module``'s networks with plain PyTorch, written out step by step."""
+    g, d, average = module.generator.train(), module.discriminator.train(), module.average_generator
+    d_optimizer = torch.optim.Adam(d.parameters(), lr=2e-4, betas=(0.5, 0.999))
+    g_optimizer = torch.optim.Adam(g.parameters(), lr=2e-4, betas=(0.5, 0.999))
+    for number, images in enumerate(batches):
+        z = draw_latents(len(images), module.latent_dim, [module.seed, 1, number])
+        fake = g(z)
+        d_optimizer.zero_grad()
+        loss = functional.binary_cross_entropy_with_logits(d(images * 2 - 1), torch.ones(len(images)))
+        loss += functional.binary_cross_entropy_with_logits(d(fake.detach()), torch.zeros(len(images)))
+        loss.backward()
+        d_optimizer.step()
+        g_optimizer.zero_grad()
+        functional.binary_cross_entropy_with_logits(d(fake), torch.ones(len(images))).backward()
+        g_optimizer.step()
+        decay = min(0.999, (1 + number) / (10 + number))
+        with torch.no_grad():
+            for kept, new in zip(average.parameters(), g.parameters(), strict=True):
+                kept.mul_(decay).add_((1 - decay) * new)
+            for kept, new in zip(average.buffers(), g.buffers(), strict=True):
+                kept.copy_(new)
+
+
+def test_training_equals_a_plain_loop():
+    module = GANModule(**SMALL)
+    reference = copy.deepcopy(module)
+    loader = some_batches()
+    trainer().fit(module, loader)
+    reference_step(reference, [images for images, _ in loader])
+    assert module.batches_done == 4
+    for name in ("generator", "discriminator", "average_generator"):
+        found, expected = (getattr(m, name).state_dict() for m in (module, reference))
+        for key in expected:
+            torch.testing.assert_close(found[key], expected[key], rtol=1e-4, atol=1e-5)
+
+
+def test_no_step_of_one_network_moves_the_other(monkeypatch):
+    module = GANModule(**SMALL)
+    toggled_optimizer = GANModule.toggled_optimizer
+    moved, gradients = [], []
+
+    def parameters():
+        networks = {"generator": module.generator, "discriminator": module.discriminator}
+        return {name: list(network.parameters()) for name, network in networks.items()}
+
+    @contextmanager
+    def watched(self, optimizer):
+        before = {name: [p.detach().clone() for p in found] for name, found in parameters().items()}
+        for found in parameters().values():
+            for parameter in found:
+                parameter.grad = None
+        with toggled_optimizer(self, optimizer):
+            yield
+        after = parameters()
+        moved.append({n for n in before if not all(map(torch.equal, before[n], after[n]))})
+        gradients.append({n for n in after if any(p.grad is not None for p in after[n])})
+
+    monkeypatch.setattr(GANModule, "toggled_optimizer", watched)
+    trainer(limit_train_batches=3).fit(module, some_batches())
+    assert moved == [{"discriminator"}, {"generator"}] * 3
+    assert gradients == moved  # nor does a gradient reach it
+
+
+def test_batches_are_counted_not_optimizer_steps():
+    module = GANModule(**SMALL)
+    train = trainer(max_epochs=2)
+    train.fit(module, some_batches())
+    assert module.batches_done == 8
+    assert train.global_step == 16  # the trap
+
+
+def test_logged_names():
+    digits = MNISTDataModule("sample", image_size=32, batch_size=32)
+    module = GANModule(**SMALL)
+    train = trainer(limit_train_batches=2, limit_val_batches=2, limit_test_batches=2)
+    train.fit(module, digits)
+    scores = {"judge_fid", "precision", "recall", "confident_share", "histogram_distance"}
+    scores |= {"smallest_class_share", "n_real", "n_generated", *(f"class_{digit}" for digit in range(10))}
+    training = {"discriminator_loss", "generator_loss", "real_score", "fake_score", "batch"}
+    expected = {f"val/{name}" for name in scores} | {f"train/{name}" for name in training}
+    assert set(train.callback_metrics) == expected
+    assert train.callback_metrics["val/n_real"] == train.callback_metrics["val/n_generated"] > 50
+    assert set(train.test(module, digits, verbose=False)[0]) == {f"test/{name}" for name in scores}
+
+
+def test_samples_are_repeatable_in_0_1_and_independent_of_their_batch():
+    module = GANModule(**SMALL)
+    trainer(limit_train_batches=2).fit(module, some_batches())
+    module.train()
+    latents = torch.randn(5, 8)
+    together = module(latents)
+    assert module.average_generator.training  # and the mode is given back
+    for image, latent in zip(together, latents, strict=True):
+        torch.testing.assert_close(module(latent[None])[0], image)
+    images = module.sample(7)
+    assert images.min() >= 0
+    assert images.max() <= 1
+    assert torch.equal(images, module.sample(7))
+    assert not torch.equal(images, module.sample(7, seed=5))
+
+
+def test_preview_latents_are_saved_and_independent_of_the_global_seed():
+    torch.manual_seed(1)
+    first = GANModule(**SMALL, seed=4)
+    torch.manual_seed(2)
+    second = GANModule(**SMALL, seed=4)
+    assert torch.equal(first.preview_latents, second.preview_latents)
+    assert "preview_latents" in first.state_dict()
+    assert not torch.equal(first.preview_latents, GANModule(**SMALL, seed=5).preview_latents)
+
+
+@pytest.mark.parametrize("stop_after", [3, 8, 11])
+def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, stop_after):
+    """Bit for bit: weights, optimizers, average, counter, and so the latents."""
+
+    def train(stop_after=None, checkpoint=None):
+        torch.manual_seed(7)
+        module = GANModule(**SMALL)
+        data = ImageTensors(torch.randint(0, 256, (32, 1, 32, 32), dtype=torch.uint8), torch.zeros(32).long())
+
+        class Stop(lightning.Callback):
+            def on_train_batch_end(self, trainer, module, *args):
+                if module.batches_done == stop_after:
+                    trainer.save_checkpoint(tmp_path / "stop.ckpt")
+                    raise RuntimeError("stopped")
+
+        run = trainer(max_epochs=3, callbacks=[Stop()])
+        run.fit(module, BatchLoader(data, ShuffledBatches(32, 8)), ckpt_path=checkpoint, weights_only=True)
+        optimizers = [optimizer.state_dict()["state"] for optimizer in run.optimizers]
+        return module, optimizers
+
+    whole, whole_optimizers = train()
+    with pytest.raises(RuntimeError, match="stopped"):
+        train(stop_after)
+    torch.manual_seed(99)
+    resumed, resumed_optimizers = train(checkpoint=tmp_path / "stop.ckpt")
+    assert same(whole.state_dict(), resumed.state_dict())
+    assert whole.batches_done == resumed.batches_done == 12
+    for expected, found in zip(whole_optimizers, resumed_optimizers, strict=True):
+        assert expected.keys() == found.keys()
+        for index in expected:
+            assert same(expected[index], found[index])
+
+
+def test_load_from_checkpoint_gives_the_same_samples(tmp_path):
+    module = GANModule(**SMALL)
+    run = trainer(limit_train_batches=2)
+    run.fit(module, some_batches())
+    run.save_checkpoint(tmp_path / "gan.ckpt")
+    loaded = GANModule.load_from_checkpoint(tmp_path / "gan.ckpt", weights_only=True)
+    assert torch.equal(loaded.sample(4), module.sample(4))
+    assert loaded.batches_done == 2
+
+
+def test_bf16_follows_float32():
+    results = {}
+    for precision in ("32-true", "bf16-mixed"):
+        torch.manual_seed(0)
+        module = GANModule(**SMALL)
+        run = trainer(precision=precision)
+        run.fit(module, some_batches(count=8))
+        results[precision] = {name: value.item() for name, value in run.callback_metrics.items()}
+        assert all(parameter.dtype == torch.float32 for parameter in module.parameters())
+    for name, value in results["32-true"].items():
+        assert results["bf16-mixed"][name] == pytest.approx(value, rel=0.05, abs=0.02), name
+
+
+def test_fp16_scaling_leaves_the_steps_right():
+    """One scaler serves both optimizers: each backward must be followed by its own step."""
+
+    def train(scaler):
+        torch.manual_seed(0)
+        module = GANModule(**SMALL)
+        plugins = []
+        if scaler is not None:
+            from lightning.pytorch.plugins.precision import MixedPrecision
+
+            plugins = [MixedPrecision("16-mixed", "cpu", scaler)]
+            plugins[0].autocast_context_manager = lambda: torch.autocast("cpu", enabled=False)
+        run = trainer(plugins=plugins)
+        run.fit(module, some_batches(count=6))
+        return module.state_dict()
+
+    # It grows at each step: with two backwards before two steps, the second would be unscaled wrongly.
+    scaled = train(torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=1))
+    plain = train(None)
+    for name, value in plain.items():
+        torch.testing.assert_close(scaled[name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_learns_a_simple_distribution():
+    """Half of the images are bright on the left, half on the right: the generator must make both."""
+    left = torch.zeros(32, 32, dtype=torch.uint8)
+    left[:, :16] = 255
+    images = torch.stack([left, left.flip(1)] * 64)[:, None]
+    data = ImageTensors(images, torch.zeros(128).long())
+    torch.manual_seed(0)
+    module = GANModule(**SMALL, generator_lr=2e-3, discriminator_lr=1e-3, average_decay=0.9)
+    before = module.sample(200)
+    trainer(max_epochs=60).fit(module, BatchLoader(data, ShuffledBatches(128, 32)))
+    after = module.sample(200)
+    target = images[:2].float() / 255
+
+    def error(samples):
+        """Mean absolute distance of each sample from the nearer of the two kinds."""
+        return (samples[:, None] - target[None]).abs().mean((2, 3, 4)).min(1).values.mean().item()
+
+    is_left = (after[..., :16].mean((1, 2, 3)) > after[..., 16:].mean((1, 2, 3))).float().mean().item()
+    assert error(before) > 0.4
+    assert error(after) < 0.15
+    assert 0.15 < is_left < 0.85
+
+
+@pytest.mark.slow
+def test_learns_digits():
+    digits = MNISTDataModule("sample", image_size=32, batch_size=64, train_on_val=True)
+    torch.manual_seed(0)
+    module = GANModule()
+    run = trainer(max_epochs=20)
+    run.fit(module, digits)
+    scores = run.test(module, digits, verbose=False)[0]
+    assert scores["test/judge_fid"] < 25  # an untrained generator: about 72
+    assert scores["test/confident_share"] > 0.3
+    assert sum(scores[f"test/class_{digit}"] > 0.01 for digit in range(10)) >= 9

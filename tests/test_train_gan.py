@@ -1,0 +1,206 @@
+"""The script, in process and as users call it."""
+
+import inspect
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import write_mnist
+from train_gan import Args, main
+
+from rdfia.command_line import run_script
+from rdfia.gan import GANModule
+
+ROOT = Path(__file__).parents[1]
+SCRIPT = str(ROOT / "scripts" / "train_gan.py")
+
+
+def call(*arguments: str, **settings) -> subprocess.CompletedProcess:
+    command = [sys.executable, SCRIPT, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, **settings)
+
+
+def small(tmp_path, **changes) -> Args:
+    widths = {"generator_features": 4, "discriminator_features": 4, "latent_dim": 8}
+    places = {"data_dir": tmp_path / "data", "output_dir": tmp_path / "runs"}
+    return Args(**{"max_epochs": 1, "batch_size": 32, "accelerator": "cpu", **widths, **places, **changes})
+
+
+def test_a_dry_run_touches_everything_and_writes_nothing(tmp_path, mnist, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    results = main(small(tmp_path, fast_dev_run=True))
+    assert results["metrics"]["n_real"]["mean"] > 0
+    assert "a dry run, nothing kept" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def test_a_run_leaves_figures_scores_and_checkpoints(tmp_path, mnist, capsys):
+    results = main(small(tmp_path, max_epochs=2))
+    folder = tmp_path / "runs" / "gan"
+    assert json.loads((folder / "results.json").read_text()) == results
+    figures = {path.stem for path in (folder / "figures").iterdir()}
+    epochs = {f"samples_epoch_{number:03d}" for number in range(3)}
+    assert figures == epochs | {"loss_curves", "real_and_generated"}
+    assert results["data"]["train"] == 120
+    assert results["selection"] == "last epoch, samples of the averaged generator"
+    for name, value in results["metrics"].items():  # the floor stands beside each score
+        if not name.startswith("floor_"):
+            assert f"floor_{name}" in results["metrics"]
+        assert value["values"] == [value["mean"]]
+    assert "37 generated digits against 37 real test digits" in capsys.readouterr().out
+
+
+def test_the_same_seed_gives_the_same_numbers(tmp_path, mnist):
+    results = [main(small(tmp_path, name=name, seed=seed)) for name, seed in (("a", 0), ("b", 0), ("c", 1))]
+    losses = [(tmp_path / "runs" / name / "metrics.csv").read_text() for name in "abc"]
+    assert results[0]["metrics"] == results[1]["metrics"]
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_flags_default_to_the_modules_defaults():
+    defaults = {name: p.default for name, p in inspect.signature(GANModule).parameters.items()}
+    for name in (
+        "latent_dim",
+        "generator_features",
+        "discriminator_features",
+        "generator_lr",
+        "discriminator_lr",
+    ):
+        assert getattr(Args(), name) == defaults[name]
+
+
+def test_help_is_short_and_fast():
+    started = time.perf_counter()
+    done = call("--help")
+    assert time.perf_counter() - started < 3
+    assert done.returncode == 0
+    assert len(done.stdout.splitlines()) < 60
+    for flag in ("--data-dir", "--max-epochs", "--precision", "--wandb", "--fast-dev-run", "--latent-dim"):
+        assert flag in done.stdout
+
+
+def bad_data(tmp_path: Path, kind: str) -> Path:
+    root = tmp_path / "bad"
+    write_mnist(root)
+    path = root / "MNIST" / "raw" / "train-images-idx3-ubyte.gz"
+    if kind == "truncated":
+        path.write_bytes(path.read_bytes()[:-500])
+    elif kind == "magic":
+        path = path.rename(path.with_suffix(""))
+        path.write_bytes(b"GIF8" + bytes(100))
+    elif kind == "missing":
+        path.unlink()
+    return root
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data-dir", "{tmp}/absent"], "absent does not exist"),
+        (["--data-dir", "{truncated}"], "is not a complete gzip file"),
+        (["--data-dir", "{magic}"], "begins with 0x47494638"),
+        (["--data-dir", "{missing}"], "MNIST not found"),
+        (["--max-epoch", "3"], "Unrecognized options: --max-epoch, 3; did you mean --max-epochs?"),
+        (["--precision", "fp7"], "invalid choice 'fp7' for argument '--precision'"),
+        (["--max-epochs", "many"], "invalid literal for int() with base 10: 'many'"),
+        (["--data-dir", "sample", "--max-epochs", "0"], "--max-epochs is at least 1, got 0"),
+        (["--data-dir", "sample", "--batch-size", "0"], "--batch-size is at least 1, got 0"),
+        (["--data-dir", "sample", "--batch-size", "9999"], "larger than the 4000 training images"),
+        (["--data-dir", "sample", "--batch-size", "9", "--devices", "2"], "cannot be shared by 2 processes"),
+        (["--data-dir", "sample", "--devices", "-1"], "--devices is at least 1, got -1"),
+        (["--data-dir", "sample", "--accelerator", "gpu"], "no GPU was found"),
+        (["--data-dir", "sample", "--latent-dim", "0"], "latent_dim is at least 1, got 0"),
+        (["--data-dir", "sample", "--seed", "-1"], "--seed is at least 0, got -1"),
+        (["--data-dir", "sample", "--output-dir", "/dev/null/runs"], "cannot be written"),
+        (["--data-dir", "sample", "--name", "../x"], "--name is a folder name, got '../x'"),
+    ],
+)
+def test_bad_input_is_one_line_exit_code_2_and_nothing_written(
+    tmp_path, arguments, message, monkeypatch, capfd
+):
+    if "gpu" in arguments and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    places = {kind: bad_data(tmp_path / kind, kind) for kind in ("truncated", "magic", "missing")}
+    output = [] if "--output-dir" in arguments else ["--output-dir", str(tmp_path / "runs")]
+    monkeypatch.chdir(tmp_path)
+    arguments = [part.format(tmp=tmp_path, **places) for part in arguments]
+    monkeypatch.setattr(sys, "argv", [SCRIPT, *arguments, *output])
+    with pytest.raises(SystemExit) as stopped:
+        run_script(main, Args)
+    shown = capfd.readouterr()
+    assert stopped.value.code == 2
+    assert shown.err.count("\n") == 1
+    assert shown.err.startswith("error: ")
+    assert message in shown.err
+    assert shown.out == ""
+    assert not (tmp_path / "runs").exists()
+    assert {path.name for path in tmp_path.iterdir()} == set(places)
+
+
+def test_a_checkpoint_of_another_technique_is_one_line(tmp_path, mnist):
+    last = tmp_path / "runs" / "gan" / "checkpoints" / "last.ckpt"
+    last.parent.mkdir(parents=True)
+    torch.save({"state_dict": {"feature_extractor.weight": torch.zeros(1)}}, last)
+    done = call("--data-dir", mnist, "--output-dir", tmp_path / "runs", "--batch-size", 32)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "is not a checkpoint of GANModule" in done.stderr
+    assert [path.name for path in (tmp_path / "runs" / "gan").iterdir()] == ["checkpoints"]
+
+
+def test_a_full_disk_is_one_line_and_keeps_what_was_whole(tmp_path, mnist):
+    """A limit on the size of files stands in for a full disk: writing the checkpoint fails."""
+
+    def limit():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+
+    arguments = [
+        "--data-dir",
+        mnist,
+        "--output-dir",
+        tmp_path / "runs",
+        "--batch-size",
+        32,
+        "--max-epochs",
+        1,
+    ]
+    done = call(*arguments, preexec_fn=limit, env={**os.environ, "MPLCONFIGDIR": str(tmp_path / "mpl")})
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert "File too large" in done.stderr
+    checkpoints = tmp_path / "runs" / "gan" / "checkpoints"
+    assert list(checkpoints.iterdir()) == []
+
+
+def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path, mnist):
+    arguments = ["--data-dir", mnist, "--output-dir", tmp_path / "runs", "--batch-size", 8]
+    arguments += ["--generator-features", 4, "--discriminator-features", 4, "--max-epochs", 9]
+    command = [sys.executable, SCRIPT, *map(str, arguments)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if line.startswith("epoch 2/9"):
+            break
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=60)
+    folder = tmp_path / "runs" / "gan"
+    assert process.returncode == 130, errors
+    assert "the same command goes on from there" in errors
+    assert "Traceback" not in errors
+    assert "epoch 9/9" not in output
+    assert not (folder / "results.json").exists()
+    done = call(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert "epoch 9/9" in done.stdout
+    assert "epoch 1/9" not in done.stdout
+    straight = main(small(tmp_path, name="straight", batch_size=8, max_epochs=9, latent_dim=100))
+    assert json.loads((folder / "results.json").read_text())["metrics"] == straight["metrics"]
+    history = (tmp_path / "runs" / "straight" / "metrics.csv").read_text()
+    assert (folder / "metrics.csv").read_text() == history

@@ -1,0 +1,270 @@
+import csv
+import json
+import os
+import signal
+from pathlib import Path
+
+import lightning
+import pytest
+import torch
+from lightning.pytorch.loggers import WandbLogger
+
+from datamodules.tensors import BatchLoader, EveryItemOnce, ImageTensors, ShuffledBatches
+from rdfia import runs, training
+from rdfia.command_line import Interrupted, TrainerArgs
+from rdfia.plots import image_grids
+
+
+class Tiny(lightning.LightningModule):
+    """One weight; the monitored value is best in the first epoch."""
+
+    def __init__(self, width: int = 1, signal_at: int | None = None, number: int = signal.SIGINT):
+        super().__init__()
+        self.save_hyperparameters("width")
+        self.weight = torch.nn.Parameter(torch.zeros(width))
+        self.signal_at, self.number = signal_at, number
+        self.batches = 0
+
+    def training_step(self, batch, batch_idx):
+        self.batches += 1
+        if self.batches == self.signal_at:
+            os.kill(os.getpid(), self.number)
+        loss = (self.weight - batch[1].float().mean()).square().mean()
+        self.log("train/loss", loss)
+        return loss
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val/score", float(self.current_epoch))
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+class Data(lightning.LightningDataModule):
+    def setup(self, stage=None):
+        self.data = ImageTensors(torch.zeros(20, 1, 2, 2, dtype=torch.uint8), torch.arange(20))
+
+    def train_dataloader(self):
+        return BatchLoader(self.data, ShuffledBatches(20, 4))
+
+    def val_dataloader(self):
+        return BatchLoader(self.data, EveryItemOnce(20, 4))
+
+
+def arguments(tmp_path, **changes) -> TrainerArgs:
+    return TrainerArgs(**{"output_dir": tmp_path / "runs", "max_epochs": 3, "accelerator": "cpu"} | changes)
+
+
+def train(args, module, callbacks=()):
+    folder = training.open_run(args, module)
+    trainer = training.make_trainer(args, folder, monitor="val/score", mode="min", callbacks=list(callbacks))
+    seconds = training.fit(args, trainer, module, Data())
+    return trainer, folder, seconds
+
+
+def rows(folder) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_run_leaves_what_the_report_reads(tmp_path):
+    args = arguments(tmp_path)
+    trainer, folder, seconds = train(args, Tiny())
+    assert folder == tmp_path / "runs" / "run"
+    assert json.loads((folder / "args.json").read_text())["max_epochs"] == 3
+    results = runs.write_results(
+        folder,
+        trainer,
+        technique="tiny",
+        seeds=[0, 1],
+        data={"name": "none"},
+        metrics={"score": [1.0, 3.0], "single": [2.0]},
+        selection="last epoch",
+        wall_seconds=seconds,
+        notes=[],
+    )
+    written = json.loads((folder / "results.json").read_text())
+    assert written == results
+    assert written["metrics"]["score"] == {"mean": 2.0, "std": pytest.approx(2**0.5), "values": [1.0, 3.0]}
+    assert written["metrics"]["single"]["std"] is None
+    required = {"name", "technique", "command", "commit", "seeds", "data", "device", "precision"}
+    assert required | {"wall_seconds", "metrics", "selection", "notes"} <= written.keys()
+    history = runs.read_metrics(folder)
+    assert len(history["train/loss"][1]) == 15
+    assert history["val/score"][1] == [0, 1, 2]
+
+
+def test_best_is_the_best_and_last_the_last(tmp_path):
+    _, folder, _ = train(arguments(tmp_path), Tiny())
+    epochs = {
+        name: torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)["epoch"]
+        for name in ("best", "last")
+    }
+    assert epochs == {"best": 0, "last": 2}
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+
+
+@pytest.mark.parametrize("signal_at", [2, 5, 7, 15])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_the_same_command_goes_on(tmp_path, signal_at, number):
+    whole = Tiny()
+    _, whole_folder, _ = train(arguments(tmp_path, name="whole"), whole)
+    args = arguments(tmp_path)
+    handler = signal.getsignal(signal.SIGINT)
+    if signal_at == 15:  # in the last batch of all: the run simply ends
+        train(args, Tiny(signal_at=signal_at, number=number))
+    else:
+        with pytest.raises(Interrupted, match="the same command goes on from there"):
+            train(args, Tiny(signal_at=signal_at, number=number))
+    assert signal.getsignal(signal.SIGINT) is handler
+    resumed = Tiny()
+    _, folder, _ = train(args, resumed)
+    assert torch.equal(resumed.weight, whole.weight)
+    assert rows(folder) == rows(whole_folder)  # one history, no gap, no double
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path):
+    args = arguments(tmp_path)
+    train(args, Tiny())
+    again = Tiny()
+    _, _, seconds = train(args, again)
+    assert again.batches == 0
+    assert seconds > 0  # of the training that was done
+
+
+def test_more_epochs_go_on_and_overwrite_starts_anew(tmp_path):
+    train(arguments(tmp_path), Tiny())
+    more = Tiny()
+    train(arguments(tmp_path, max_epochs=4), more)
+    assert more.batches == 5
+    anew = Tiny()
+    train(arguments(tmp_path, overwrite=True), anew)
+    assert anew.batches == 15
+
+
+def test_a_dry_run_writes_nothing(tmp_path):
+    drawn = []
+
+    def draw(module):
+        drawn.append(module)
+        return image_grids({"x": torch.rand(4, 1, 8, 8)})
+
+    args = arguments(tmp_path, fast_dev_run=True)
+    module = Tiny()
+    train(args, module, [training.EpochFigure(tmp_path / "runs" / "run", "x", draw)])
+    assert drawn  # the code of the figures was run
+    assert module.batches == 2
+    assert not (tmp_path / "runs").exists()
+
+
+def test_figures_are_written_for_each_epoch(tmp_path):
+    figure = training.EpochFigure(
+        tmp_path / "runs" / "run", "x", lambda module: image_grids({"x": torch.rand(4, 1, 8, 8)})
+    )
+    _, folder, _ = train(arguments(tmp_path), Tiny(), [figure])
+    names = sorted(path.name for path in (folder / "figures").iterdir())
+    assert names == [f"x_epoch_{number:03d}.png" for number in range(4)]
+
+
+def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
+    args = arguments(tmp_path, max_epochs=1)
+    train(args, Tiny())
+    last = tmp_path / "runs" / "run" / "checkpoints" / "last.ckpt"
+    good = last.read_bytes()
+
+    def full(path, data):
+        with path.open("wb") as file:
+            file.write(data[:100])
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
+        train(arguments(tmp_path, max_epochs=2), Tiny())
+    assert last.read_bytes() == good
+    assert not list(last.parent.glob(".*"))
+
+
+def test_other_settings_are_not_mixed_into_a_run(tmp_path):
+    train(arguments(tmp_path), Tiny())
+    with pytest.raises(ValueError, match=r"width = 1, this command says 2; use another --name"):
+        train(arguments(tmp_path), Tiny(width=2))
+
+
+def test_a_checkpoint_of_another_technique_is_refused(tmp_path):
+    train(arguments(tmp_path), Tiny())
+    before = (tmp_path / "runs" / "run" / "args.json").read_bytes()
+
+    class Other(Tiny):
+        def __init__(self):
+            super().__init__()
+            self.extra = torch.nn.Linear(1, 1)
+
+    with pytest.raises(ValueError, match="is not a checkpoint of Other"):
+        train(arguments(tmp_path, max_epochs=9), Other())
+    assert (tmp_path / "runs" / "run" / "args.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04 broken"])
+def test_an_unreadable_checkpoint_is_named(tmp_path, content):
+    train(arguments(tmp_path, max_epochs=1), Tiny())
+    last = tmp_path / "runs" / "run" / "checkpoints" / "last.ckpt"
+    last.write_bytes(content)
+    with pytest.raises(ValueError, match=r"last.ckpt is not a readable checkpoint.*--overwrite"):
+        train(arguments(tmp_path), Tiny())
+
+
+def test_an_unwritable_run_folder_is_named(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ValueError, match=r"run folder .*file/run cannot be written"):
+        train(arguments(tmp_path, output_dir=tmp_path / "file"), Tiny())
+
+
+@pytest.mark.parametrize(
+    ("changes", "two_optimizers", "processes", "strategy"),
+    [
+        ({}, True, 1, "SingleDeviceStrategy"),
+        ({"devices": 2}, False, 2, "DDPStrategy"),
+        ({"devices": 2}, True, 2, "DDPStrategy"),
+        ({"devices": 2, "num_nodes": 2}, True, 4, "DDPStrategy"),
+    ],
+)
+def test_the_strategy_is_chosen(tmp_path, changes, two_optimizers, processes, strategy):
+    args = arguments(tmp_path, **changes)
+    assert training.process_count(args) == processes
+    trainer = training.make_trainer(
+        args, tmp_path, monitor="x", mode="min", callbacks=[], two_optimizers=two_optimizers
+    )
+    assert type(trainer.strategy).__name__ == strategy
+    if processes > 1:
+        assert trainer.strategy._ddp_kwargs.get("find_unused_parameters", False) == two_optimizers
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16-mixed"])
+def test_precision_reaches_the_trainer(tmp_path, precision):
+    args = arguments(tmp_path, precision=precision)
+    trainer = training.make_trainer(args, tmp_path, monitor="x", mode="min", callbacks=[])
+    assert trainer.precision == {"float32": "32-true"}.get(precision, precision)
+
+
+def test_wandb_is_offline_without_a_login_and_keeps_its_run(tmp_path, monkeypatch):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    args = arguments(tmp_path, wandb=True, max_epochs=1)
+    ids = []
+    for epochs in (1, 2):
+        trainer, folder, _ = train(arguments(tmp_path, wandb=True, max_epochs=epochs), Tiny())
+        logger = next(logger for logger in trainer.loggers if isinstance(logger, WandbLogger))
+        ids.append(logger.experiment.id)
+        training.finish(trainer)
+    assert ids[0] == ids[1] == (folder / "wandb_id.txt").read_text()
+    assert len(list((folder / "wandb").glob("offline-run-*"))) == 2
+    assert args.wandb
+
+
+def test_wandb_that_cannot_start_does_not_stop_training(tmp_path, monkeypatch):
+    monkeypatch.setattr("wandb.init", lambda **kwargs: 1 / 0)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    with pytest.warns(UserWarning, match="training without Weights & Biases"):
+        _, folder, _ = train(arguments(tmp_path, wandb=True, max_epochs=1), Tiny())
+    assert rows(folder)
