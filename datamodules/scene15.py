@@ -69,11 +69,11 @@ class Audit:
         )
 
 
-def class_files(folder: Path, root: Path) -> list[tuple[Path, int]]:
+def class_files(folder: Path) -> list[tuple[Path, int]]:
     """Return the pictures of a folder with one subfolder per class, as (path, class index), in order of name.
 
     Raises:
-        FileNotFoundError: A class is missing, or empty.
+        ValueError: A class is missing, or empty.
     """
     # Some copies put the origin before the name: MITcoast, CALsuburb, PARoffice.
     named = {
@@ -85,7 +85,10 @@ def class_files(folder: Path, root: Path) -> list[tuple[Path, int]]:
     for index, name in enumerate(CLASSES):
         pictures = sorted(named[name].glob("*.jp*g")) if name in named else []
         if not pictures:
-            raise not_found(f"class {name!r} of 15 Scene", f"{folder / name}/*.jpg", root, "scene15")
+            raise ValueError(
+                f"{folder} holds no pictures of class {name!r} (expected {folder / name}/*.jpg); "
+                "unpack 15 Scene again"
+            )
         files += [(path, index) for path in pictures]
     return files
 
@@ -158,12 +161,12 @@ class Scene15DataModule(lightning.LightningDataModule):
             raise not_found("15 Scene", "15SceneData/{train,test}/<class>/*.jpg", root, "scene15")
         published = (folder / "train").is_dir()
         if published:
-            train, test = class_files(folder / "train", root), class_files(folder / "test", root)
+            train, test = class_files(folder / "train"), class_files(folder / "test")
             if self.split_seed is None:
                 return train, test, "published split"
             files = sorted(train + test, key=lambda item: (item[1], item[0].name))
         else:
-            files = class_files(folder, root)
+            files = class_files(folder)
         seed = self.split_seed or 0
         return *split_by_seed(files, TRAIN_PER_CLASS, seed), f"split by seed {seed}"
 

@@ -94,7 +94,7 @@ def test_validation_is_the_same_whether_trained_on_or_not(scenes):
 
 def test_a_missing_class_is_named(scenes):
     shutil.rmtree(scenes / "15SceneData" / "train" / "kitchen")
-    with pytest.raises(FileNotFoundError, match="class 'kitchen' of 15 Scene not found"):
+    with pytest.raises(ValueError, match=r"15SceneData/train holds no pictures of class 'kitchen'"):
         Scene15DataModule(scenes).prepare_data()
 
 

@@ -1,0 +1,128 @@
+import io
+import tarfile
+import zipfile
+
+import prepare_data
+import pytest
+from conftest import write_bsds500, write_mnist, write_mnist_m, write_picture, write_scene15
+from prepare_data import Args, main
+
+from datamodules import files
+from datamodules.scene15 import CLASSES
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    """Note which addresses are asked for; none answers."""
+    asked = []
+
+    def download(url, path, md5=None):
+        asked.append(url)
+        raise ConnectionError(f"could not download {url}")
+
+    monkeypatch.setattr(files, "download", download)
+    return asked
+
+
+def states(rows) -> dict[str, str]:
+    return {row.name: row.state for row in rows}
+
+
+def test_what_is_there_is_found_and_named(tmp_path, capsys):
+    write_mnist(tmp_path)
+    write_bsds500(tmp_path)
+    write_scene15(tmp_path)
+    write_picture(tmp_path / "imagenet-samples" / "n01440764_tench.JPEG", (300, 300), 0)
+    (tmp_path / "weights").symlink_to(files.SAMPLES / "weights")
+    rows = main(Args("all", tmp_path))
+    assert states(rows) == {
+        "mnist": "partial",
+        "bsds500": "partial",
+        "mnist-m": "complete",  # generated now
+        "scene15": "partial",
+        "imagenet-samples": "complete",
+        "weights": "complete",
+    }
+    shown = capsys.readouterr().out
+    assert "120 + 37 digits, not the official 60,000 + 10,000" in shown
+    assert "75 + 60 images, published split, 0 identical pairs" in shown
+    assert len(list((tmp_path / "mnist_m_generated").iterdir())) == 1
+
+
+def test_the_sample_is_whole():
+    assert states(main(Args("mnist", files.SAMPLES))) == {"mnist": "partial"}
+    assert states(main(Args("weights", files.SAMPLES))) == {"weights": "complete"}
+
+
+def test_the_release_of_mnist_m_is_counted(tmp_path):
+    write_mnist_m(tmp_path)
+    (row,) = main(Args("mnist-m", tmp_path))
+    assert (row.state, row.detail) == ("partial", "common release, 60 + 20 of 59,001 + 9,001")
+
+
+def test_what_is_missing_is_asked_for_and_named(tmp_path, offline, capsys):
+    with pytest.raises(ValueError, match=r"not ready in .*: mnist, bsds500, mnist-m, scene15, imagenet-"):
+        main(Args("all", tmp_path / "new", architectures=()))
+    assert any("train-images-idx3-ubyte.gz" in url for url in offline)
+    for url in (prepare_data.BSDS500_URL, prepare_data.SCENE15_URL, prepare_data.IMAGENET_25_URL):
+        assert url in offline
+    assert "could not download" in capsys.readouterr().out
+
+
+def test_looking_downloads_nothing(tmp_path, offline):
+    with pytest.raises(ValueError, match="not ready"):
+        main(Args("all", tmp_path, download=False))
+    assert offline == []
+
+
+@pytest.mark.parametrize("what", ["mnist", "bsds500", "scene15", "imagenet-samples", "weights"])
+def test_what_is_broken_is_named_and_not_touched(tmp_path, what, offline, capsys):
+    write_mnist(tmp_path)
+    write_bsds500(tmp_path)
+    write_scene15(tmp_path)
+    broken = {
+        "mnist": tmp_path / "MNIST" / "raw" / "t10k-labels-idx1-ubyte.gz",
+        "bsds500": tmp_path / "BSDS500" / "data" / "images" / "train" / "1.jpg",
+        "scene15": tmp_path / "15SceneData" / "train" / "coast",
+        "imagenet-samples": tmp_path / "imagenet_val_25.npz",
+        "weights": tmp_path / "weights" / "vgg16.safetensors",
+    }[what]
+    if what == "scene15":
+        broken.rename(broken.with_name("shore"))
+    else:
+        broken.parent.mkdir(exist_ok=True)
+        broken.write_bytes(b"broken")
+    with pytest.raises(ValueError, match=f"not ready in .*: {what}"):
+        main(Args(what, tmp_path))
+    shown = capsys.readouterr().out
+    assert "broken" in shown
+    assert broken.name in shown
+    assert offline == []
+    if what != "scene15":
+        assert broken.read_bytes() == b"broken"
+
+
+def test_archives_are_unpacked_where_the_loaders_look(tmp_path, monkeypatch):
+    """A stand-in for the downloads: small archives in the layout of the real ones."""
+    write_bsds500(tmp_path / "source")
+    for number, name in enumerate(CLASSES):
+        folder = {"coast": "MITcoast", "suburb": "CALsuburb", "office": "PARoffice"}.get(name, name)
+        write_picture(tmp_path / "source" / "scenes" / folder / "image_0001.jpg", (20, 20), number, "L")
+
+    def download(url, path, md5=None):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if url == prepare_data.BSDS500_URL:
+            with tarfile.open(path, "w:gz") as tar:
+                tar.add(tmp_path / "source" / "BSDS500", "BSR/BSDS500")
+                tar.addfile(tarfile.TarInfo("BSR/documentation.txt"), io.BytesIO())
+        else:
+            with zipfile.ZipFile(path, "w") as archive:
+                for file in sorted((tmp_path / "source" / "scenes").rglob("*.jpg")):
+                    archive.write(file, file.relative_to(tmp_path / "source" / "scenes"))
+
+    monkeypatch.setattr(files, "download", download)
+    root = tmp_path / "data"
+    assert states(main(Args("bsds500", root))) == {"bsds500": "partial"}
+    assert states(main(Args("scene15", root))) == {"scene15": "partial"}
+    assert sorted(path.name for path in root.iterdir()) == ["15SceneData", "BSDS500"]  # no archive left
+    assert len(list(root.glob("BSDS500/data/images/train/*.jpg"))) == 3
