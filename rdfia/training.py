@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import json
 import logging
 import os
 import shutil
@@ -33,6 +34,20 @@ MEANT = (
     "does not have many workers",
     "exists and is not empty",
     "isinstance.treespec",
+)
+
+
+MEND = "use another --name, or --overwrite to start anew"
+# Flags that may differ when a run goes on; any other would make two runs of one.
+MAY_CHANGE = (
+    "max_epochs",
+    "data_dir",
+    "output_dir",
+    "accelerator",
+    "devices",
+    "num_nodes",
+    "wandb",
+    "overwrite",
 )
 
 
@@ -164,28 +179,40 @@ def process_count(args: TrainerArgs) -> int:
     return (args.devices or max(gpus, 1)) * args.num_nodes
 
 
-def check_checkpoint(path: Path, module: lightning.LightningModule) -> None:
+def check_checkpoint(path: Path, module: lightning.LightningModule, max_epochs: int) -> None:
     """Check that ``module`` can go on from a checkpoint.
 
     Raises:
-        ValueError: It is unreadable, of another technique, or was trained with other settings.
+        ValueError: It is unreadable, of another technique or size, or already trained longer than asked for.
     """
-    mend = "use another --name, or --overwrite to start anew"
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        weights, settings = checkpoint["state_dict"], checkpoint.get("hyper_parameters", {})
+        shapes = {name: value.shape for name, value in checkpoint["state_dict"].items()}
+        epoch = int(checkpoint.get("epoch", 0))
     except Exception as error:
         why = type(error).__name__
-        raise ValueError(f"{path} is not a readable checkpoint ({why}); {mend}") from error
-    if strange := set(weights) ^ set(module.state_dict()):
+        raise ValueError(f"{path} is not a readable checkpoint ({why}); {MEND}") from error
+    own = {name: value.shape for name, value in module.state_dict().items()}
+    if strange := {name for name in shapes | own if shapes.get(name) != own.get(name)}:
         raise ValueError(
-            f"{path} is not a checkpoint of {type(module).__name__} (they differ in {min(strange)}); {mend}"
+            f"{path} is not a checkpoint of this {type(module).__name__} ({min(strange)} differs); {MEND}"
         )
-    for name, value in module.hparams.items():
-        if name in settings and settings[name] != value:
-            raise ValueError(
-                f"{path} was trained with {name} = {settings[name]}, this command says {value}; {mend}"
-            )
+    if epoch >= max_epochs:
+        raise ValueError(
+            f"{path} is in epoch {epoch + 1}, this command says --max-epochs {max_epochs}; {MEND}"
+        )
+
+
+def check_flags(path: Path, flags: dict[str, Any]) -> None:
+    """Check that a run goes on with the flags it began with, but for those of ``MAY_CHANGE``.
+
+    Raises:
+        ValueError: One differs.
+    """
+    for name, value in json.loads(path.read_text()).items():
+        if name in flags and name not in MAY_CHANGE and flags[name] != value:
+            flag = f"--{name.replace('_', '-')}"
+            raise ValueError(f"{path} has {flag} {value}, this command says {flags[name]}; {MEND}")
 
 
 def open_run(args: TrainerArgs, module: lightning.LightningModule) -> Path:
@@ -197,8 +224,11 @@ def open_run(args: TrainerArgs, module: lightning.LightningModule) -> Path:
         ValueError: The device is missing, the folder cannot be written, or its checkpoint is not one to go on
             from.
     """
-    if args.accelerator == "gpu" and not torch.cuda.is_available():
+    gpus = torch.cuda.device_count()
+    if args.accelerator == "gpu" and not gpus:
         raise ValueError("no GPU was found; use --accelerator cpu")
+    if args.accelerator != "cpu" and gpus and (args.devices or 1) > gpus:
+        raise ValueError(f"--devices {args.devices}, but this node has {gpus}")
     if args.batch_size % process_count(args):
         raise ValueError(
             f"--batch-size {args.batch_size} cannot be shared by {process_count(args)} processes; "
@@ -208,17 +238,17 @@ def open_run(args: TrainerArgs, module: lightning.LightningModule) -> Path:
     if args.fast_dev_run:
         return folder
     last = folder / "checkpoints" / "last.ckpt"
+    fields = dataclasses.asdict(args).items()
+    flags = {name: str(value) if isinstance(value, Path) else value for name, value in fields}
     if last.exists() and not args.overwrite:
-        check_checkpoint(last, module)
+        check_checkpoint(last, module, args.max_epochs)
+        if (folder / "args.json").exists():
+            check_flags(folder / "args.json", flags)
     if is_first_process():
         try:
             if args.overwrite and folder.exists():
                 shutil.rmtree(folder)
             last.parent.mkdir(parents=True, exist_ok=True)
-            flags = {
-                name: str(value) if isinstance(value, Path) else value
-                for name, value in dataclasses.asdict(args).items()
-            }
             write_json(folder / "args.json", flags)
         except OSError as error:
             raise ValueError(

@@ -151,7 +151,7 @@ def test_a_checkpoint_of_another_technique_is_one_line(tmp_path, mnist):
     done = call("--data-dir", mnist, "--output-dir", tmp_path / "runs", "--batch-size", 32)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-    assert "is not a checkpoint of GANModule" in done.stderr
+    assert "is not a checkpoint of this GANModule" in done.stderr
     assert [path.name for path in (tmp_path / "runs" / "gan").iterdir()] == ["checkpoints"]
 
 

@@ -186,8 +186,16 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
 
 def test_other_settings_are_not_mixed_into_a_run(tmp_path):
     train(arguments(tmp_path), Tiny())
-    with pytest.raises(ValueError, match=r"width = 1, this command says 2; use another --name"):
+    with pytest.raises(ValueError, match=r"--batch-size 128, this command says 64; use another --name"):
+        train(arguments(tmp_path, batch_size=64), Tiny())
+    with pytest.raises(ValueError, match=r"is not a checkpoint of this Tiny \(weight differs\)"):
         train(arguments(tmp_path), Tiny(width=2))
+
+
+def test_a_run_is_not_shortened(tmp_path):
+    train(arguments(tmp_path), Tiny())
+    with pytest.raises(ValueError, match=r"is in epoch 3, this command says --max-epochs 2"):
+        train(arguments(tmp_path, max_epochs=2), Tiny())
 
 
 def test_a_checkpoint_of_another_technique_is_refused(tmp_path):
@@ -199,7 +207,7 @@ def test_a_checkpoint_of_another_technique_is_refused(tmp_path):
             super().__init__()
             self.extra = torch.nn.Linear(1, 1)
 
-    with pytest.raises(ValueError, match="is not a checkpoint of Other"):
+    with pytest.raises(ValueError, match="is not a checkpoint of this Other"):
         train(arguments(tmp_path, max_epochs=9), Other())
     assert (tmp_path / "runs" / "run" / "args.json").read_bytes() == before
 
