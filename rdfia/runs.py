@@ -8,6 +8,7 @@ No file there is ever half written.
 """
 
 import csv
+import functools
 import json
 import os
 import resource
@@ -148,8 +149,12 @@ def save_figure(folder: Path, name: str, figure: Figure, trainer: lightning.Trai
             logger.log_image(name.split("_epoch_")[0], [str(path)])
 
 
+@functools.cache
 def git_commit() -> str:
-    """Return the commit of the code, with ``-dirty`` if files differ from it; ``unknown`` outside git."""
+    """Return the commit of the code, with ``-dirty`` if files differ from it; ``unknown`` outside git.
+
+    Asked for at the start of a run, it stays what it was: the files may change while the run goes on.
+    """
     try:
         command = ["git", "describe", "--always", "--abbrev=12", "--dirty", "--exclude=*"]
         return subprocess.run(

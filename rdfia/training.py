@@ -25,7 +25,15 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from matplotlib.figure import Figure
 
 from rdfia.command_line import Interrupted, TrainerArgs
-from rdfia.runs import MetricsCSV, is_dry_run, is_first_process, save_figure, whole_file, write_json
+from rdfia.runs import (
+    MetricsCSV,
+    git_commit,
+    is_dry_run,
+    is_first_process,
+    save_figure,
+    whole_file,
+    write_json,
+)
 
 # Lightning warns of what is meant here: the judge and the averaged generator are in eval mode, data in
 # memory needs no workers, and a run folder that holds checkpoints is one to go on with.
@@ -234,6 +242,7 @@ def open_run(args: TrainerArgs, module: lightning.LightningModule) -> Path:
             f"--batch-size {args.batch_size} cannot be shared by {process_count(args)} processes; "
             f"take a multiple of {process_count(args)}"
         )
+    git_commit()  # remembered for results.json
     folder = args.output_dir / args.name
     if args.fast_dev_run:
         return folder
