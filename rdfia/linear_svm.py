@@ -1,0 +1,263 @@
+"""The exact linear SVM through the Gram matrix.
+
+A linear SVM needs of its features only their inner products. One pass over the features, however wide, gives
+the Gram matrix of all images; after that each C, each fold and each split costs a solve on that matrix alone,
+and the answers are those of ``sklearn.svm.SVC(kernel="linear")`` on the features themselves.
+
+    features = [...]                                  # chunks (N, d) of the features, side by side
+    gram = scale_gram(gram_matrix(features), "l2")
+    c, curve = choose_c(gram[train][:, train], labels[train], c_grid())
+    svm = fit_svm(gram[train][:, train], labels[train], c)
+    predictions = svm.predict(gram[test][:, train])
+"""
+
+from collections.abc import Iterable, Sequence
+from itertools import combinations
+from typing import Literal
+
+import numpy as np
+import torch
+from sklearn.model_selection import StratifiedKFold
+from sklearn.svm import SVC
+from torch import Tensor, nn
+
+Scaling = Literal["raw", "l2", "standard"]
+
+
+def gram_matrix(chunks: Iterable[Tensor], standardize_on: Tensor | None = None) -> Tensor:
+    """Return the inner products of all images, (N, N) float64.
+
+    Args:
+        chunks: The features in slices (N, d_i), each of all images; together they need not fit in memory.
+        standardize_on: Indices of the training images. Given these, each feature is first shifted and scaled
+            to mean 0 and standard deviation 1 on them; features that are constant there are left out.
+
+    Raises:
+        ValueError: A feature is not finite, or there are no chunks.
+    """
+    gram: Tensor | None = None
+    for chunk in chunks:
+        if not torch.isfinite(chunk).all():
+            raise ValueError("a feature is infinite or not a number")
+        if standardize_on is not None:
+            # float64: a rounded mean would be squared into the Gram matrix
+            mean, std = standard_scale(chunk, standardize_on)
+            chunk = ((chunk - mean) / std).float()
+        # A slice of a few thousand features is summed in float32, the slices in float64.
+        parts = chunk.float().split(4096, dim=1)  # type: ignore[no-untyped-call]
+        for part in parts:
+            products = (part @ part.T).double()
+            gram = products if gram is None else gram.add_(products)
+    if gram is None:
+        raise ValueError("there are no features")
+    return gram
+
+
+def standard_scale(features: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation (d,) of features (N, d) on ``rows``, float64; inf where constant."""
+    train = features[rows].double()
+    std = train.std(0, correction=0)
+    return train.mean(0), torch.where(std > 1e-12, std, torch.inf)
+
+
+def scale_gram(gram: Tensor, scaling: Literal["raw", "l2"]) -> Tensor:
+    """Return the Gram matrix (N, N) of features divided by their length (``l2``), or as they are."""
+    if scaling == "raw":
+        return gram
+    length = gram.diagonal().clamp(min=1e-30).sqrt()
+    return gram / length[:, None] / length[None, :]
+
+
+def principal_components(gram: Tensor, train: Tensor, count: int) -> Tensor:
+    """Return the first principal components (N, count) float64 of all images, fitted on the training images.
+
+    Args:
+        gram: (N, N), of features that need not be centred.
+        train: Indices of the training images.
+        count: At most one less than training images.
+    """
+    if not 1 <= count < len(train):
+        raise ValueError(f"{len(train)} training images have 1 to {len(train) - 1} components, got {count}")
+    # Inner products of centred features follow from those of the features.
+    to_train = gram[:, train]
+    inside = to_train[train]
+    centred = to_train - to_train.mean(1, keepdim=True) - inside.mean(0) + inside.mean()
+    values, vectors = torch.linalg.eigh(centred[train])
+    values, vectors = values.flip(0)[:count], vectors.flip(1)[:, :count]
+    components: Tensor = centred @ vectors / values.clamp(min=1e-30).sqrt()
+    return components
+
+
+def c_grid(gram: Tensor, count: int = 8) -> list[float]:
+    """Return values of C from 0.03 to 100 in half decades, in units of one over the mean squared length.
+
+    The same grid then serves features of any scale.
+    """
+    unit = 1 / gram.diagonal().mean().item()
+    return [unit * 10 ** (-1.5 + 0.5 * step) for step in range(count)]
+
+
+class PrecomputedSVM:
+    """A linear SVM that was fitted on a Gram matrix.
+
+    Args:
+        machines: Fitted ``SVC(kernel="precomputed")``: one, which votes between all pairs of classes, or one
+            for each class against the rest.
+        classes: Their labels.
+    """
+
+    def __init__(self, machines: Sequence[SVC], classes: np.ndarray) -> None:
+        self.machines, self.classes = machines, classes
+
+    def predict(self, gram: Tensor) -> Tensor:
+        """Return labels (M,) for inner products (M, N) with the training images."""
+        if len(self.machines) == 1:
+            return torch.from_numpy(self.machines[0].predict(gram.numpy()))
+        scores = np.stack([machine.decision_function(gram.numpy()) for machine in self.machines], 1)
+        return torch.from_numpy(self.classes[scores.argmax(1)])
+
+    def dual_weights(self, length: int) -> tuple[Tensor, Tensor]:
+        """Return how much each training image counts in each decision: (P, length) and biases (P,), float64.
+
+        P is one decision for each pair of classes (positive: the first), or for each class.
+        """
+        rows, biases = [], []
+        for machine in self.machines:
+            row, bias = _dual_rows(machine, length)
+            rows.append(row)
+            biases.append(bias)
+        return torch.from_numpy(np.concatenate(rows)), torch.from_numpy(np.concatenate(biases))
+
+    def to_linear(self, chunks: Iterable[Tensor], length: int) -> "LinearClassifier":
+        """Return the same classifier as plain weights.
+
+        Args:
+            chunks: The training features as the Gram matrix saw them, in slices (N, d_i).
+            length: Number of training images, N.
+        """
+        duals, biases = self.dual_weights(length)
+        weights = torch.cat([(duals @ chunk.double()) for chunk in chunks], 1)
+        return LinearClassifier(weights, biases, torch.from_numpy(self.classes), len(self.machines) == 1)
+
+
+def _dual_rows(machine: SVC, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Unfold libsvm's table of dual coefficients: one row of ``length`` numbers for each decision."""
+    count = len(machine.classes_)
+    if count == 2:
+        row = np.zeros((1, length))
+        row[0, machine.support_] = machine.dual_coef_[0]
+        # sklearn turns the sign round for two classes: positive is the second.
+        return row, machine.intercept_
+    start = np.concatenate([[0], np.cumsum(machine.n_support_)])
+    rows = np.zeros((count * (count - 1) // 2, length))
+    for number, (first, second) in enumerate(combinations(range(count), 2)):
+        # Support vectors lie class by class; those of a class hold one coefficient for each other class.
+        for own, other in ((first, second - 1), (second, first)):
+            places = slice(start[own], start[own + 1])
+            rows[number, machine.support_[places]] = machine.dual_coef_[other, places]
+    return rows, machine.intercept_
+
+
+class LinearClassifier(nn.Module):
+    """A linear SVM as plain weights: predicts without training images, saves without pickle, exports.
+
+    Args:
+        weights: One row for each decision, (P, d).
+        biases: (P,).
+        classes: Labels, (K,), ascending.
+        pairs: The decisions are between all pairs of classes, which vote; else one for each class.
+    """
+
+    classes: Tensor
+    votes_for: Tensor
+
+    def __init__(self, weights: Tensor, biases: Tensor, classes: Tensor, pairs: bool) -> None:
+        super().__init__()
+        self.linear = nn.Linear(weights.shape[1], weights.shape[0]).requires_grad_(False)
+        self.linear.weight.copy_(weights)
+        self.linear.bias.copy_(biases)
+        self.register_buffer("classes", classes)
+        count = len(classes)
+        # which class a decision votes for, if <= 0 and if > 0
+        votes_for = torch.zeros(2, weights.shape[0], count)
+        if pairs:
+            for number, (first, second) in enumerate(combinations(range(count), 2)):
+                sign = 0 if count == 2 else 1  # with two classes sklearn's positive is the second
+                votes_for[sign, number, first] = votes_for[1 - sign, number, second] = 1
+        self.register_buffer("votes_for", votes_for)
+        self.pairs = pairs
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map features (B, d) to scores (B, K): votes among pairs, or distances from the planes."""
+        decisions: Tensor = self.linear(features)
+        if not self.pairs:
+            return decisions
+        positive = (decisions > 0).to(decisions.dtype)
+        return positive @ self.votes_for[1] + (1 - positive) @ self.votes_for[0]
+
+    def predict(self, features: Tensor) -> Tensor:
+        """Return labels (B,) for features (B, d); among equal votes the first class, as libsvm does."""
+        return self.classes[self(features).argmax(1)]
+
+
+def fit_svm(
+    gram: Tensor, labels: Tensor, c: float, multi_class: Literal["ovo", "ovr"] = "ovo"
+) -> PrecomputedSVM:
+    """Fit a linear SVM on inner products.
+
+    Args:
+        gram: Of the training images, (N, N).
+        labels: (N,).
+        c: Cost of errors.
+        multi_class: ``ovo`` compares all pairs of classes, as ``SVC`` does; ``ovr`` each class with the rest.
+
+    Raises:
+        ValueError: There is only one class, or C is not positive.
+    """
+    classes = np.unique(labels.numpy())
+    if len(classes) < 2:
+        raise ValueError(f"an SVM needs two classes, all training images are of class {classes.tolist()}")
+    if not c > 0:
+        raise ValueError(f"C is positive, got {c}")
+    kernel, target = gram.numpy(), labels.numpy()
+    targets = [target] if multi_class == "ovo" else [(target == label).astype(int) for label in classes]
+    machines = [SVC(C=c, kernel="precomputed", cache_size=1000).fit(kernel, one) for one in targets]
+    return PrecomputedSVM(machines, classes)
+
+
+def choose_c(
+    gram: Tensor,
+    labels: Tensor,
+    grid: Sequence[float],
+    *,
+    folds: int = 5,
+    seed: int = 0,
+    multi_class: Literal["ovo", "ovr"] = "ovo",
+) -> tuple[float, Tensor]:
+    """Choose C by stratified cross-validation on the training images.
+
+    Args:
+        gram: Of the training images, (N, N).
+        labels: (N,).
+        grid: Values to try, ascending.
+        folds: Parts that take turns as validation.
+        seed: Of the folds.
+        multi_class: See `fit_svm`.
+
+    Returns:
+        The value with the best mean accuracy, the smallest among equals; and all accuracies, (values, folds).
+
+    Raises:
+        ValueError: A class has fewer images than there are folds.
+    """
+    counts = np.unique(labels.numpy(), return_counts=True)[1]
+    if counts.min() < folds:
+        raise ValueError(f"{folds} folds need {folds} images of each class, one has {counts.min()}")
+    splitter = StratifiedKFold(folds, shuffle=True, random_state=seed)
+    accuracy = torch.zeros(len(grid), folds, dtype=torch.float64)
+    for fold, (train, val) in enumerate(splitter.split(np.zeros(len(labels)), labels.numpy())):
+        inside, across = gram[train][:, train], gram[val][:, train]
+        for number, c in enumerate(grid):
+            predictions = fit_svm(inside, labels[train], c, multi_class).predict(across)
+            accuracy[number, fold] = (predictions == labels[val]).double().mean()
+    return grid[int(accuracy.mean(1).argmax())], accuracy

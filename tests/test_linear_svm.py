@@ -1,0 +1,168 @@
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from sklearn.decomposition import PCA
+from sklearn.model_selection import StratifiedKFold, cross_val_score
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import Normalizer, StandardScaler
+from sklearn.svm import SVC
+
+from rdfia.linear_svm import (
+    c_grid,
+    choose_c,
+    fit_svm,
+    gram_matrix,
+    principal_components,
+    scale_gram,
+)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """Real 8x8 digits: 300 to train on, 400 to test with."""
+    pixels, labels = load_digits(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(labels))[:700]
+    return torch.from_numpy(pixels[order]).float(), torch.from_numpy(labels[order])
+
+
+TRAIN, TEST = torch.arange(300), torch.arange(300, 700)
+
+
+def test_gram_of_slices_is_the_gram_of_the_whole():
+    features = torch.randn(20, 10_000)
+    expected = features.double() @ features.double().T
+    torch.testing.assert_close(gram_matrix([features]), expected, rtol=1e-5, atol=1e-3)
+    slices = features.split([1, 4999, 5000], 1)
+    torch.testing.assert_close(gram_matrix(iter(slices)), expected, rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize("c", [1e-4, 1e-2, 1, 100])
+def test_predicts_what_sklearn_predicts_from_the_features(digits, c):
+    features, labels = digits
+    reference = SVC(kernel="linear", C=c).fit(features[TRAIN], labels[TRAIN])
+    gram = gram_matrix([features])
+    svm = fit_svm(gram[TRAIN][:, TRAIN], labels[TRAIN], c)
+    found = svm.predict(gram[TEST][:, TRAIN])
+    assert np.array_equal(found, reference.predict(features[TEST]))
+    linear = svm.to_linear([features[TRAIN, :30], features[TRAIN, 30:]], 300)
+    assert torch.equal(linear.predict(features[TEST]), found)
+    decisions = SVC(kernel="linear", C=c, decision_function_shape="ovo").fit(features[TRAIN], labels[TRAIN])
+    np.testing.assert_allclose(
+        linear.linear(features[TEST]), decisions.decision_function(features[TEST]), rtol=1e-2, atol=2e-3
+    )
+
+
+def test_one_against_the_rest_is_sklearns(digits):
+    features, labels = digits
+    reference = OneVsRestClassifier(SVC(kernel="linear", C=0.01)).fit(features[TRAIN], labels[TRAIN])
+    gram = gram_matrix([features])
+    svm = fit_svm(gram[TRAIN][:, TRAIN], labels[TRAIN], 0.01, "ovr")
+    found = svm.predict(gram[TEST][:, TRAIN])
+    assert np.array_equal(found, reference.predict(features[TEST]))
+    assert torch.equal(svm.to_linear([features[TRAIN]], 300).predict(features[TEST]), found)
+
+
+@pytest.mark.parametrize("multi_class", ["ovo", "ovr"])
+def test_two_classes_with_any_labels(digits, multi_class):
+    features, labels = digits
+    rows = (labels == 3) | (labels == 8)
+    features, labels = features[rows], labels[rows]
+    train, test = torch.arange(50), torch.arange(50, len(labels))
+    gram = gram_matrix([features])
+    svm = fit_svm(gram[train][:, train], labels[train], 0.01, multi_class)
+    found = svm.predict(gram[test][:, train])
+    assert np.array_equal(
+        found, SVC(kernel="linear", C=0.01).fit(features[train], labels[train]).predict(features[test])
+    )
+    assert torch.equal(svm.to_linear([features[train]], 50).predict(features[test]), found)
+    assert set(found.tolist()) == {3, 8}
+
+
+def test_l2_scaling_is_sklearns_normalizer(digits):
+    features, labels = digits
+    gram = scale_gram(gram_matrix([features]), "l2")
+    svm = fit_svm(gram[TRAIN][:, TRAIN], labels[TRAIN], 10)
+    reference = make_pipeline(Normalizer(), SVC(kernel="linear", C=10)).fit(features[TRAIN], labels[TRAIN])
+    assert np.array_equal(svm.predict(gram[TEST][:, TRAIN]), reference.predict(features[TEST]))
+
+
+def test_standard_scaling_is_sklearns_and_looks_at_training_images_only(digits):
+    features, labels = digits
+    assert (features[TRAIN].std(0) == 0).any()  # some pixels are always black
+    gram = gram_matrix([features[:, :20], features[:, 20:]], standardize_on=TRAIN)
+    scaler = StandardScaler().fit(features[TRAIN].double())
+    scaled = scaler.transform(features.double())
+    constant = features[TRAIN].std(0).numpy() == 0
+    scaled[:, constant] = 0
+    np.testing.assert_allclose(gram, scaled @ scaled.T, rtol=1e-4, atol=1e-3)
+    svm = fit_svm(gram[TRAIN][:, TRAIN], labels[TRAIN], 0.1)
+    reference = SVC(kernel="linear", C=0.1).fit(scaled[TRAIN], labels[TRAIN])
+    assert np.array_equal(svm.predict(gram[TEST][:, TRAIN]), reference.predict(scaled[TEST]))
+
+
+def test_principal_components_are_sklearns(digits):
+    features, _ = digits
+    found = principal_components(gram_matrix([features]), TRAIN, 12)
+    reference = PCA(12, svd_solver="full").fit(features[TRAIN].double())
+    expected = reference.transform(features.double())
+    signs = np.sign((found.numpy() * expected).sum(0))
+    np.testing.assert_allclose(found.numpy() * signs, expected, rtol=1e-3, atol=1e-2)
+
+
+def test_c_is_chosen_as_sklearns_cross_validation_would(digits):
+    features, labels = digits
+    gram = gram_matrix([features])[TRAIN][:, TRAIN]
+    grid = c_grid(gram, 6)
+    chosen, accuracy = choose_c(gram, labels[TRAIN], grid, folds=3, seed=4)
+    folds = StratifiedKFold(3, shuffle=True, random_state=4)
+    expected = np.array(
+        [cross_val_score(SVC(kernel="linear", C=c), features[TRAIN], labels[TRAIN], cv=folds) for c in grid]
+    )
+    np.testing.assert_allclose(accuracy, expected)
+    assert chosen == grid[int(expected.mean(1).argmax())]
+
+
+def test_the_grid_follows_the_scale_of_the_features(digits):
+    features, _ = digits
+    small, large = c_grid(gram_matrix([features])), c_grid(gram_matrix([10 * features]))
+    assert small == pytest.approx([100 * c for c in large])
+    assert c_grid(torch.eye(3))[3] == pytest.approx(1)
+
+
+def test_saves_and_loads_without_pickle(digits, tmp_path):
+    features, labels = digits
+    gram = gram_matrix([features])
+    linear = fit_svm(gram[TRAIN][:, TRAIN], labels[TRAIN], 0.01).to_linear([features[TRAIN]], 300)
+    torch.save(linear.state_dict(), tmp_path / "svm.pt")
+    state = torch.load(tmp_path / "svm.pt", weights_only=True)
+    other = fit_svm(gram[TEST][:, TEST], labels[TEST], 1.0).to_linear([features[TEST]], 400)
+    other.load_state_dict(state)
+    assert torch.equal(other.predict(features), linear.predict(features))
+    exported = torch.export.export(linear, (features[:5],)).module()
+    assert torch.equal(exported(features[:5]), linear(features[:5]))
+
+
+def test_shuffled_labels_give_chance(digits):
+    features, labels = digits
+    gram = gram_matrix([features])
+    shuffled = labels[TRAIN][torch.randperm(300, generator=torch.Generator().manual_seed(0))]
+    svm = fit_svm(gram[TRAIN][:, TRAIN], shuffled, 0.01)
+    assert (svm.predict(gram[TEST][:, TRAIN]) == labels[TEST]).float().mean() < 0.2
+
+
+def test_bad_input_is_named():
+    gram, labels = torch.eye(6).double(), torch.tensor([0, 0, 0, 1, 1, 1])
+    with pytest.raises(ValueError, match=r"two classes, all training images are of class \[7\]"):
+        fit_svm(gram, torch.full((6,), 7), 1.0)
+    with pytest.raises(ValueError, match="C is positive, got 0"):
+        fit_svm(gram, labels, 0)
+    with pytest.raises(ValueError, match="5 folds need 5 images of each class, one has 3"):
+        choose_c(gram, labels, [1.0])
+    with pytest.raises(ValueError, match="not a number"):
+        gram_matrix([torch.tensor([[1.0], [torch.nan]])])
+    with pytest.raises(ValueError, match="there are no features"):
+        gram_matrix([])
+    with pytest.raises(ValueError, match="have 1 to 5 components, got 6"):
+        principal_components(gram, torch.arange(6), 6)
