@@ -125,6 +125,7 @@ class Scene15DataModule(lightning.LightningDataModule):
             holds too.
         val_fraction: The part of each class's training images held out for validation, drawn by a fixed rule.
         train_on_val: Train on the validation images too; the validation set stays the same.
+        shuffle: False gives the training images in order, each exactly once, for extracting features.
     """
 
     def __init__(
@@ -140,6 +141,7 @@ class Scene15DataModule(lightning.LightningDataModule):
         duplicates: Literal["keep", "drop_from_test"] = "keep",
         val_fraction: float = 0.2,
         train_on_val: bool = False,
+        shuffle: bool = True,
     ) -> None:
         super().__init__()
         if channels not in (1, 3):
@@ -151,7 +153,7 @@ class Scene15DataModule(lightning.LightningDataModule):
         self.data_dir, self.batch_size, self.seed = data_dir, batch_size, seed
         self.num_workers, self.image_size, self.channels = num_workers, image_size, channels
         self.split_seed, self.duplicates = split_seed, duplicates
-        self.val_fraction, self.train_on_val = val_fraction, train_on_val
+        self.val_fraction, self.train_on_val, self.shuffle = val_fraction, train_on_val, shuffle
 
     def find(self) -> tuple[list[tuple[Path, int]], list[tuple[Path, int]], str]:
         """Return training files, test files and the name of the split."""
@@ -202,7 +204,9 @@ class Scene15DataModule(lightning.LightningDataModule):
         return describe(f"15 Scene, {self.split}", **parts) | {"audit": asdict(self.audit)}
 
     def train_dataloader(self) -> BatchLoader:
-        """Return the shuffled training batches."""
+        """Return the shuffled training batches, or all training images in order."""
+        if not self.shuffle:
+            return eval_loader(self.train_data, self)
         return train_loader(self.train_data, self, seed=self.seed)
 
     def val_dataloader(self) -> BatchLoader:

@@ -1,0 +1,236 @@
+"""Transfer learning as the classic practical does it: a frozen CNN, its features, a linear SVM on them.
+
+Razavian et al., "CNN Features off-the-shelf: an Astounding Baseline for Recognition", 2014. The SVM is the
+exact one of `rdfia.linear_svm`; fitted, it is one linear layer, and the whole predicts as a network does.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning
+import torch
+from torch import Tensor, distributed, nn
+from torchmetrics.classification import MulticlassAccuracy
+
+from rdfia.backbones import Backbone, load_backbone
+from rdfia.linear_svm import (
+    LinearClassifier,
+    c_grid,
+    choose_c,
+    fit_svm,
+    gram_matrix,
+    standard_scale,
+)
+
+
+def pooled_features(backbone: Backbone, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+    """Return each layer's output for images (B, 3, H, W) in [0, 1], flattened to (B, d) float32."""
+    tapped = backbone.tap(images, layers)
+    return {name: output.float().flatten(1) for name, output in tapped.items()}
+
+
+@torch.inference_mode()
+def extract_features(
+    backbone: Backbone, batches: Iterable[tuple[Tensor, Tensor]], layers: Sequence[str]
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Return the features of all images in memory, (N, d) float32 for each layer, and the labels (N,)."""
+    parts, labels = [], []
+    for images, targets in batches:
+        features = pooled_features(backbone, images, layers)
+        parts.append({name: value.cpu() for name, value in features.items()})
+        labels.append(targets.cpu())
+    return {name: torch.cat([part[name] for part in parts]) for name in layers}, torch.cat(labels)
+
+
+class FeatureExtractorSVM(lightning.LightningModule):
+    """A frozen pretrained CNN and a linear SVM on the outputs of one or several of its layers.
+
+    Fit it for one epoch with a data module whose training loader gives each image once
+    (``Scene15DataModule(shuffle=False)``): the features are collected, over all processes, and the SVM is
+    fitted on them with the last batch, before validation. C is chosen by cross-validation on the training
+    images unless it is given. Checkpoints hold the SVM, not the CNN, which is loaded by its name.
+
+    Args:
+        backbone: See `rdfia.backbones.load_backbone`.
+        layers: Common names of layers. The features of several are set side by side.
+        weights: ``imagenet``, ``random`` or a file.
+        data_dir: Where ``weights/`` lies.
+        scaling: ``l2`` divides each layer's features by their length, ``standard`` gives each feature mean 0
+            and deviation 1, ``raw`` leaves them.
+        c: Cost of errors; None chooses it.
+        folds: Of the cross-validation.
+        multi_class: ``ovo`` or ``ovr``, see `rdfia.linear_svm.fit_svm`.
+        seed: Of the folds.
+
+    Example:
+        >>> module = FeatureExtractorSVM(backbone="squeezenet1_1", layers=["fire9"])
+        >>> module.extract(torch.rand(2, 3, 224, 224)).shape
+        torch.Size([2, 86528])
+    """
+
+    classifier: LinearClassifier | None
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(
+        self,
+        *,
+        backbone: str = "vgg16",
+        layers: Sequence[str] = ("pool5",),
+        weights: str = "imagenet",
+        data_dir: str | None = None,
+        scaling: Literal["raw", "l2", "standard"] = "l2",
+        c: float | None = None,
+        folds: int = 5,
+        multi_class: Literal["ovo", "ovr"] = "ovo",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if scaling not in ("raw", "l2", "standard"):
+            raise ValueError(f"scaling is raw, l2 or standard, got {scaling!r}")
+        layers = list(layers)
+        data_dir = None if data_dir is None else str(data_dir)
+        weights = str(weights) if isinstance(weights, Path) else weights
+        self.save_hyperparameters()
+        self.automatic_optimization = False
+        self.strict_loading = False  # checkpoints leave the CNN out
+        self.backbone = load_backbone(backbone, weights=weights, data_dir=data_dir)
+        for layer in layers:
+            self.backbone.find_layer(layer)  # a wrong name is said now
+        self.layers, self.scaling = layers, scaling
+        self.c, self.folds, self.multi_class, self.seed = c, folds, multi_class, seed
+        self.classifier = None
+        self.register_buffer("shift", torch.zeros(0))
+        self.register_buffer("scale", torch.zeros(0))
+        self.accuracy: MulticlassAccuracy | None = None
+        self.cross_validation: Tensor | None = None
+        self._features: list[Tensor] = []
+        self._labels: list[Tensor] = []
+
+    def train(self, mode: bool = True) -> "FeatureExtractorSVM":
+        """Keep the CNN in eval mode: its BatchNorm statistics do not move."""
+        super().train(mode)
+        self.backbone.eval()
+        return self
+
+    def extract(self, images: Tensor) -> Tensor:
+        """Map images (B, 3, H, W) in [0, 1] to unscaled features (B, d), the layers side by side."""
+        features = pooled_features(self.backbone, images, self.layers)
+        if self.scaling == "l2":
+            features = {name: nn.functional.normalize(value) for name, value in features.items()}
+        return torch.cat(list(features.values()), 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images (B, 3, H, W) in [0, 1] to scores (B, classes): votes among pairs, or distances.
+
+        Raises:
+            ValueError: The SVM was not fitted yet.
+        """
+        if self.classifier is None:
+            raise ValueError("the SVM is not fitted; run trainer.fit for one epoch, or load a checkpoint")
+        features = self.extract(images)
+        if self.scaling == "standard":
+            features = (features - self.shift) / self.scale
+        scores: Tensor = self.classifier(features)
+        return scores
+
+    def on_fit_start(self) -> None:
+        """Begin with no features."""
+        self._features.clear()
+        self._labels.clear()
+
+    @torch.no_grad()
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Collect features; with the last batch, fit the SVM."""
+        images, labels = batch
+        self._features.append(self.extract(images).cpu())
+        self._labels.append(labels.cpu())
+        if self.trainer.is_last_batch:
+            self._fit(*self._gather(torch.cat(self._features), torch.cat(self._labels)))
+            self._features.clear()
+            self._labels.clear()
+
+    def _gather(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the features of all processes, in the order that one process would have seen."""
+        world_size = self.trainer.world_size
+        if world_size == 1:
+            return features, labels
+        shares: list[Any] = [None] * world_size
+        distributed.all_gather_object(shares, (features, labels))
+        # Process r saw the images r, r + world_size, ...
+        order = torch.cat([torch.arange(len(share[1])) * world_size + r for r, share in enumerate(shares)])
+        places = order.argsort()
+        all_features, all_labels = (torch.cat(parts) for parts in zip(*shares, strict=True))
+        return all_features[places], all_labels[places]
+
+    def _fit(self, features: Tensor, labels: Tensor) -> None:
+        """Choose C and fit the SVM; every process does the same."""
+        everything = torch.arange(len(labels))
+        if self.scaling == "standard":
+            shift, scale = standard_scale(features, everything)
+            self.shift, self.scale = shift.float().to(self.device), scale.float().to(self.device)
+            features = (features - shift.float()) / scale.float()
+        gram = gram_matrix([features])
+        c = self.c
+        if c is None:
+            c, accuracies = choose_c(
+                gram, labels, c_grid(gram), folds=self.folds, seed=self.seed, multi_class=self.multi_class
+            )
+            self.cross_validation = accuracies
+            self.log("train/cross_validation_accuracy", accuracies.mean(1).max().float())
+        svm = fit_svm(gram, labels, c, self.multi_class)
+        self.classifier = svm.to_linear([features], len(labels)).to(self.device)
+        correct = (svm.predict(gram) == labels).float().mean()
+        self.log_dict({"train/c": float(c), "train/accuracy": correct})
+
+    def on_validation_epoch_start(self) -> None:
+        """Start counting."""
+        self._count()
+
+    def on_test_epoch_start(self) -> None:
+        """Start counting."""
+        self._count()
+
+    def _count(self) -> None:
+        if self.classifier is not None:
+            count = int(self.classifier.classes.max()) + 1
+            self.accuracy = MulticlassAccuracy(count, average="micro").to(self.device)
+
+    def _score(self, batch: tuple[Tensor, Tensor], name: str) -> None:
+        if self.accuracy is not None and self.classifier is not None:
+            images, labels = batch
+            self.accuracy.update(self.classifier.classes[self(images).argmax(1)], labels)
+            self.log(name, self.accuracy)
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Log val/accuracy; nothing before the SVM is fitted, as in Lightning's sanity check."""
+        self._score(batch, "val/accuracy")
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Log test/accuracy."""
+        self._score(batch, "test/accuracy")
+
+    def predict_step(self, batch: tuple[Tensor, Tensor] | Tensor, batch_idx: int) -> Tensor:
+        """Return labels (B,) for images (B, 3, H, W), with or without labels beside them."""
+        images = batch if isinstance(batch, Tensor) else batch[0]
+        scores = self(images)
+        assert self.classifier is not None
+        return self.classifier.classes[scores.argmax(1)]
+
+    def configure_optimizers(self) -> None:
+        """None: the SVM has a solver of its own."""
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave the CNN out: it is known by name."""
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {k: v for k, v in state.items() if not k.startswith("backbone.")}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Make room for the fitted SVM."""
+        state = checkpoint["state_dict"]
+        self.shift, self.scale = torch.empty_like(state["shift"]), torch.empty_like(state["scale"])
+        if "classifier.linear.weight" in state:
+            weights, biases = state["classifier.linear.weight"], state["classifier.linear.bias"]
+            classes = state["classifier.classes"]
+            self.classifier = LinearClassifier(weights, biases, classes, self.multi_class == "ovo")

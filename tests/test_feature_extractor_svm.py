@@ -1,0 +1,156 @@
+import lightning
+import numpy as np
+import pytest
+import torch
+from conftest import write_scene15
+from PIL import Image
+from sklearn.preprocessing import Normalizer, StandardScaler
+from sklearn.svm import SVC
+
+from datamodules.scene15 import CLASSES, Scene15DataModule
+from rdfia.feature_extractor_svm import FeatureExtractorSVM, extract_features
+
+SMALL = {"backbone": "squeezenet1_1", "layers": ["fire4"], "folds": 3}
+
+
+def trainer(**settings) -> lightning.Trainer:
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    return lightning.Trainer(
+        **{"accelerator": "cpu", "max_epochs": 1, "enable_checkpointing": False, **quiet, **settings}
+    )
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory) -> Scene15DataModule:
+    """A small 15 Scene in which each class has stripes of its own direction and width."""
+    root = tmp_path_factory.mktemp("scenes")
+    write_scene15(root, train=0, test=0)
+    y, x = np.mgrid[:64, :64]
+    for index, name in enumerate(CLASSES):
+        for part, count in (("train", 5), ("test", 3)):
+            folder = root / "15SceneData" / part / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                generator = np.random.default_rng([index, number, part == "test"])
+                angle, width = index % 5 * np.pi / 5, 3 + 4 * (index // 5)
+                wave = np.sin((x * np.cos(angle) + y * np.sin(angle)) / width + generator.uniform(0, 6))
+                noisy = 127 + 80 * wave + generator.normal(0, 15, wave.shape)
+                Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(
+                    folder / f"{number}.png".replace("png", "jpg")
+                )
+    data = Scene15DataModule(root, image_size=64, batch_size=16, shuffle=False, train_on_val=True)
+    data.setup()
+    return data
+
+
+@pytest.fixture(scope="module")
+def fitted(scenes):
+    module = FeatureExtractorSVM(**SMALL)
+    run = trainer()
+    run.fit(module, scenes)
+    return module, run
+
+
+def test_learns_and_validates_after_fitting(fitted, scenes):
+    module, run = fitted
+    assert run.callback_metrics["val/accuracy"] == 1  # validation images were trained on
+    assert run.test(module, scenes, verbose=False)[0]["test/accuracy"] > 0.8
+    assert set(run.callback_metrics) == {"test/accuracy"}
+
+
+@pytest.mark.parametrize("scaling", ["l2", "standard", "raw"])
+def test_predicts_what_sklearn_predicts_on_the_same_features(scenes, scaling):
+    module = FeatureExtractorSVM(**SMALL, scaling=scaling, c=0.1)
+    run = trainer()
+    run.fit(module, scenes)
+    train, labels = extract_features(module.backbone, scenes.train_dataloader(), ["fire4"])
+    test, _ = extract_features(module.backbone, scenes.test_dataloader(), ["fire4"])
+    train, test = train["fire4"].double().numpy(), test["fire4"].double().numpy()
+    if scaling == "l2":
+        train, test = Normalizer().fit_transform(train), Normalizer().fit_transform(test)
+    if scaling == "standard":
+        scaler = StandardScaler().fit(train)
+        varies = train.std(0) > 1e-12
+        train, test = scaler.transform(train)[:, varies], scaler.transform(test)[:, varies]
+    reference = SVC(kernel="linear", C=0.1).fit(train, labels)
+    found = torch.cat(run.predict(module, scenes.test_dataloader()))
+    assert np.array_equal(found, reference.predict(test))
+
+
+def test_every_training_image_is_seen_once_also_the_last_few(scenes):
+    assert len(scenes.train_data) % scenes.batch_size
+    seen = torch.cat([labels for _, labels in scenes.train_dataloader()])
+    assert torch.equal(seen, scenes.train_data.labels)
+
+
+def test_checkpoint_gives_the_same_predictions_and_leaves_the_cnn_out(fitted, scenes, tmp_path):
+    module, run = fitted
+    run.save_checkpoint(tmp_path / "svm.ckpt")
+    held = torch.load(tmp_path / "svm.ckpt", weights_only=True)["state_dict"]
+    assert not any(name.startswith("backbone") for name in held)
+    loaded = FeatureExtractorSVM.load_from_checkpoint(tmp_path / "svm.ckpt", weights_only=True)
+    images, _ = next(iter(scenes.test_dataloader()))
+    assert torch.equal(loaded.eval()(images), module.eval()(images))
+
+
+def test_the_whole_exports_as_one_network(fitted, scenes):
+    module, _ = fitted
+    images, _ = next(iter(scenes.test_dataloader()))
+
+    class Whole(torch.nn.Module):
+        """The same layers without the early end of a tapped pass."""
+
+        def __init__(self):
+            super().__init__()
+            self.trunk = module.backbone.network.features[:7]
+            self.classifier = module.classifier
+
+        def forward(self, images):
+            x = self.trunk((images - module.backbone.mean) / module.backbone.std)
+            return self.classifier(torch.nn.functional.normalize(x.flatten(1)))
+
+    exported = torch.export.export(Whole(), (images,)).module()
+    torch.testing.assert_close(exported(images), module.eval()(images))
+
+
+def test_the_cnn_stays_as_it_was(scenes):
+    module = FeatureExtractorSVM(backbone="resnet18", layers=["layer1"], weights="random", c=1.0)
+    before = {name: value.clone() for name, value in module.backbone.state_dict().items()}
+    trainer().fit(module, scenes)
+    assert all(torch.equal(before[name], value) for name, value in module.backbone.state_dict().items())
+    assert not module.train().backbone.training
+
+
+def test_several_layers_are_set_side_by_side(scenes):
+    module = FeatureExtractorSVM(backbone="squeezenet1_1", layers=["fire9", "fire2"], c=1.0)
+    images, _ = next(iter(scenes.test_dataloader()))
+    together = module.extract(images)
+    alone = [
+        FeatureExtractorSVM(backbone="squeezenet1_1", layers=[name]).extract(images)
+        for name in ("fire9", "fire2")
+    ]
+    assert torch.equal(together, torch.cat(alone, 1))
+
+
+def test_shuffled_labels_give_chance(scenes):
+    labels = scenes.train_data.labels
+    scenes.train_data.labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))]
+    try:
+        module = FeatureExtractorSVM(**SMALL, c=1.0)
+        run = trainer()
+        run.fit(module, scenes)
+        assert run.test(module, scenes, verbose=False)[0]["test/accuracy"] < 0.25
+    finally:
+        scenes.train_data.labels = labels
+
+
+def test_bad_input_is_named(scenes):
+    with pytest.raises(ValueError, match="squeezenet1_1 has no layer 'pool9'"):
+        FeatureExtractorSVM(backbone="squeezenet1_1", layers=["pool9"])
+    with pytest.raises(ValueError, match="scaling is raw, l2 or standard, got 'none'"):
+        FeatureExtractorSVM(**SMALL, scaling="none")
+    with pytest.raises(ValueError, match="the SVM is not fitted"):
+        FeatureExtractorSVM(**SMALL)(torch.rand(1, 3, 64, 64))
+    one_class = torch.utils.data.DataLoader([(torch.rand(3, 64, 64), 4)] * 4, batch_size=2)
+    with pytest.raises(ValueError, match=r"two classes, all training images are of class \[4\]"):
+        trainer().fit(FeatureExtractorSVM(**SMALL, c=1.0), one_class)
