@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from lightning.pytorch.utilities import rank_zero_only
+
 SAMPLES = Path(__file__).parent / "samples"
 
 
@@ -35,6 +37,12 @@ def data_root(data_dir: str | Path | None = None) -> Path:
             "(or use the embedded sample: --data-dir sample)"
         )
     return root
+
+
+@rank_zero_only
+def say(text: str) -> None:
+    """Print once, whatever the number of processes and the level of logging."""
+    print(text, flush=True)
 
 
 def not_found(what: str, expected: str, root: Path, command: str) -> FileNotFoundError:
@@ -117,10 +125,14 @@ def download(url: str, path: Path, md5: str | None = None) -> None:
         try:
             with urllib.request.urlopen(url, timeout=30) as response, part.open("wb") as file:
                 shutil.copyfileobj(response, file)
+                promised = response.headers.get("Content-Length")
         except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
             raise ConnectionError(
                 f"could not download {url} ({error}); run this on a machine with a network, "
                 f"or copy the file to {path} by hand"
             ) from error
+        if promised and part.stat().st_size != int(promised):
+            size = part.stat().st_size
+            raise ConnectionError(f"{url} broke off after {size} of {promised} bytes; nothing was kept")
         if md5 and (got := file_hash(part, "md5")) != md5:
             raise ValueError(f"{url} has md5 {got}, expected {md5}; nothing was kept")

@@ -112,8 +112,15 @@ def to_size(images: Tensor, image_size: int) -> Tensor:
 
 
 def hold_out(length: int, val_fraction: float) -> int:
-    """Return where validation begins: the last ``val_fraction`` of the items, in the official order."""
-    return length - round(length * val_fraction)
+    """Return where validation begins: the last ``val_fraction`` of the items, in the official order.
+
+    Raises:
+        ValueError: One of the two parts would be empty.
+    """
+    held_out = round(length * val_fraction)
+    if not 0 < held_out < length:
+        raise ValueError(f"{length} training images leave {held_out} for validation; there must be more")
+    return length - held_out
 
 
 class MNISTDataModule(lightning.LightningDataModule):

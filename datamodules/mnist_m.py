@@ -18,13 +18,12 @@ from typing import Any, Literal
 import lightning
 import numpy as np
 import torch
-from lightning.pytorch.utilities import rank_zero_info
 from numpy.lib.stride_tricks import sliding_window_view
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from datamodules.files import SAMPLES, atomic_file, data_root, not_found
+from datamodules.files import SAMPLES, atomic_file, data_root, not_found, say
 from datamodules.images import decode, decode_all
 from datamodules.mnist import find_idx, hold_out, load_mnist, to_size
 from datamodules.tensors import BatchLoader, ImageTensors, describe, eval_loader, train_loader
@@ -103,12 +102,17 @@ def recipe_hash(root: Path, photographs: list[Path], seed: int) -> str:
     return digest.hexdigest()[:16]
 
 
-def cache_folder(root: Path) -> Path:
-    """Return where generated data is kept: the data folder, or the user's cache if that is not writable."""
-    if root != SAMPLES and os.access(root, os.W_OK):
-        return root / "mnist_m_generated"
+def cache_path(root: Path, photographs: list[Path], seed: int) -> Path:
+    """Return where the generated set is kept, or will be.
+
+    In the data folder; in the user's cache if that is not writable and does not hold it.
+    """
+    name = f"{recipe_hash(root, photographs, seed)}.safetensors"
+    path = root / "mnist_m_generated" / name
+    if path.exists() or (root != SAMPLES and os.access(root, os.W_OK)):
+        return path
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "rdfia" / "mnist_m_generated"
+    return cache / "rdfia" / "mnist_m_generated" / name
 
 
 def load_generated(root: Path, seed: int = 0) -> tuple[dict[str, Tensor], str]:
@@ -116,21 +120,24 @@ def load_generated(root: Path, seed: int = 0) -> tuple[dict[str, Tensor], str]:
 
     Raises:
         FileNotFoundError: MNIST is missing.
-        ValueError: MNIST or a photograph is damaged.
+        ValueError: MNIST or a photograph is damaged, or the cache cannot be written.
     """
     photographs, source = find_backgrounds(root)
-    path = cache_folder(root) / f"{recipe_hash(root, photographs, seed)}.safetensors"
+    path = cache_path(root, photographs, seed)
     if path.exists():
         try:
             return load_file(path), source
         except SafetensorError:
-            rank_zero_info(f"{path} is damaged; made anew")
+            say(f"{path} is damaged; made anew")
     started = time.perf_counter()
     tensors = generate(root, photographs, seed)
     with atomic_file(path) as part:
-        save_file(tensors, part, metadata={"source": source, "seed": str(seed)})
+        try:
+            save_file(tensors, part, metadata={"source": source, "seed": str(seed)})
+        except SafetensorError as error:  # such as a full disk, which safetensors wraps
+            raise ValueError(f"cannot write {path}: {error}") from error
     seconds = time.perf_counter() - started
-    rank_zero_info(f"MNIST-M generated in {seconds:.1f} s and kept in {path}")
+    say(f"MNIST-M generated in {seconds:.1f} s and kept in {path}")
     return tensors, source
 
 
@@ -182,7 +189,8 @@ class MNISTMDataModule(lightning.LightningDataModule):
 
     Example:
         >>> digits = MNISTMDataModule("sample", batch_size=64)
-        >>> digits.setup()
+        >>> digits.setup()  # doctest: +ELLIPSIS
+        MNIST-M...images
         >>> images, labels = next(iter(digits.train_dataloader()))
         >>> images.shape
         torch.Size([64, 3, 32, 32])
@@ -241,7 +249,7 @@ class MNISTMDataModule(lightning.LightningDataModule):
         self.train_data = self._part(train[0][:cut], train[1][:cut])
         self.val_data = self._part(train[0][cut:], train[1][cut:])
         self.test_data = self._part(*test)
-        rank_zero_info(f"{self.title}: {len(train[0]):,} training and {len(test[0]):,} test images")
+        say(f"{self.title}: {len(train[0]):,} training and {len(test[0]):,} test images")
 
     def _part(self, images: Tensor, labels: Tensor) -> ImageTensors:
         edge = (SIZE - self.image_size) // 2

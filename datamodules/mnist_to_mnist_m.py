@@ -31,7 +31,8 @@ class MNISTToMNISTMDataModule(lightning.LightningDataModule):
 
     Example:
         >>> digits = MNISTToMNISTMDataModule("sample", batch_size=64)
-        >>> digits.setup()
+        >>> digits.setup()  # doctest: +ELLIPSIS
+        MNIST-M...images
         >>> batch, _, _ = next(iter(digits.train_dataloader()))
         >>> batch["source"][0].shape, batch["target"][0].shape
         (torch.Size([64, 3, 32, 32]), torch.Size([64, 3, 32, 32]))
@@ -49,8 +50,13 @@ class MNISTToMNISTMDataModule(lightning.LightningDataModule):
     ) -> None:
         super().__init__()
         self.batch_size, self.seed, self.num_workers = batch_size, seed, num_workers
-        self.source = MNISTDataModule(data_dir, batch_size=batch_size, image_size=image_size, channels=3)
-        self.target = MNISTMDataModule(data_dir, batch_size=batch_size, image_size=image_size, source=source)
+        shared: dict[str, Any] = {
+            "batch_size": batch_size,
+            "num_workers": num_workers,
+            "image_size": image_size,
+        }
+        self.source = MNISTDataModule(data_dir, channels=3, **shared)
+        self.target = MNISTMDataModule(data_dir, source=source, **shared)
 
     def prepare_data(self) -> None:
         """Check the source and generate the target if there is no release. Never downloads."""

@@ -15,9 +15,8 @@ from typing import Any, Literal
 import lightning
 import numpy as np
 import torch
-from lightning.pytorch.utilities import rank_zero_info
 
-from datamodules.files import data_root, not_found
+from datamodules.files import data_root, not_found, say
 from datamodules.images import decode_all
 from datamodules.tensors import BatchLoader, ImageTensors, describe, eval_loader, train_loader
 
@@ -46,7 +45,7 @@ class Audit:
     """How many images there are, and how many of them are byte-identical copies.
 
     Attributes:
-        train: Images in the training set.
+        train: Images in the training set, those held out for validation among them.
         test: Images in the test set.
         duplicate_pairs: Pairs of byte-identical files.
         across_splits: Those with one side in train and the other in test.
@@ -183,10 +182,17 @@ class Scene15DataModule(lightning.LightningDataModule):
         train, test, split = self.find()
         self.split = split
         test, self.audit = audit(train, test, drop=self.duplicates == "drop_from_test")
-        rank_zero_info(str(self.audit))
-        per_class = min(np.bincount([label for _, label in train]))
-        held_out = max(1, round(per_class * self.val_fraction))
+        say(str(self.audit))
+        for part, files, fewest in (("training", train, 2), ("test", test, 1)):
+            counts = np.bincount([label for _, label in files], minlength=len(CLASSES))
+            if counts.min() < fewest:
+                name = CLASSES[int(counts.argmin())]
+                raise ValueError(f"class {name!r} has {counts.min()} {part} images, it needs {fewest}")
+        smallest = np.bincount([label for _, label in train]).min()
+        held_out = max(1, round(int(smallest) * self.val_fraction))
         val, rest = split_by_seed(train, held_out, seed=0)
+        # An image to choose by must not be one that was trained on.
+        val, _ = audit(rest, val, drop=True)
         self.train_files = train if self.train_on_val else rest
         self.val_files, self.test_files = val, test
         self.train_data = self._load(self.train_files)

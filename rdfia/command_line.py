@@ -55,10 +55,10 @@ class TrainerArgs:
             max_epochs=(self.max_epochs, 1),
             batch_size=(self.batch_size, 1),
             seed=(self.seed, 0),
-            devices=(self.devices or 1, 1),
+            devices=(1 if self.devices is None else self.devices, 1),
             num_nodes=(self.num_nodes, 1),
         )
-        if self.name != Path(self.name).name or not self.name:
+        if self.name != Path(self.name).name or self.name in ("", ".."):
             raise ValueError(f"--name is a folder name, got {self.name!r}")
 
 
@@ -113,9 +113,7 @@ def run_script(main: Callable[[Flags], Any], flags: type[Flags]) -> None:
     except OSError as error:
         if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS}:
             raise
-        fail(
-            f"cannot write {error.filename or 'to disk'}: {error.strerror}; the last complete files are kept"
-        )
+        fail(f"{error.filename or 'disk'}: {error.strerror}; files that were complete are kept")
     except (Interrupted, KeyboardInterrupt) as stop:
         print(str(stop) or "interrupted", file=sys.stderr)
         sys.exit(130)

@@ -91,8 +91,13 @@ def frechet_distance(a: Tensor, b: Tensor) -> Tensor:
     Args:
         a: Features (N, D), N >= 2.
         b: Features (M, D), M >= 2.
+
+    Returns:
+        A scalar; nan if a feature is not finite.
     """
     a, b = a.double(), b.double()
+    if not (torch.isfinite(a).all() and torch.isfinite(b).all()):
+        return torch.tensor(torch.nan)  # a generator that diverged
     cov_a, cov_b = torch.cov(a.T), torch.cov(b.T)
     # A^(1/2) B A^(1/2) has the eigenvalues of A B but is symmetric, so no complex root is needed.
     values, vectors = torch.linalg.eigh(cov_a)
@@ -152,8 +157,8 @@ class DigitScores(Metric):
     real: list[Tensor]
     generated: list[Tensor]
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, *, sync_on_compute: bool = True) -> None:
+        super().__init__(sync_on_compute=sync_on_compute)
         self.judge = load_judge()
         self.add_state("real", [], dist_reduce_fx="cat")
         self.add_state("generated", [], dist_reduce_fx="cat")
@@ -194,8 +199,11 @@ class DigitScores(Metric):
 
 
 def score_images(images: Tensor, real: Tensor) -> dict[str, float]:
-    """Return the `DigitScores` of digits (N, 1, 32, 32) against real ones (M, 1, 32, 32), all in [0, 1]."""
-    scores = DigitScores().to(images.device)
+    """Return the `DigitScores` of digits (N, 1, 32, 32) against real ones (M, 1, 32, 32), all in [0, 1].
+
+    For one process by itself: it gathers nothing from others.
+    """
+    scores = DigitScores(sync_on_compute=False).to(images.device)
     for digits, are_real in ((images, False), (real, True)):
         for part in torch.split(digits, 500):
             scores.update(part, real=are_real)

@@ -64,6 +64,7 @@ class FeatureExtractorSVM(lightning.LightningModule):
         seed: Of the folds.
 
     Example:
+        >>> import torch
         >>> module = FeatureExtractorSVM(backbone="squeezenet1_1", layers=["fire9"])
         >>> module.extract(torch.rand(2, 3, 224, 224)).shape
         torch.Size([2, 86528])

@@ -20,7 +20,7 @@ from typing import Any
 import lightning
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn import functional
 
 from rdfia.digit_judge import DigitScores
@@ -193,6 +193,9 @@ class GANModule(lightning.LightningModule):
         for name, value in (widths | {"discriminator_features": discriminator_features}).items():
             if value < 1:
                 raise ValueError(f"{name} is at least 1, got {value}")
+        for name, rate in (("generator_lr", generator_lr), ("discriminator_lr", discriminator_lr)):
+            if not rate >= 0:
+                raise ValueError(f"{name} is not negative, got {rate}")
         self.save_hyperparameters()
         self.automatic_optimization = False
         self.latent_dim, self.seed = latent_dim, seed
@@ -285,8 +288,23 @@ class GANModule(lightning.LightningModule):
         self.scores.update(self(latents), real=False)
 
     def _log_scores(self, stage: str) -> None:
-        self.log_dict({f"{stage}/{name}": value for name, value in self.scores.compute().items()})
+        scores = {f"{stage}/{name}": value for name, value in self.scores.compute().items()}
+        self.log_dict(scores, sync_dist=True)  # equal on all processes already
         self.scores.reset()
+
+    def _share_statistics(self) -> None:
+        """Give all processes the BatchNorm statistics of the first, which checkpoints hold."""
+        if self.trainer.world_size > 1:
+            for buffer in self.average_generator.buffers():
+                distributed.broadcast(buffer, 0)
+
+    def on_validation_epoch_start(self) -> None:
+        """Let all processes score one generator."""
+        self._share_statistics()
+
+    def on_test_epoch_start(self) -> None:
+        """Let all processes score one generator."""
+        self._share_statistics()
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Compare validation digits with as many generated ones, from the same latents in each epoch."""

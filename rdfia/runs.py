@@ -70,8 +70,11 @@ class MetricsCSV(Logger):
         self.rows: dict[tuple[int, str], dict[str, Any]] = {}
         if self.path.exists():
             with self.path.open(newline="") as file:
-                for row in csv.DictReader(file):
-                    self._add({name: value for name, value in row.items() if value != ""})
+                try:
+                    for row in csv.DictReader(file):
+                        self._add({name: value for name, value in row.items() if value})
+                except (KeyError, ValueError) as error:
+                    raise ValueError(f"{self.path} is no history of a run; delete it") from error
 
     def _add(self, row: dict[str, Any]) -> None:
         stage = min((name.split("/")[0] for name in row if "/" in name), default="")
@@ -187,6 +190,8 @@ def write_results(
 ) -> dict[str, Any]:
     """Write ``results.json``, the only source of numbers for README and report, and return its content.
 
+    Scored again without further training, a run keeps what is known of its training: command, commit, device.
+
     Args:
         folder: The run folder.
         trainer: Says device and precision.
@@ -203,21 +208,32 @@ def write_results(
         numbers = torch.tensor(values, dtype=torch.float64)
         spread = numbers.std().item() if len(values) > 1 else None
         summary[name] = {"mean": numbers.mean().item(), "std": spread, "values": values}
-    results = {
-        "name": folder.name,
-        "technique": technique,
+    memory = max(
+        resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
+    training = {
         "command": " ".join(["python", *sys.argv]),
         "commit": git_commit(),
-        "seeds": seeds,
-        "data": data,
         "device": device_name(trainer),
         "precision": str(trainer.precision),
         "wall_seconds": round(wall_seconds, 1),
-        "peak_memory_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+        "peak_memory_gb": round(memory / 2**20, 2),  # of the largest process
+    }
+    path = folder / "results.json"
+    if path.exists():
+        before = json.loads(path.read_text())
+        if before.get("wall_seconds") == training["wall_seconds"]:
+            training = {name: before[name] for name in training}
+    results = {
+        "name": folder.name,
+        "technique": technique,
+        **training,
+        "seeds": seeds,
+        "data": data,
         "metrics": summary,
         "selection": selection,
         "notes": notes,
     }
     if trainer.is_global_zero and not is_dry_run(trainer):
-        write_json(folder / "results.json", results)
+        write_json(path, results)
     return results

@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import os
+import re
 import shutil
 import signal
 import socket
@@ -166,7 +167,7 @@ class EpochFigure(Callback):
     def __init__(self, folder: Path, name: str, draw: Callable[[lightning.LightningModule], Figure]) -> None:
         self.folder, self.name, self.draw = folder, name, draw
 
-    def on_fit_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         """Draw the untrained module, unless the run resumes."""
         if trainer.current_epoch == 0 and trainer.global_step == 0:
             self._save(trainer, module, 0)
@@ -212,19 +213,26 @@ def check_checkpoint(path: Path, module: lightning.LightningModule, max_epochs: 
 
 
 def check_flags(path: Path, flags: dict[str, Any]) -> None:
-    """Check that a run goes on with the flags it began with, but for those of ``MAY_CHANGE``.
+    """Check that a run goes on with the flags and data it began with, but for flags of ``MAY_CHANGE``.
 
     Raises:
-        ValueError: One differs.
+        ValueError: One differs, or the file is damaged.
     """
-    for name, value in json.loads(path.read_text()).items():
+    try:
+        began = dict(json.loads(path.read_text()))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); {MEND}") from error
+    if began.get("data", flags["data"]) != flags["data"]:
+        then, now = json.dumps(began["data"]), json.dumps(flags["data"])
+        raise ValueError(f"{path.parent} was trained on {then}, this command reads {now}; {MEND}")
+    for name, value in began.items():
         if name in flags and name not in MAY_CHANGE and flags[name] != value:
             flag = f"--{name.replace('_', '-')}"
             raise ValueError(f"{path} has {flag} {value}, this command says {flags[name]}; {MEND}")
 
 
-def open_run(args: TrainerArgs, module: lightning.LightningModule) -> Path:
-    """Make the run folder, or check the one to go on with, and write ``args.json``.
+def open_run(args: TrainerArgs, module: lightning.LightningModule, data: dict[str, Any]) -> Path:
+    """Make the run folder, or check the one to go on with, and write flags and data to ``args.json``.
 
     Call it when data and flags are known to be good: bad input shall leave nothing behind.
 
@@ -249,14 +257,19 @@ def open_run(args: TrainerArgs, module: lightning.LightningModule) -> Path:
     last = folder / "checkpoints" / "last.ckpt"
     fields = dataclasses.asdict(args).items()
     flags = {name: str(value) if isinstance(value, Path) else value for name, value in fields}
+    flags |= {"data": data}
     if last.exists() and not args.overwrite:
         check_checkpoint(last, module, args.max_epochs)
         if (folder / "args.json").exists():
             check_flags(folder / "args.json", flags)
+    if args.overwrite and folder.exists() and not (folder / "args.json").exists():
+        raise ValueError(f"--overwrite deletes run folders, and {folder} holds no args.json")
     if is_first_process():
         try:
             if args.overwrite and folder.exists():
                 shutil.rmtree(folder)
+            if not last.exists():  # what a run logged that died before its first checkpoint
+                (folder / "metrics.csv").unlink(missing_ok=True)
             last.parent.mkdir(parents=True, exist_ok=True)
             write_json(folder / "args.json", flags)
         except OSError as error:
@@ -273,21 +286,14 @@ def wandb_logger(args: TrainerArgs, folder: Path) -> WandbLogger | None:
     """
     import wandb  # slow to import, and off by default
 
-    id_file = folder / "wandb_id.txt"
-    if is_first_process() and not id_file.exists():
-        id_file.write_text(uuid.uuid4().hex[:8])
-    run_id = id_file.read_text() if id_file.exists() else None
-    offline = os.environ.get("WANDB_MODE") == "offline" or not wandb.login(prompt=False)
-    if not offline:
-        address = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai"))
-        try:
-            socket.create_connection((address.hostname, address.port or 443), timeout=5).close()
-        except OSError:
-            offline = True
-    # Lightning's own offline=True sets a mode that newer versions of wandb do not know.
-    mode = "offline" if offline else None
-    logger = WandbLogger(project="rdfia", name=args.name, id=run_id, save_dir=str(folder), mode=mode)
     try:
+        offline = os.environ.get("WANDB_MODE") == "offline" or not _answers(wandb.Settings().base_url)
+        if not offline:
+            offline = not wandb.login(prompt=False, verify=False)
+        # Lightning's own offline=True sets a mode that newer versions of wandb do not know.
+        mode = "offline" if offline else None
+        run_id = _wandb_id(folder / "wandb_id.txt")
+        logger = WandbLogger(project="rdfia", name=args.name, id=run_id, save_dir=str(folder), mode=mode)
         experiment = logger.experiment
         experiment.define_metric("train/batch")
         experiment.define_metric("*", step_metric="train/batch")
@@ -298,6 +304,26 @@ def wandb_logger(args: TrainerArgs, folder: Path) -> WandbLogger | None:
     if offline:
         print(f"W&B offline; upload later with: wandb sync {folder}/wandb/offline-run-*")
     return logger
+
+
+def _answers(address: str) -> bool:
+    """Return whether a web server can be reached."""
+    parts = urlparse(address)
+    try:
+        socket.create_connection((parts.hostname, parts.port or 443), timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
+def _wandb_id(path: Path) -> str | None:
+    """Return the id of the run's W&B run, made once and kept in its folder."""
+    if is_first_process() and not (
+        path.exists() and re.fullmatch(r"[a-z0-9]+", path.read_text(errors="replace"))
+    ):
+        with whole_file(path) as part:
+            part.write_text(uuid.uuid4().hex[:8])
+    return path.read_text() if path.exists() else None
 
 
 def make_trainer(

@@ -7,6 +7,7 @@ there and whole is left as it is, what is damaged is named and not touched.
 """
 
 import hashlib
+import os
 import shutil
 import tarfile
 import zipfile
@@ -35,8 +36,8 @@ class Args:
 
     what: Annotated[What, tyro.conf.Positional]
     """Which data."""
-    data_dir: Path = Path("data")
-    """Folder that holds the data, or will."""
+    data_dir: Path | None = None
+    """Folder that holds the data, or will; else $RDFIA_DATA, else ./data."""
     architectures: tuple[str, ...] = ("vgg16", "resnet18", "squeezenet1_1")
     """Networks of torchvision whose ImageNet weights to get."""
     download: bool = True
@@ -99,6 +100,8 @@ def check_bsds500(root: Path) -> Row:
         for path in photographs:
             decode(path, mode="RGB")
     found = {part: len(photographs) for part, photographs in counts.items()}
+    if not any(found.values()):
+        raise ValueError(f"{folder} holds no photographs")
     state = "complete" if found == BSDS500_COUNTS else "partial"
     return Row("bsds500", state, f"{' + '.join(map(str, found.values()))} photographs of 200 + 100 + 200")
 
@@ -108,19 +111,23 @@ def get_bsds500(root: Path) -> None:
     from datamodules.files import atomic_folder, download
 
     archive = root / "BSR_bsds500.tgz"
-    download(BSDS500_URL, archive)
-    with atomic_folder(root / "BSDS500") as part:
-        with tarfile.open(archive) as tar:
-            tar.extractall(part, filter="data")
-        shutil.move(part / "BSR" / "BSDS500" / "data", part / "data")
-        shutil.rmtree(part / "BSR")
-    archive.unlink()
+    try:
+        download(BSDS500_URL, archive)
+        with atomic_folder(root / "BSDS500") as part:
+            with tarfile.open(archive) as tar:
+                tar.extractall(part, filter="data")
+            shutil.move(part / "BSR" / "BSDS500" / "data", part / "data")
+            shutil.rmtree(part / "BSR")
+    except (tarfile.TarError, EOFError, FileNotFoundError) as error:
+        raise ValueError(f"{BSDS500_URL} sent no archive of BSDS500 ({error})") from error
+    finally:
+        archive.unlink(missing_ok=True)
 
 
 def check_mnist_m(root: Path) -> Row:
     """Read the common release, or look for the generated set."""
     from datamodules.files import not_found
-    from datamodules.mnist_m import RELEASE_COUNTS, cache_folder, find_backgrounds, load_release, recipe_hash
+    from datamodules.mnist_m import RELEASE_COUNTS, cache_path, find_backgrounds, load_release
 
     folder = root / "mnist_m"
     if folder.is_dir():
@@ -128,7 +135,7 @@ def check_mnist_m(root: Path) -> Row:
         state = "complete" if counts == RELEASE_COUNTS else "partial"
         return Row("mnist-m", state, f"common release, {counts[0]:,} + {counts[1]:,} of 59,001 + 9,001")
     photographs, source = find_backgrounds(root)
-    path = cache_folder(root) / f"{recipe_hash(root, photographs, 0)}.safetensors"
+    path = cache_path(root, photographs, 0)
     if not path.exists():
         raise not_found("MNIST-M", "mnist_m/ or a generated set", root, "mnist-m")
     return Row("mnist-m", "complete", f"generated from MNIST and {source}, in {path}")
@@ -143,10 +150,12 @@ def get_mnist_m(root: Path) -> None:
 
 
 def check_scene15(root: Path) -> Row:
-    """Find all classes and count; audit for duplicates."""
+    """Find all classes, decode each picture; audit for duplicates."""
+    from datamodules.images import decode_all
     from datamodules.scene15 import Scene15DataModule, audit
 
     train, test, split = Scene15DataModule(root).find()
+    decode_all([path for path, _ in train + test], mode="L", size=8)
     _, found = audit(train, test, drop=False)
     published = (found.train, found.test) == (1500, 2985)
     detail = f"{found.train:,} + {found.test:,} images, {split}, {found.duplicate_pairs} identical pairs"
@@ -158,15 +167,19 @@ def get_scene15(root: Path) -> None:
     from datamodules.files import atomic_folder, download
 
     archive = root / "scene_categories.zip"
-    download(SCENE15_URL, archive, SCENE15_MD5)
-    with atomic_folder(root / "15SceneData") as part, zipfile.ZipFile(archive) as file:
-        file.extractall(part)
-        inner = [entry for entry in part.iterdir() if entry.is_dir()]
-        if len(inner) == 1:  # everything in one folder: bring it up
-            for entry in inner[0].iterdir():
-                shutil.move(entry, part / entry.name)
-            inner[0].rmdir()
-    archive.unlink()
+    try:
+        download(SCENE15_URL, archive, SCENE15_MD5)
+        with atomic_folder(root / "15SceneData") as part, zipfile.ZipFile(archive) as file:
+            file.extractall(part)
+            inner = [entry for entry in part.iterdir() if entry.is_dir()]
+            if len(inner) == 1:  # everything in one folder: bring it up
+                for entry in inner[0].iterdir():
+                    shutil.move(entry, part / entry.name)
+                inner[0].rmdir()
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"{SCENE15_URL} sent no archive of 15 Scene ({error})") from error
+    finally:
+        archive.unlink(missing_ok=True)
 
 
 def check_imagenet_samples(root: Path) -> Row:
@@ -182,11 +195,17 @@ def get_imagenet_samples(root: Path) -> None:
     """Download the 25 images of the classic practical."""
     from datamodules.files import download
 
-    download(IMAGENET_25_URL, root / "imagenet_val_25.npz")
+    path = root / "imagenet_val_25.npz"
+    download(IMAGENET_25_URL, path)
+    try:
+        check_imagenet_samples(root)
+    except ValueError:
+        path.unlink()  # whatever was sent, it is not the file
+        raise
 
 
-def check_weights(root: Path) -> Row:
-    """Open each weight file."""
+def check_weights(root: Path, architectures: tuple[str, ...]) -> Row:
+    """Open each weight file; those asked for must be among them."""
     from safetensors import SafetensorError, safe_open
 
     from datamodules.files import not_found
@@ -201,7 +220,12 @@ def check_weights(root: Path) -> Row:
                     raise ValueError(f"{path} holds no tensors")
         except SafetensorError as error:
             raise ValueError(f"{path} is damaged ({error}); delete it") from error
-    return Row("weights", "complete", ", ".join(path.stem for path in paths))
+    present = [path.stem for path in paths]
+    if missing := [name for name in architectures if name not in present]:
+        raise not_found(
+            f"weights of {', '.join(missing)}", "weights/<architecture>.safetensors", root, "weights"
+        )
+    return Row("weights", "complete", ", ".join(present))
 
 
 def get_weights(root: Path, architectures: tuple[str, ...]) -> None:
@@ -215,8 +239,10 @@ def get_weights(root: Path, architectures: tuple[str, ...]) -> None:
         path = root / "weights" / f"{name}.safetensors"
         if not path.exists():
             try:
-                weights = torchvision.models.get_model_weights(name).DEFAULT.get_state_dict(check_hash=True)
-            except OSError as error:
+                weights = torchvision.models.get_model_weights(name).DEFAULT.get_state_dict(
+                    check_hash=True, weights_only=True
+                )
+            except (OSError, RuntimeError) as error:  # no network; another hash than the name says
                 raise ConnectionError(f"could not download the weights of {name} ({error})") from error
             with atomic_file(path) as part:
                 save_file({key: value.contiguous() for key, value in weights.items()}, part)
@@ -224,14 +250,17 @@ def get_weights(root: Path, architectures: tuple[str, ...]) -> None:
 
 def main(args: Args) -> list[Row]:
     """Prepare what is asked for, print the table, and return its rows."""
-    root = args.data_dir.expanduser()
+    root = Path(args.data_dir or os.environ.get("RDFIA_DATA") or "data").expanduser()
     steps: dict[str, tuple[Callable[[Path], Row], Callable[[Path], None]]] = {
         "mnist": (check_mnist, get_mnist),
         "bsds500": (check_bsds500, get_bsds500),
         "mnist-m": (check_mnist_m, get_mnist_m),
         "scene15": (check_scene15, get_scene15),
         "imagenet-samples": (check_imagenet_samples, get_imagenet_samples),
-        "weights": (check_weights, lambda root: get_weights(root, args.architectures)),
+        "weights": (
+            lambda root: check_weights(root, args.architectures),
+            lambda root: get_weights(root, args.architectures),
+        ),
     }
     rows = []
     for name, (check, get) in steps.items():

@@ -140,6 +140,12 @@ def test_batches_do_not_change_scores(digits):
         assert value.item() == pytest.approx(parts.compute()[name].item(), rel=1e-4), name
 
 
+def test_a_generator_that_diverged_scores_nan_not_an_error():
+    assert torch.isnan(frechet_distance(torch.full((9, 3), torch.nan), torch.randn(9, 3)))
+    scores = score_images(torch.full((9, 1, 32, 32), torch.nan), torch.rand(9, 1, 32, 32))
+    assert np.isnan(scores["judge_fid"])
+
+
 def test_few_samples_give_nan_not_an_error(digits):
     scores = score_images(digits.test_data[range(2)][0], digits.test_data[range(2)][0])
     assert np.isnan(scores["judge_fid"])

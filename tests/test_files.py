@@ -75,6 +75,18 @@ def test_download_checks_the_bytes(tmp_path, server):
     assert not (tmp_path / "bad").exists()
 
 
+def test_a_download_that_breaks_off_is_not_kept(tmp_path, server, monkeypatch):
+    send_head = SimpleHTTPRequestHandler.send_header
+
+    def promise_more(self, name, value):
+        send_head(self, name, "999" if name == "Content-Length" else value)
+
+    monkeypatch.setattr(SimpleHTTPRequestHandler, "send_header", promise_more)
+    with pytest.raises(ConnectionError, match=r"broke off after 10 of 999 bytes"):
+        download(f"{server}/data.bin", tmp_path / "got")
+    assert not (tmp_path / "got").exists()
+
+
 def test_a_download_that_fails_says_what_to_do(tmp_path, server):
     with pytest.raises(ConnectionError, match=r"could not download .*absent.* on a machine with a network"):
         download(f"{server}/absent", tmp_path / "got")

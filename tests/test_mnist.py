@@ -148,6 +148,12 @@ def test_images_and_labels_that_do_not_belong_together_are_refused(mnist):
         load_mnist(mnist, train=True)
 
 
+def test_too_few_digits_to_hold_some_out(tmp_path):
+    write_mnist(tmp_path, train=5)
+    with pytest.raises(ValueError, match="5 training images leave 0 for validation"):
+        MNISTDataModule(tmp_path).setup()
+
+
 @pytest.mark.parametrize("wrong", [{"image_size": 30}, {"channels": 2}, {"val_fraction": 1.0}])
 def test_impossible_settings_are_refused(wrong):
     with pytest.raises(ValueError, match=str(next(iter(wrong.values())))):

@@ -3,6 +3,7 @@ import pytest
 import torch
 from conftest import write_bsds500, write_mnist, write_mnist_m
 from PIL import Image
+from safetensors import SafetensorError
 
 from datamodules.files import SAMPLES
 from datamodules.mnist import load_mnist
@@ -61,6 +62,24 @@ def test_the_cache_is_used_and_follows_the_recipe(mnist):
     assert len(list((mnist / "mnist_m_generated").iterdir())) == 2
 
 
+def test_a_full_disk_is_named(mnist, monkeypatch):
+    def full(*args, **kwargs):
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setattr("datamodules.mnist_m.save_file", full)
+    with pytest.raises(ValueError, match=r"cannot write .*mnist_m_generated.*No space left"):
+        load_generated(mnist)
+    assert list((mnist / "mnist_m_generated").iterdir()) == []
+
+
+def test_a_cache_in_a_folder_that_cannot_be_written_is_used(mnist, monkeypatch):
+    write_bsds500(mnist)
+    load_generated(mnist)
+    monkeypatch.setattr("os.access", lambda *args: False)
+    monkeypatch.setattr("datamodules.mnist_m.generate", lambda *args: 1 / 0)
+    load_generated(mnist)
+
+
 def test_a_damaged_cache_is_made_anew(mnist):
     write_bsds500(mnist)
     first, _ = load_generated(mnist)
@@ -112,11 +131,10 @@ def test_generation_can_be_asked_for_beside_the_release(mnist):
     assert digits.describe()["name"].startswith("MNIST-M, generated from MNIST and")
 
 
-def test_both_counts_are_named_in_the_output(mnist, caplog):
+def test_both_counts_are_named_in_the_output(mnist, capsys):
     write_mnist_m(mnist)
-    with caplog.at_level("INFO"):
-        MNISTMDataModule(mnist).setup()
-    assert "MNIST-M, common release: 60 training and 20 test images" in caplog.text
+    MNISTMDataModule(mnist).setup()
+    assert "MNIST-M, common release: 60 training and 20 test images" in capsys.readouterr().out
 
 
 def test_size_28_is_the_middle(mnist):

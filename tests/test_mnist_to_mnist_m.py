@@ -58,6 +58,11 @@ def test_evaluation_has_a_loader_for_each_domain(mnist):
     assert digits.describe()["target"]["name"] == "MNIST-M, common release"
 
 
+def test_workers_are_handed_down(mnist):
+    digits = MNISTToMNISTMDataModule(mnist, num_workers=2)
+    assert digits.source.num_workers == digits.target.num_workers == 2
+
+
 def test_the_same_seed_gives_the_same_batches(mnist):
     write_mnist_m(mnist)
     runs = []

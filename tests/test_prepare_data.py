@@ -34,7 +34,7 @@ def test_what_is_there_is_found_and_named(tmp_path, capsys):
     write_scene15(tmp_path)
     write_picture(tmp_path / "imagenet-samples" / "n01440764_tench.JPEG", (300, 300), 0)
     (tmp_path / "weights").symlink_to(files.SAMPLES / "weights")
-    rows = main(Args("all", tmp_path))
+    rows = main(Args("all", tmp_path, architectures=("squeezenet1_1",)))
     assert states(rows) == {
         "mnist": "partial",
         "bsds500": "partial",
@@ -51,7 +51,39 @@ def test_what_is_there_is_found_and_named(tmp_path, capsys):
 
 def test_the_sample_is_whole():
     assert states(main(Args("mnist", files.SAMPLES))) == {"mnist": "partial"}
-    assert states(main(Args("weights", files.SAMPLES))) == {"weights": "complete"}
+    assert states(main(Args("weights", files.SAMPLES, ("squeezenet1_1",)))) == {"weights": "complete"}
+
+
+def test_weights_that_were_asked_for_and_are_not_there_are_missing(tmp_path):
+    (tmp_path / "weights").symlink_to(files.SAMPLES / "weights")
+    with pytest.raises(ValueError, match=r"not ready in .*: weights"):
+        main(Args("weights", tmp_path, ("squeezenet1_1", "vgg16"), download=False))
+
+
+def test_a_text_file_named_jpg_is_found(tmp_path, capsys):
+    write_scene15(tmp_path)
+    (tmp_path / "15SceneData" / "test" / "store" / "image_0001.jpg").write_text("no picture")
+    with pytest.raises(ValueError, match=r"not ready in .*: scene15"):
+        main(Args("scene15", tmp_path))
+    assert "store/image_0001.jpg is not a readable picture" in capsys.readouterr().out
+
+
+def test_the_environment_names_the_folder(tmp_path, monkeypatch):
+    write_mnist(tmp_path)
+    monkeypatch.setenv("RDFIA_DATA", str(tmp_path))
+    assert states(main(Args("mnist"))) == {"mnist": "partial"}
+
+
+@pytest.mark.parametrize("what", ["bsds500", "scene15", "imagenet-samples"])
+def test_a_page_sent_in_place_of_the_file_is_not_kept(tmp_path, monkeypatch, what):
+    def download(url, path, md5=None):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("<html>moved</html>")
+
+    monkeypatch.setattr(files, "download", download)
+    with pytest.raises(ValueError, match=f"not ready in .*: {what}"):
+        main(Args(what, tmp_path))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_release_of_mnist_m_is_counted(tmp_path):

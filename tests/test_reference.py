@@ -70,7 +70,7 @@ def test_mnist_m_is_generated_in_seconds(data):
 def test_scene15_audit(data, duplicates, test):
     scenes = Scene15DataModule(data, image_size=64, duplicates=duplicates, train_on_val=True)
     scenes.setup()
-    assert (len(scenes.train_data), len(scenes.val_data), len(scenes.test_data)) == (1500, 300, test)
+    assert (len(scenes.train_data), len(scenes.val_data), len(scenes.test_data)) == (1500, 299, test)
     audit = scenes.describe()["audit"]
     assert (audit["duplicate_pairs"], audit["across_splits"], audit["across_classes"]) == (18, 11, 1)
 

@@ -61,26 +61,28 @@ def test_seeded_splits_draw_100_of_each_class(tmp_path):
     assert splits[None] == splits[0] != splits[1]
 
 
-def test_a_seed_draws_from_all_images_of_a_published_copy(scenes):
-    data = Scene15DataModule(scenes, image_size=8, split_seed=3, train_on_val=True)
+def test_a_seed_draws_from_all_images_of_a_published_copy(tmp_path):
+    write_scene15(tmp_path, train=60, test=45)
+    data = Scene15DataModule(tmp_path, image_size=8, split_seed=3, train_on_val=True)
     data.setup()
     assert data.describe()["name"] == "15 Scene, split by seed 3"
-    assert len(data.train_files) + len(data.test_files) == 135
+    assert (len(data.train_files), len(data.test_files)) == (1500, 75)
+    folders = {path.parent.parent.name for path, _ in data.test_files}
+    assert folders == {"train", "test"}
 
 
 @pytest.mark.parametrize(("duplicates", "test", "dropped"), [("keep", 60, 0), ("drop_from_test", 58, 2)])
-def test_audit_finds_identical_files(scenes, duplicates, test, dropped, caplog):
+def test_audit_finds_identical_files(scenes, duplicates, test, dropped, capsys):
     folder = scenes / "15SceneData"
     shutil.copy(folder / "train" / "coast" / "image_0000.jpg", folder / "test" / "coast" / "image_0001.jpg")
     shutil.copy(folder / "train" / "office" / "image_0002.jpg", folder / "test" / "store" / "image_0003.jpg")
     shutil.copy(folder / "test" / "forest" / "image_0000.jpg", folder / "test" / "forest" / "image_0001.jpg")
     data = Scene15DataModule(scenes, image_size=8, duplicates=duplicates)
-    with caplog.at_level("INFO"):
-        data.setup()
+    data.setup()
     audit = data.describe()["audit"]
     assert (audit["duplicate_pairs"], audit["across_splits"], audit["across_classes"]) == (3, 2, 1)
     assert (len(data.test_data), audit["dropped"]) == (test, dropped)
-    assert "3 byte-identical pairs, 2 between train and test" in caplog.text
+    assert "3 byte-identical pairs, 2 between train and test" in capsys.readouterr().out
 
 
 def test_validation_is_the_same_whether_trained_on_or_not(scenes):
@@ -90,6 +92,23 @@ def test_validation_is_the_same_whether_trained_on_or_not(scenes):
     assert apart.val_files == together.val_files
     assert len(together.train_files) == 75
     assert not set(apart.train_files) & set(apart.val_files)
+
+
+def test_what_training_holds_is_not_validated_with(scenes):
+    folder = scenes / "15SceneData" / "train" / "coast"
+    for number in range(1, 5):
+        shutil.copy(folder / "image_0000.jpg", folder / f"image_{number:04d}.jpg")
+    data = Scene15DataModule(scenes, image_size=8)
+    data.setup()
+    assert 1 not in data.val_data.labels  # all five pictures of coast are one
+    assert len(data.val_data) == 14
+
+
+def test_a_class_with_one_image_is_named(scenes):
+    for number in range(1, 5):
+        (scenes / "15SceneData" / "train" / "forest" / f"image_{number:04d}.jpg").unlink()
+    with pytest.raises(ValueError, match="class 'forest' has 1 training images, it needs 2"):
+        Scene15DataModule(scenes, image_size=8).setup()
 
 
 def test_a_missing_class_is_named(scenes):

@@ -119,16 +119,18 @@ def test_batch_size_must_fit():
 @pytest.mark.parametrize("length", [1, 2, 5, 12, 13, 16, 17, 257])
 @pytest.mark.parametrize("batch_size", [1, 4, 128])
 @pytest.mark.parametrize("world_size", [1, 2, 3])
-def test_evaluation_sees_each_item_exactly_once_in_equally_many_batches(length, batch_size, world_size):
+def test_evaluation_sees_each_item_exactly_once_in_equally_many_batches(
+    length, batch_size, world_size, monkeypatch
+):
     if length < world_size:
+        monkeypatch.setattr("datamodules.tensors._processes", lambda: (0, world_size))
+        with pytest.raises(ValueError, match=f"{length} items cannot be shared by {world_size} processes"):
+            EveryItemOnce(length, batch_size)
         return
     shares = []
     for rank in range(world_size):
-        sampler = EveryItemOnce.__new__(EveryItemOnce)
-        sampler.rank, sampler.num_replicas, sampler.length = rank, world_size, length
-        largest = -(-length // world_size)
-        sampler.num_batches = min(-(-largest // batch_size), length // world_size)
-        shares.append(list(sampler))
+        monkeypatch.setattr("datamodules.tensors._processes", lambda rank=rank: (rank, world_size))
+        shares.append(list(EveryItemOnce(length, batch_size)))
     assert sorted(int(index) for share in shares for batch in share for index in batch) == list(range(length))
     # DDP's collective calls wait for each other: as many batches on each process, none of them empty
     assert len({len(share) for share in shares}) == 1

@@ -114,6 +114,9 @@ def bad_data(tmp_path: Path, kind: str) -> Path:
         (["--data-dir", "sample", "--batch-size", "0"], "--batch-size is at least 1, got 0"),
         (["--data-dir", "sample", "--batch-size", "9999"], "larger than the 4000 training images"),
         (["--data-dir", "sample", "--batch-size", "9", "--devices", "2"], "cannot be shared by 2 processes"),
+        (["--data-dir", "sample", "--devices", "0"], "--devices is at least 1, got 0"),
+        (["--data-dir", "sample", "--generator-lr", "-1"], "generator_lr is not negative, got -1.0"),
+        (["--data-dir", "sample", "--name", "..", "--overwrite"], "--name is a folder name, got '..'"),
         (["--data-dir", "sample", "--devices", "-1"], "--devices is at least 1, got -1"),
         (["--data-dir", "sample", "--accelerator", "gpu"], "no GPU was found"),
         (["--data-dir", "sample", "--latent-dim", "0"], "latent_dim is at least 1, got 0"),
@@ -178,6 +181,18 @@ def test_a_full_disk_is_one_line_and_keeps_what_was_whole(tmp_path, mnist):
     assert "File too large" in done.stderr
     checkpoints = tmp_path / "runs" / "gan" / "checkpoints"
     assert list(checkpoints.iterdir()) == []
+
+
+def test_two_processes_end_with_one_result(tmp_path, mnist):
+    arguments = ["--data-dir", mnist, "--output-dir", tmp_path / "runs", "--batch-size", 32]
+    arguments += ["--max-epochs", 1, "--devices", 2, "--accelerator", "cpu", "--generator-features", 4]
+    done = call(*arguments, "--discriminator-features", 4)
+    assert done.returncode == 0, done.stderr
+    assert "sync_dist" not in done.stderr
+    results = json.loads((tmp_path / "runs" / "gan" / "results.json").read_text())
+    assert results["device"].startswith("2 processes of CPU")
+    assert results["metrics"]["n_real"]["mean"] == results["metrics"]["n_generated"]["mean"] == 37
+    assert done.stdout.count("37 generated digits against 37 real test digits") == 1
 
 
 def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path, mnist):

@@ -55,8 +55,8 @@ def arguments(tmp_path, **changes) -> TrainerArgs:
     return TrainerArgs(**{"output_dir": tmp_path / "runs", "max_epochs": 3, "accelerator": "cpu"} | changes)
 
 
-def train(args, module, callbacks=()):
-    folder = training.open_run(args, module)
+def train(args, module, callbacks=(), data=None):
+    folder = training.open_run(args, module, data or {"name": "numbers"})
     trainer = training.make_trainer(args, folder, monitor="val/score", mode="min", callbacks=list(callbacks))
     seconds = training.fit(args, trainer, module, Data())
     return trainer, folder, seconds
@@ -162,8 +162,10 @@ def test_figures_are_written_for_each_epoch(tmp_path):
         tmp_path / "runs" / "run", "x", lambda module: image_grids({"x": torch.rand(4, 1, 8, 8)})
     )
     _, folder, _ = train(arguments(tmp_path), Tiny(), [figure])
-    names = sorted(path.name for path in (folder / "figures").iterdir())
-    assert names == [f"x_epoch_{number:03d}.png" for number in range(4)]
+    figures = {path.name: path.stat().st_mtime_ns for path in (folder / "figures").iterdir()}
+    assert sorted(figures) == [f"x_epoch_{number:03d}.png" for number in range(4)]
+    train(arguments(tmp_path), Tiny(), [figure])  # a finished run draws nothing anew
+    assert figures == {path.name: path.stat().st_mtime_ns for path in (folder / "figures").iterdir()}
 
 
 def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
@@ -276,3 +278,83 @@ def test_wandb_that_cannot_start_does_not_stop_training(tmp_path, monkeypatch):
     with pytest.warns(UserWarning, match="training without Weights & Biases"):
         _, folder, _ = train(arguments(tmp_path, wandb=True, max_epochs=1), Tiny())
     assert rows(folder)
+
+
+def test_a_run_does_not_go_on_with_other_data(tmp_path):
+    train(arguments(tmp_path), Tiny(), data={"name": "a", "sha256": "1"})
+    with pytest.raises(
+        ValueError, match=r'was trained on .*"sha256": "1".*, this command reads .*"sha256": "2"'
+    ):
+        train(arguments(tmp_path), Tiny(), data={"name": "a", "sha256": "2"})
+
+
+def test_what_died_before_its_first_checkpoint_leaves_no_history(tmp_path):
+    class Dies(Tiny):
+        def validation_step(self, batch, batch_idx):
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        train(arguments(tmp_path), Dies())
+    assert len(rows(tmp_path / "runs" / "run")) == 5
+    _, folder, _ = train(arguments(tmp_path, max_epochs=1, batch_size=64), Tiny())
+    assert [row["step"] for row in rows(folder)] == ["0", "1", "2", "3", "4", "4"]
+
+
+def test_scored_again_a_run_keeps_what_is_known_of_its_training(tmp_path, monkeypatch):
+    def score(epochs):
+        trainer, folder, seconds = train(arguments(tmp_path, max_epochs=epochs), Tiny())
+        return runs.write_results(
+            folder,
+            trainer,
+            technique="tiny",
+            seeds=[0],
+            data={},
+            metrics={"score": [1.0]},
+            selection="last epoch",
+            wall_seconds=seconds + epochs,
+            notes=[],
+        )
+
+    monkeypatch.setattr(runs, "git_commit", lambda: "first")
+    assert score(1)["commit"] == "first"
+    monkeypatch.setattr(runs, "git_commit", lambda: "second")
+    assert score(1)["commit"] == "first"
+    assert score(2)["commit"] == "second"
+
+
+def test_damaged_files_of_a_run_are_named(tmp_path):
+    _, folder, _ = train(arguments(tmp_path), Tiny())
+    good = (folder / "metrics.csv").read_text()
+    (folder / "metrics.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(ValueError, match=r"metrics.csv is no history of a run"):
+        train(arguments(tmp_path), Tiny())
+    (folder / "metrics.csv").write_text(good)
+    (folder / "args.json").write_text("{")
+    with pytest.raises(ValueError, match=r"args.json is damaged"):
+        train(arguments(tmp_path), Tiny())
+
+
+def test_overwrite_deletes_run_folders_only(tmp_path):
+    (tmp_path / "runs" / "run").mkdir(parents=True)
+    (tmp_path / "runs" / "run" / "precious.txt").write_text("keep")
+    with pytest.raises(ValueError, match=r"holds no args.json"):
+        train(arguments(tmp_path, overwrite=True), Tiny())
+    assert (tmp_path / "runs" / "run" / "precious.txt").exists()
+    for name in ("..", ".", "a/b", ""):
+        with pytest.raises(ValueError, match="--name is a folder name"):
+            arguments(tmp_path, name=name)
+
+
+@pytest.mark.parametrize("key", ["short", "0" * 40])
+def test_wandb_with_a_login_but_no_network_goes_offline(tmp_path, monkeypatch, key):
+    monkeypatch.setenv("WANDB_API_KEY", key)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    folder = tmp_path / "runs" / "run"
+    folder.mkdir(parents=True)
+    (folder / "wandb_id.txt").write_bytes(b"\xff\x00")  # damaged: made anew
+    trainer, folder, _ = train(arguments(tmp_path, wandb=True, max_epochs=1), Tiny())
+    training.finish(trainer)
+    assert rows(folder)
+    assert list((folder / "wandb").glob("offline-run-*"))
+    assert (folder / "wandb_id.txt").read_text().isalnum()
