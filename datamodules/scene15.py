@@ -10,7 +10,7 @@ from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import lightning
 import numpy as np
@@ -38,6 +38,7 @@ CLASSES = (
     "tallbuilding",
 )
 TRAIN_PER_CLASS = 100
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -93,9 +94,9 @@ def class_files(folder: Path) -> list[tuple[Path, int]]:
 
 
 def split_by_seed(
-    files: list[tuple[Path, int]], per_class: int, seed: int
-) -> tuple[list[tuple[Path, int]], list[tuple[Path, int]]]:
-    """Draw ``per_class`` files of each class; return them and the rest. The same seed, the same split."""
+    files: list[tuple[Item, int]], per_class: int, seed: int
+) -> tuple[list[tuple[Item, int]], list[tuple[Item, int]]]:
+    """Draw ``per_class`` items of each class; return them and the rest. The same seed, the same split."""
     chosen, rest = [], []
     for label in sorted({label for _, label in files}):
         members = [item for item in files if item[1] == label]

@@ -6,12 +6,11 @@ and the answers are those of ``sklearn.svm.SVC(kernel="linear")`` on the feature
 
     features = [...]                                  # chunks (N, d) of the features, side by side
     gram = scale_gram(gram_matrix(features), "l2")
-    c, curve = choose_c(gram[train][:, train], labels[train], c_grid())
-    svm = fit_svm(gram[train][:, train], labels[train], c)
-    predictions = svm.predict(gram[test][:, train])
+    trial = try_svm(gram, labels, train, test)        # trial.accuracy, trial.c, trial.predictions
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal
 
@@ -261,3 +260,54 @@ def choose_c(
             predictions = fit_svm(inside, labels[train], c, multi_class).predict(across)
             accuracy[number, fold] = (predictions == labels[val]).double().mean()
     return grid[int(accuracy.mean(1).argmax())], accuracy
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A linear SVM trained on some images and tried on others.
+
+    Attributes:
+        svm: Fitted with the chosen C.
+        c: Chosen by cross-validation on the training images.
+        grid: The values tried.
+        cross_validation: Accuracies, (values, folds).
+        predictions: Labels of the test images, (M,).
+        accuracy: On the test images.
+    """
+
+    svm: PrecomputedSVM
+    c: float
+    grid: list[float]
+    cross_validation: Tensor
+    predictions: Tensor
+    accuracy: float
+
+
+def try_svm(
+    gram: Tensor,
+    labels: Tensor,
+    train: Tensor,
+    test: Tensor,
+    *,
+    folds: int = 5,
+    seed: int = 0,
+    multi_class: Literal["ovo", "ovr"] = "ovo",
+) -> Trial:
+    """Choose C on the training images, fit, and predict the test images, which choose nothing.
+
+    Args:
+        gram: Of all images, (N, N).
+        labels: Of all images, (N,).
+        train: Indices of the training images.
+        test: Indices of the test images.
+        folds: See `choose_c`.
+        seed: See `choose_c`.
+        multi_class: See `fit_svm`.
+    """
+    inside = gram[train][:, train]
+    grid = c_grid(inside)
+    c, curve = choose_c(inside, labels[train], grid, folds=folds, seed=seed, multi_class=multi_class)
+    svm = fit_svm(inside, labels[train], c, multi_class)
+    predictions = svm.predict(gram[test][:, train])
+    accuracy = (predictions == labels[test]).double().mean().item()
+    return Trial(svm, c, grid, curve, predictions, accuracy)

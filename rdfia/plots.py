@@ -49,6 +49,7 @@ def curves(
     x_label: str,
     title: str | None = None,
     smooth: int = 1,
+    log_x: bool = False,
 ) -> Figure:
     """Draw line plots side by side.
 
@@ -57,6 +58,7 @@ def curves(
         x_label: Label of all x axes.
         title: Of the whole figure.
         smooth: Running mean over this many points, drawn over the pale raw line.
+        log_x: Draw x on a logarithmic scale.
     """
     figure = Figure(figsize=(6 * len(panels), 3.6), layout="constrained")
     for axes, (y_label, lines) in zip(
@@ -70,6 +72,7 @@ def curves(
                 axes.plot(x[smooth - 1 :], mean, color=colour, label=name)
             else:
                 axes.plot(x, y, color=colour, label=name, marker="o" if len(y) < 60 else None)
+        axes.set_xscale("log" if log_x else "linear")
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         axes.grid(alpha=0.3)
@@ -96,3 +99,29 @@ def gan_curves(history: Mapping[str, Line], smooth: int = 1) -> Figure:
         }.items()
     }
     return curves(panels, x_label="batch", smooth=smooth)
+
+
+def confusion_matrix(counts: Tensor, classes: Sequence[str], *, title: str | None = None) -> Figure:
+    """Draw a confusion matrix.
+
+    Args:
+        counts: (K, K) integers; row: true class, column: predicted class.
+        classes: Their K names.
+        title: Of the figure.
+    """
+    figure = Figure(figsize=(1.5 + 0.42 * len(classes), 1.2 + 0.42 * len(classes)), layout="constrained")
+    axes = figure.subplots()
+    share = counts / counts.sum(1, keepdim=True).clamp(min=1)
+    axes.imshow(share.numpy(), cmap="Blues", vmin=0, vmax=1)
+    for row, column in counts.nonzero().tolist():
+        colour = "white" if share[row, column] > 0.5 else "black"
+        axes.text(
+            column, row, str(int(counts[row, column])), ha="center", va="center", color=colour, fontsize=7
+        )
+    axes.set_xticks(range(len(classes)), classes, rotation=90)
+    axes.set_yticks(range(len(classes)), classes)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    if title:
+        axes.set_title(title)
+    return figure

@@ -24,6 +24,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint, Timer, TQDMPr
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from matplotlib.figure import Figure
+from torch import nn
 
 from rdfia.command_line import Interrupted, TrainerArgs
 from rdfia.runs import (
@@ -188,7 +189,7 @@ def process_count(args: TrainerArgs) -> int:
     return (args.devices or max(gpus, 1)) * args.num_nodes
 
 
-def check_checkpoint(path: Path, module: lightning.LightningModule, max_epochs: int) -> None:
+def check_checkpoint(path: Path, module: nn.Module, max_epochs: int) -> None:
     """Check that ``module`` can go on from a checkpoint.
 
     Raises:
@@ -231,7 +232,7 @@ def check_flags(path: Path, flags: dict[str, Any]) -> None:
             raise ValueError(f"{path} has {flag} {value}, this command says {flags[name]}; {MEND}")
 
 
-def open_run(args: TrainerArgs, module: lightning.LightningModule, data: dict[str, Any]) -> Path:
+def open_run(args: TrainerArgs, module: nn.Module, data: dict[str, Any]) -> Path:
     """Make the run folder, or check the one to go on with, and write flags and data to ``args.json``.
 
     Call it when data and flags are known to be good: bad input shall leave nothing behind.
