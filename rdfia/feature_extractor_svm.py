@@ -30,7 +30,7 @@ def pooled_features(backbone: Backbone, images: Tensor, layers: Sequence[str]) -
     return {name: output.float().flatten(1) for name, output in tapped.items()}
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def extract_features(
     backbone: Backbone, batches: Iterable[tuple[Tensor, Tensor]], layers: Sequence[str]
 ) -> tuple[dict[str, Tensor], Tensor]:

@@ -16,6 +16,7 @@ from rdfia.linear_svm import (
     gram_matrix,
     principal_components,
     scale_gram,
+    try_svm,
 )
 
 
@@ -166,3 +167,19 @@ def test_bad_input_is_named():
         gram_matrix([])
     with pytest.raises(ValueError, match="have 1 to 5 components, got 6"):
         principal_components(gram, torch.arange(6), 6)
+
+
+def test_a_trial_chooses_c_on_training_images_only(digits):
+    features, labels = digits
+    gram = scale_gram(gram_matrix([features]), "l2")
+    trial = try_svm(gram, labels, TRAIN, TEST, folds=3)
+    inside = gram[TRAIN][:, TRAIN]
+    c, curve = choose_c(inside, labels[TRAIN], c_grid(inside), folds=3)
+    assert (trial.c, trial.grid) == (c, c_grid(inside))
+    assert torch.equal(trial.cross_validation, curve)
+    assert trial.accuracy == (trial.predictions == labels[TEST]).double().mean() > 0.9
+    garbage = labels.clone()
+    garbage[TEST] = 0
+    other = try_svm(gram, garbage, TRAIN, TEST, folds=3)
+    assert other.c == trial.c
+    assert torch.equal(other.predictions, trial.predictions)

@@ -51,6 +51,18 @@ def test_the_speed_table_is_that_of_its_results():
     assert measured["mnist_m_images"] == 70_000
 
 
+def test_the_svm_table_is_that_of_its_results():
+    measured = results("svm_vgg16_pool5")
+    metrics = {name.removeprefix("pool5/"): value for name, value in measured["metrics"].items()}
+    rows = {name: value for name, value in table("VGG16 pool5 + linear SVM")}
+    assert rows["published split"] == f"{metrics['accuracy']['mean']:.4f}"
+    assert rows["without duplicates"] == f"{metrics['accuracy_without_duplicates']['mean']:.4f}"
+    splits = metrics["accuracy_over_splits"]
+    assert len(splits["values"]) == 10
+    assert rows["10 seeded splits"] == f"{splits['mean']:.4f} ± {splits['std']:.4f}"
+    assert measured["commit"] in README
+
+
 def test_the_facts_in_the_text_are_those_of_the_results():
     gan = results("gan")
     commit = gan["commit"]
