@@ -1,27 +1,22 @@
-"""The only place that knows the cluster: trainer, precision, devices, resume, signals, loggers."""
+"""The only place that knows the cluster: trainer, precision, devices, resume, signals."""
 
 import dataclasses
 import io
 import json
 import logging
-import os
-import re
 import shutil
 import signal
-import socket
 import sys
 import time
-import uuid
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, Timer, TQDMProgressBar
-from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from matplotlib.figure import Figure
 from torch import nn
@@ -36,6 +31,7 @@ from rdfia.runs import (
     whole_file,
     write_json,
 )
+from rdfia.wandb_run import wandb_logger
 
 # Lightning warns of what is meant here: the judge and the averaged generator are in eval mode, data in
 # memory needs no workers, and a run folder that holds checkpoints is one to go on with.
@@ -280,53 +276,6 @@ def open_run(args: TrainerArgs, module: nn.Module, data: dict[str, Any]) -> Path
     return folder
 
 
-def wandb_logger(args: TrainerArgs, folder: Path) -> WandbLogger | None:
-    """Return a Weights & Biases logger; offline without login or network, None if it cannot start.
-
-    The run's id is kept in the run folder, so a resumed run continues the same W&B run.
-    """
-    import wandb  # slow to import, and off by default
-
-    try:
-        offline = os.environ.get("WANDB_MODE") == "offline" or not _answers(wandb.Settings().base_url)
-        if not offline:
-            offline = not wandb.login(prompt=False, verify=False)
-        # Lightning's own offline=True sets a mode that newer versions of wandb do not know.
-        mode = "offline" if offline else None
-        run_id = _wandb_id(folder / "wandb_id.txt")
-        logger = WandbLogger(project="rdfia", name=args.name, id=run_id, save_dir=str(folder), mode=mode)
-        experiment = logger.experiment
-        experiment.define_metric("train/batch")
-        experiment.define_metric("*", step_metric="train/batch")
-    except Exception as error:
-        # Whatever goes wrong there must not cost the training run.
-        warnings.warn(f"training without Weights & Biases: {error}", stacklevel=2)
-        return None
-    if offline:
-        print(f"W&B offline; upload later with: wandb sync {folder}/wandb/offline-run-*")
-    return logger
-
-
-def _answers(address: str) -> bool:
-    """Return whether a web server can be reached."""
-    parts = urlparse(address)
-    try:
-        socket.create_connection((parts.hostname, parts.port or 443), timeout=5).close()
-    except OSError:
-        return False
-    return True
-
-
-def _wandb_id(path: Path) -> str | None:
-    """Return the id of the run's W&B run, made once and kept in its folder."""
-    if is_first_process() and not (
-        path.exists() and re.fullmatch(r"[a-z0-9]+", path.read_text(errors="replace"))
-    ):
-        with whole_file(path) as part:
-            part.write_text(uuid.uuid4().hex[:8])
-    return path.read_text() if path.exists() else None
-
-
 def make_trainer(
     args: TrainerArgs,
     folder: Path,
@@ -352,7 +301,7 @@ def make_trainer(
         warnings.filterwarnings("ignore", f".*{message}")
     loggers: list[Logger] = [MetricsCSV(folder)]
     if args.wandb and not args.fast_dev_run:
-        loggers += [logger] if (logger := wandb_logger(args, folder)) else []
+        loggers += [logger] if (logger := wandb_logger(args.name, folder)) else []
     strategy = "auto"
     if process_count(args) > 1:
         strategy = "ddp_find_unused_parameters_true" if two_optimizers else "ddp"
@@ -401,10 +350,3 @@ def fit(
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined] # set at run time
     timer = next(callback for callback in callbacks if isinstance(callback, Timer))
     return timer.time_elapsed("train")
-
-
-def finish(trainer: lightning.Trainer) -> None:
-    """End the Weights & Biases run, if there is one, so that the next run of this process gets its own."""
-    for logger in trainer.loggers:
-        if isinstance(logger, WandbLogger) and trainer.is_global_zero:
-            logger.experiment.finish()

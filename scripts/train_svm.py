@@ -44,7 +44,7 @@ def main(args: Args) -> dict[str, Any]:
 
     from datamodules.files import data_root
     from datamodules.scene15 import CLASSES, TRAIN_PER_CLASS, Scene15DataModule, audit, split_by_seed
-    from rdfia import plots, runs, training
+    from rdfia import plots, runs, training, wandb_run
     from rdfia.backbones import load_backbone
     from rdfia.feature_extractor_svm import extract_features
     from rdfia.linear_svm import fit_svm, gram_matrix, scale_gram, try_svm
@@ -134,7 +134,7 @@ def main(args: Args) -> dict[str, Any]:
         wall_seconds=metrics["extraction_seconds"][0],
         notes=["accuracy_without_duplicates leaves out test images that train holds, byte for byte"],
     )
-    training.finish(trainer)
+    wandb_run.finish(trainer)
     print("a dry run, nothing kept" if args.fast_dev_run else f"results.json, figures/ in {folder}")
     return results
 

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.loggers import WandbLogger
 
 from datamodules.tensors import BatchLoader, EveryItemOnce, ImageTensors, ShuffledBatches
-from rdfia import runs, training
+from rdfia import runs, training, wandb_run
 from rdfia.command_line import Interrupted, TrainerArgs
 from rdfia.plots import image_grids
 
@@ -266,7 +266,7 @@ def test_wandb_is_offline_without_a_login_and_keeps_its_run(tmp_path, monkeypatc
         trainer, folder, _ = train(arguments(tmp_path, wandb=True, max_epochs=epochs), Tiny())
         logger = next(logger for logger in trainer.loggers if isinstance(logger, WandbLogger))
         ids.append(logger.experiment.id)
-        training.finish(trainer)
+        wandb_run.finish(trainer)
     assert ids[0] == ids[1] == (folder / "wandb_id.txt").read_text()
     assert len(list((folder / "wandb").glob("offline-run-*"))) == 2
     assert args.wandb
@@ -354,7 +354,7 @@ def test_wandb_with_a_login_but_no_network_goes_offline(tmp_path, monkeypatch, k
     folder.mkdir(parents=True)
     (folder / "wandb_id.txt").write_bytes(b"\xff\x00")  # damaged: made anew
     trainer, folder, _ = train(arguments(tmp_path, wandb=True, max_epochs=1), Tiny())
-    training.finish(trainer)
+    wandb_run.finish(trainer)
     assert rows(folder)
     assert list((folder / "wandb").glob("offline-run-*"))
     assert (folder / "wandb_id.txt").read_text().isalnum()

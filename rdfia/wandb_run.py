@@ -1,0 +1,68 @@
+"""Weights & Biases beside the run folder: offline when it must be, and never a reason to die."""
+
+import os
+import re
+import socket
+import uuid
+import warnings
+from pathlib import Path
+from urllib.parse import urlparse
+
+import lightning
+from lightning.pytorch.loggers import WandbLogger
+
+from rdfia.runs import is_first_process, whole_file
+
+
+def wandb_logger(name: str, folder: Path) -> WandbLogger | None:
+    """Return a Weights & Biases logger; offline without login or network, None if it cannot start.
+
+    The run's id is kept in the run folder, so a resumed run continues the same W&B run.
+    """
+    import wandb  # slow to import, and off by default
+
+    try:
+        offline = os.environ.get("WANDB_MODE") == "offline" or not _answers(wandb.Settings().base_url)
+        if not offline:
+            offline = not wandb.login(prompt=False, verify=False)
+        # Lightning's own offline=True sets a mode that newer versions of wandb do not know.
+        mode = "offline" if offline else None
+        run_id = _wandb_id(folder / "wandb_id.txt")
+        logger = WandbLogger(project="rdfia", name=name, id=run_id, save_dir=str(folder), mode=mode)
+        experiment = logger.experiment
+        experiment.define_metric("train/batch")
+        experiment.define_metric("*", step_metric="train/batch")
+    except Exception as error:
+        # Whatever goes wrong there must not cost the training run.
+        warnings.warn(f"training without Weights & Biases: {error}", stacklevel=2)
+        return None
+    if offline:
+        print(f"W&B offline; upload later with: wandb sync {folder}/wandb/offline-run-*")
+    return logger
+
+
+def _answers(address: str) -> bool:
+    """Return whether a web server can be reached."""
+    parts = urlparse(address)
+    try:
+        socket.create_connection((parts.hostname, parts.port or 443), timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
+def _wandb_id(path: Path) -> str | None:
+    """Return the id of the run's W&B run, made once and kept in its folder."""
+    if is_first_process() and not (
+        path.exists() and re.fullmatch(r"[a-z0-9]+", path.read_text(errors="replace"))
+    ):
+        with whole_file(path) as part:
+            part.write_text(uuid.uuid4().hex[:8])
+    return path.read_text() if path.exists() else None
+
+
+def finish(trainer: lightning.Trainer) -> None:
+    """End the Weights & Biases run, if there is one, so that the next run of this process gets its own."""
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger) and trainer.is_global_zero:
+            logger.experiment.finish()
