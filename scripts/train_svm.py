@@ -49,6 +49,8 @@ def main(args: Args) -> dict[str, Any]:
     from rdfia.feature_extractor_svm import extract_features
     from rdfia.linear_svm import fit_svm, gram_matrix, scale_gram, try_svm
 
+    if training.process_count(args) > 1:
+        raise ValueError("train_svm.py runs on one device; use --devices 1")
     scenes = Scene15DataModule(
         args.data_dir,
         batch_size=args.batch_size,
@@ -63,8 +65,6 @@ def main(args: Args) -> dict[str, Any]:
     scenes.setup()
     folder = training.open_run(args, backbone, scenes.describe())
     trainer = training.make_trainer(args, folder, monitor="val/accuracy", mode="max", callbacks=[])
-    if trainer.world_size > 1:
-        raise ValueError("train_svm.py runs on one device; use --devices 1")
     device = trainer.strategy.root_device
     # Convolutions are faster with the channels last; bf16 halves the time again.
     backbone = backbone.to(device, memory_format=torch.channels_last)

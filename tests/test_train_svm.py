@@ -73,6 +73,7 @@ def test_a_dry_run_splits_by_seed_and_writes_nothing(tmp_path):
         (["--backbone", "vgg61"], "no backbone 'vgg61'"),
         (["--layers", "pool9"], "squeezenet1_1 has no layer 'pool9'"),
         (["--weights", "absent.safetensors"], "weights absent.safetensors do not exist"),
+        (["--devices", "2", "--accelerator", "cpu"], "train_svm.py runs on one device; use --devices 1"),
         (["--scaling", "cubic"], "invalid choice 'cubic' for argument '--scaling'"),
     ],
 )
