@@ -51,26 +51,13 @@ class TrainerArgs:
     """Run a few batches of everything and write nothing."""
 
     def __post_init__(self) -> None:
-        at_least(
-            max_epochs=(self.max_epochs, 1),
-            batch_size=(self.batch_size, 1),
-            seed=(self.seed, 0),
-            devices=(1 if self.devices is None else self.devices, 1),
-            num_nodes=(self.num_nodes, 1),
-        )
+        limits = {"max_epochs": 1, "batch_size": 1, "seed": 0, "devices": 1, "num_nodes": 1}
+        for name, smallest in limits.items():
+            value = getattr(self, name)
+            if value is not None and value < smallest:
+                raise ValueError(f"--{name.replace('_', '-')} is at least {smallest}, got {value}")
         if self.name != Path(self.name).name or self.name in ("", ".."):
             raise ValueError(f"--name is a folder name, got {self.name!r}")
-
-
-def at_least(**limits: tuple[float, float]) -> None:
-    """Check flags given as ``name=(value, smallest)``.
-
-    Raises:
-        ValueError: A value is smaller; the message names the flag.
-    """
-    for name, (value, smallest) in limits.items():
-        if not value >= smallest:
-            raise ValueError(f"--{name.replace('_', '-')} is at least {smallest}, got {value}")
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error: the run was asked to stop, and saved itself

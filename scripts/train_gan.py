@@ -45,7 +45,7 @@ def main(args: Args) -> dict[str, Any]:
     flags = ("latent_dim", "generator_features", "discriminator_features")
     flags += ("generator_lr", "discriminator_lr", "seed")
     module = GANModule(**{name: getattr(args, name) for name in flags})
-    folder = training.open_run(args, module, digits.describe())
+    folder = training.open_run(args, module, data := digits.describe())
 
     def preview(gan: GANModule) -> plots.Figure:
         return plots.image_grids({"generated digits": gan(gan.preview_latents)})
@@ -73,7 +73,7 @@ def main(args: Args) -> dict[str, Any]:
         trainer,
         technique="gan",
         seeds=[args.seed],
-        data=digits.describe(),
+        data=data,
         metrics={name: [value] for name, value in scores.items()},
         selection="last epoch, samples of the averaged generator",
         wall_seconds=seconds,

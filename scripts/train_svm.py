@@ -41,6 +41,7 @@ def main(args: Args) -> dict[str, Any]:
     import time
 
     import torch
+    from sklearn.metrics import confusion_matrix
 
     from datamodules.files import data_root
     from datamodules.scene15 import CLASSES, TRAIN_PER_CLASS, Scene15DataModule, audit, split_by_seed
@@ -63,7 +64,7 @@ def main(args: Args) -> dict[str, Any]:
     for layer in args.layers:
         backbone.find_layer(layer)
     scenes.setup()
-    folder = training.open_run(args, backbone, scenes.describe())
+    folder = training.open_run(args, backbone, data := scenes.describe())
     trainer = training.make_trainer(args, folder, monitor="val/accuracy", mode="max", callbacks=[])
     device = trainer.strategy.root_device
     # Convolutions are faster with the channels last; bf16 halves the time again.
@@ -118,9 +119,8 @@ def main(args: Args) -> dict[str, Any]:
         runs.save_figure(
             folder, f"c_{layer}", plots.curves(curve, x_label="C", log_x=True, title=title), trainer
         )
-        counts = torch.zeros(len(CLASSES), len(CLASSES), dtype=torch.int64)
-        counts.index_put_((labels[test], trial.predictions), torch.ones(len(test), dtype=torch.int64), True)
-        confusion = plots.confusion_matrix(counts, CLASSES, title=title)
+        counts = confusion_matrix(labels[test], trial.predictions, labels=range(len(CLASSES)))
+        confusion = plots.confusion_matrix(torch.from_numpy(counts), CLASSES, title=title)
         runs.save_figure(folder, f"confusion_{layer}", confusion, trainer)
         print(f"{layer:12}accuracy {trial.accuracy:.4f}, C {trial.c:.3g} by cross-validation", flush=True)
     results = runs.write_results(
@@ -128,7 +128,7 @@ def main(args: Args) -> dict[str, Any]:
         trainer,
         technique="svm",
         seeds=[args.seed],
-        data=scenes.describe(),
+        data=data,
         metrics=metrics,
         selection=f"C by {args.folds}-fold cross-validation on the training images",
         wall_seconds=metrics["extraction_seconds"][0],
