@@ -116,7 +116,8 @@ class Backbone(nn.Module):
             if name in outputs:
                 return
             # What comes next may work in place on this output, as torchvision's DenseNet does.
-            last = len(outputs) + 1 == len(modules)
+            # (A graph is exported whole: an exception cannot cut it, and it loses what it does not need.)
+            last = len(outputs) + 1 == len(modules) and not torch.compiler.is_exporting()
             outputs[name] = output if last else output.clone()
             if last:
                 raise _Done
@@ -140,8 +141,9 @@ def load_backbone(
     Args:
         name: One of `ARCHITECTURES`, or ``timm:<name>`` where timm is installed.
         weights: ``imagenet``, ``random``, or a file (safetensors, or a ``.pth`` of tensors). ``imagenet``
-            takes ``<data_dir>/weights/<name>.safetensors``, else the embedded SqueezeNet 1.1, else what
-            torchvision downloads. A file may hold the first layers only; the others are refused then.
+            takes ``<data_dir>/weights/<name>.safetensors`` (or ``<name>_features.safetensors``, convolutions
+            alone), else the embedded SqueezeNet 1.1, else what torchvision downloads. A file may hold the
+            first layers only; the others are refused then.
         data_dir: Where ``weights/`` lies.
 
     Raises:
@@ -213,10 +215,12 @@ def _read_weights(name: str, weights: str | Path, data_dir: str | Path | None) -
     """Return the tensors of ``weights`` in float32."""
     path: Path | None = Path(weights)
     if weights == "imagenet":
-        file_name = f"{name.replace(':', '_')}.safetensors"
+        plain = name.replace(":", "_")
         folders = [Path(data_dir) / "weights"] if data_dir else []
         embedded = resources.files("datamodules") / "samples" / "weights"  # data, not code, of that package
-        candidates = [folder / file_name for folder in [*folders, Path(str(embedded))]]
+        # the convolutions alone, where that is all there is
+        files = (f"{plain}.safetensors", f"{plain}_features.safetensors")
+        candidates = [folder / file for folder in [*folders, Path(str(embedded))] for file in files]
         path = next((candidate for candidate in candidates if candidate.is_file()), None)
     if path is None:
         return _download_weights(name, data_dir)

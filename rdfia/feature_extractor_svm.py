@@ -4,7 +4,7 @@ Razavian et al., "CNN Features off-the-shelf: an Astounding Baseline for Recogni
 exact one of `rdfia.linear_svm`; fitted, it is one linear layer, and the whole predicts as a network does.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,34 +13,19 @@ import torch
 from torch import Tensor, distributed, nn
 from torchmetrics.classification import MulticlassAccuracy
 
-from rdfia.backbones import Backbone, load_backbone
+from rdfia.backbones import load_backbone
+from rdfia.features import layer_features
 from rdfia.linear_svm import (
     LinearClassifier,
+    Scaling,
     c_grid,
     choose_c,
     fit_svm,
     gram_matrix,
+    signed_root,
     standard_scale,
 )
-
-
-def pooled_features(backbone: Backbone, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
-    """Return each layer's output for images (B, 3, H, W) in [0, 1], flattened to (B, d) float32."""
-    tapped = backbone.tap(images, layers)
-    return {name: output.float().flatten(1) for name, output in tapped.items()}
-
-
-@torch.no_grad()
-def extract_features(
-    backbone: Backbone, batches: Iterable[tuple[Tensor, Tensor]], layers: Sequence[str]
-) -> tuple[dict[str, Tensor], Tensor]:
-    """Return the features of all images in memory, (N, d) float32 for each layer, and the labels (N,)."""
-    parts, labels = [], []
-    for images, targets in batches:
-        features = pooled_features(backbone, images, layers)
-        parts.append({name: value.cpu() for name, value in features.items()})
-        labels.append(targets.cpu())
-    return {name: torch.cat([part[name] for part in parts]) for name in layers}, torch.cat(labels)
+from rdfia.runs import whole_file
 
 
 class FeatureExtractorSVM(lightning.LightningModule):
@@ -56,8 +41,10 @@ class FeatureExtractorSVM(lightning.LightningModule):
         layers: Common names of layers. The features of several are set side by side.
         weights: ``imagenet``, ``random`` or a file.
         data_dir: Where ``weights/`` lies.
-        scaling: ``l2`` divides each layer's features by their length, ``standard`` gives each feature mean 0
-            and deviation 1, ``raw`` leaves them.
+        grids: Average each map over the cells of these grids (1: over all of it); none keeps the whole map.
+        flip: Average the features of each image and its mirror image.
+        scaling: ``l2`` divides each layer's features by their length, ``power`` takes their signed square
+            roots first, ``standard`` gives each feature mean 0 and deviation 1, ``raw`` leaves them.
         c: Cost of errors; None chooses it.
         folds: Of the cross-validation.
         multi_class: ``ovo`` or ``ovr``, see `rdfia.linear_svm.fit_svm`.
@@ -81,16 +68,18 @@ class FeatureExtractorSVM(lightning.LightningModule):
         layers: Sequence[str] = ("pool5",),
         weights: str = "imagenet",
         data_dir: str | None = None,
-        scaling: Literal["raw", "l2", "standard"] = "l2",
+        grids: Sequence[int] = (),
+        flip: bool = False,
+        scaling: Scaling = "l2",
         c: float | None = None,
         folds: int = 5,
         multi_class: Literal["ovo", "ovr"] = "ovo",
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if scaling not in ("raw", "l2", "standard"):
-            raise ValueError(f"scaling is raw, l2 or standard, got {scaling!r}")
-        layers = list(layers)
+        if scaling not in ("raw", "l2", "power", "standard"):
+            raise ValueError(f"scaling is raw, l2, power or standard, got {scaling!r}")
+        layers, grids = list(layers), list(grids)
         data_dir = None if data_dir is None else str(data_dir)
         weights = str(weights) if isinstance(weights, Path) else weights
         self.save_hyperparameters()
@@ -99,13 +88,14 @@ class FeatureExtractorSVM(lightning.LightningModule):
         self.backbone = load_backbone(backbone, weights=weights, data_dir=data_dir)
         for layer in layers:
             self.backbone.find_layer(layer)  # a wrong name is said now
-        self.layers, self.scaling = layers, scaling
+        self.layers, self.grids, self.flip, self.scaling = layers, grids, flip, scaling
         self.c, self.folds, self.multi_class, self.seed = c, folds, multi_class, seed
         self.classifier = None
         self.register_buffer("shift", torch.zeros(0))
         self.register_buffer("scale", torch.zeros(0))
         self.accuracy: MulticlassAccuracy | None = None
         self.cross_validation: Tensor | None = None
+        self.fitted: dict[str, float] = {}
         self._features: list[Tensor] = []
         self._labels: list[Tensor] = []
 
@@ -116,11 +106,15 @@ class FeatureExtractorSVM(lightning.LightningModule):
         return self
 
     def extract(self, images: Tensor) -> Tensor:
-        """Map images (B, 3, H, W) in [0, 1] to unscaled features (B, d), the layers side by side."""
-        features = pooled_features(self.backbone, images, self.layers)
-        if self.scaling == "l2":
-            features = {name: nn.functional.normalize(value) for name, value in features.items()}
-        return torch.cat(list(features.values()), 1)
+        """Map images (B, 3, H, W) in [0, 1] to features (B, d) float32, the layers side by side."""
+        found = layer_features(self.backbone, images, self.layers, grids=self.grids, flip=self.flip)
+        return torch.cat([self.scaled(features.float()) for features in found.values()], 1)
+
+    def scaled(self, features: Tensor) -> Tensor:
+        """Scale the features (B, d) of a layer, each image's by themselves."""
+        if self.scaling == "power":
+            features = signed_root(features)
+        return nn.functional.normalize(features) if self.scaling in ("l2", "power") else features
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (B, 3, H, W) in [0, 1] to scores (B, classes): votes among pairs, or distances.
@@ -148,7 +142,8 @@ class FeatureExtractorSVM(lightning.LightningModule):
         self._features.append(self.extract(images).cpu())
         self._labels.append(labels.cpu())
         if self.trainer.is_last_batch:
-            self._fit(*self._gather(torch.cat(self._features), torch.cat(self._labels)))
+            self.fit_features(*self._gather(torch.cat(self._features), torch.cat(self._labels)))
+            self.log_dict(self.fitted)
             self._features.clear()
             self._labels.clear()
 
@@ -165,25 +160,29 @@ class FeatureExtractorSVM(lightning.LightningModule):
         all_features, all_labels = (torch.cat(parts) for parts in zip(*shares, strict=True))
         return all_features[places], all_labels[places]
 
-    def _fit(self, features: Tensor, labels: Tensor) -> None:
-        """Choose C and fit the SVM; every process does the same."""
+    def fit_features(self, features: Tensor, labels: Tensor) -> None:
+        """Choose C and fit the SVM on what `extract` gave, (N, d), and labels (N,).
+
+        For features from elsewhere; ``trainer.fit`` collects them and calls this, on every process alike.
+        """
         everything = torch.arange(len(labels))
         if self.scaling == "standard":
-            shift, scale = standard_scale(features, everything)
+            shift, scale = standard_scale(features.__getitem__, everything)
             self.shift, self.scale = shift.float().to(self.device), scale.float().to(self.device)
             features = (features - shift.float()) / scale.float()
-        gram = gram_matrix([features])
+        gram = gram_matrix(features.__getitem__, len(labels))
         c = self.c
         if c is None:
             c, accuracies = choose_c(
                 gram, labels, c_grid(gram), folds=self.folds, seed=self.seed, multi_class=self.multi_class
             )
             self.cross_validation = accuracies
-            self.log("train/cross_validation_accuracy", accuracies.mean(1).max().float())
         svm = fit_svm(gram, labels, c, self.multi_class)
-        self.classifier = svm.to_linear([features], len(labels)).to(self.device)
-        correct = (svm.predict(gram) == labels).float().mean()
-        self.log_dict({"train/c": float(c), "train/accuracy": correct})
+        self.classifier = svm.to_linear(features.__getitem__, everything).to(self.device)
+        self.fitted = {"train/c": float(c)}
+        self.fitted |= {"train/accuracy": (svm.predict(gram) == labels).double().mean().item()}
+        if self.cross_validation is not None:
+            self.fitted["train/cross_validation_accuracy"] = self.cross_validation.mean(1).max().item()
 
     def on_validation_epoch_start(self) -> None:
         """Start counting."""
@@ -218,6 +217,17 @@ class FeatureExtractorSVM(lightning.LightningModule):
         scores = self(images)
         assert self.classifier is not None
         return self.classifier.classes[scores.argmax(1)]
+
+    def export(self, path: str | Path, image_size: int = 224) -> None:
+        """Write CNN and SVM as one ``torch.export`` program: images (B, 3, H, W) in [0, 1] to scores.
+
+        Any number of images of that size; ``torch.export.load(path).module()`` runs it without this package.
+        """
+        example = torch.zeros(2, 3, image_size, image_size, device=self.device)
+        batch = torch.export.Dim("batch")
+        program = torch.export.export(self.eval(), (example,), dynamic_shapes=({0: batch},), strict=False)
+        with whole_file(Path(path)) as part, part.open("wb") as file:
+            torch.export.save(program, file)
 
     def configure_optimizers(self) -> None:
         """None: the SVM has a solver of its own."""

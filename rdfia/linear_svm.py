@@ -4,15 +4,16 @@ A linear SVM needs of its features only their inner products. One pass over the 
 the Gram matrix of all images; after that each C, each fold and each split costs a solve on that matrix alone,
 and the answers are those of ``sklearn.svm.SVC(kernel="linear")`` on the features themselves.
 
-    features = [...]                                  # chunks (N, d) of the features, side by side
-    gram = scale_gram(gram_matrix(features), "l2")
+    features = torch.rand(4485, 25088)                # or a function that computes those of some images
+    gram = unit_length(gram_matrix(features.__getitem__, 4485))
     trial = try_svm(gram, labels, train, test)        # trial.accuracy, trial.c, trial.predictions
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,49 +21,91 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.svm import SVC
 from torch import Tensor, nn
 
-Scaling = Literal["raw", "l2", "standard"]
+Scaling = Literal["raw", "l2", "power", "standard"]
+# The features (B, d) of some images, by their places; ``__getitem__`` of a tensor (N, d) is such a function.
+Features = Callable[[slice | Tensor], Tensor]
 
 
-def gram_matrix(chunks: Iterable[Tensor], standardize_on: Tensor | None = None) -> Tensor:
-    """Return the inner products of all images, (N, N) float64.
+def gram_matrix(features: Features, count: int, *, held: int | None = None, streamed: int = 256) -> Tensor:
+    """Return the inner products of all images, (count, count) float64.
+
+    A block of images is held in memory while the images after it pass by; then the next block. With n blocks
+    features are computed (n + 1) / 2 times, and never more than ``held + streamed`` images' at once.
 
     Args:
-        chunks: The features in slices (N, d_i), each of all images; together they need not fit in memory.
-        standardize_on: Indices of the training images. Given these, each feature is first shifted and scaled
-            to mean 0 and standard deviation 1 on them; features that are constant there are left out.
+        features: Gives the features of some images, float32 or bfloat16.
+        count: Number of images.
+        held: Images in a block, all by default.
+        streamed: Images that pass by at a time.
 
     Raises:
-        ValueError: A feature is not finite, or there are no chunks.
+        ValueError: A feature is not finite.
     """
-    gram: Tensor | None = None
-    for chunk in chunks:
-        if not torch.isfinite(chunk).all():
-            raise ValueError("a feature is infinite or not a number")
-        if standardize_on is not None:
-            # float64: a rounded mean would be squared into the Gram matrix
-            mean, std = standard_scale(chunk, standardize_on)
-            chunk = ((chunk - mean) / std).float()
-        # A slice of a few thousand features is summed in float32, the slices in float64.
-        parts = chunk.float().split(4096, dim=1)  # type: ignore[no-untyped-call]
-        for part in parts:
-            products = (part @ part.T).double()
-            gram = products if gram is None else gram.add_(products)
-    if gram is None:
-        raise ValueError("there are no features")
+    gram = torch.zeros(count, count, dtype=torch.float64)
+    held = held or count
+    for start in range(0, count, held):
+        block = slice(start, min(start + held, count))
+        inside = features(block)
+        _fill(gram, block, block, inside, inside)
+        for first in range(block.stop, count, streamed):
+            passing = slice(first, min(first + streamed, count))
+            _fill(gram, block, passing, inside, features(passing))
     return gram
 
 
-def standard_scale(features: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation (d,) of features (N, d) on ``rows``, float64; inf where constant."""
-    train = features[rows].double()
-    std = train.std(0, correction=0)
-    return train.mean(0), torch.where(std > 1e-12, std, torch.inf)
+def _fill(gram: Tensor, rows: slice, columns: slice, left: Tensor, right: Tensor) -> None:
+    """Write the inner products of two blocks of images, and their mirror image."""
+    products = torch.zeros(len(left), len(right), dtype=torch.float64, device=left.device)
+    # A slice of a few thousand features is summed in float32, the slices in float64.
+    pairs = zip(left.split(4096, 1), right.split(4096, 1), strict=True)  # type: ignore[no-untyped-call]
+    with _exact_bfloat16(left.dtype == torch.bfloat16):
+        for a, b in pairs:
+            products += a.float() @ b.float().T
+    if not torch.isfinite(products).all():
+        raise ValueError("a feature is infinite or not a number")
+    gram[rows, columns] = products.cpu()
+    gram[columns, rows] = products.T.cpu()
 
 
-def scale_gram(gram: Tensor, scaling: Literal["raw", "l2"]) -> Tensor:
-    """Return the Gram matrix (N, N) of features divided by their length (``l2``), or as they are."""
-    if scaling == "raw":
-        return gram
+@contextmanager
+def _exact_bfloat16(on: bool) -> Iterator[None]:
+    """Let the CPU multiply as bfloat16 and sum in float32: nothing is lost where the factors are bfloat16."""
+    settings = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before = settings.fp32_precision
+    settings.fp32_precision = "bf16" if on else before
+    try:
+        yield
+    finally:
+        settings.fp32_precision = before
+
+
+def standard_scale(features: Features, train: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation (d,) of features on images ``train``, float64; inf if constant."""
+    total, squares = torch.zeros(2, 1, dtype=torch.float64)
+    # float64: a rounded mean would be squared into the Gram matrix
+    for places in train.split(64):  # type: ignore[no-untyped-call]
+        part = features(places).double()
+        total, squares = total.to(part.device) + part.sum(0), squares.to(part.device) + part.square().sum(0)
+    mean = total / len(train)
+    variance = squares / len(train) - mean.square()
+    # What rounding leaves of a constant feature's variance is not scaled up to 1.
+    varies = variance > 1e-12 * (1 + mean.square())
+    return mean, torch.where(varies, variance.clamp(min=0).sqrt(), torch.inf)
+
+
+def standardized(features: Features, train: Tensor) -> Features:
+    """Return features with mean 0 and standard deviation 1 on images ``train``; constant ones become 0."""
+    mean, std = standard_scale(features, train)
+    return lambda places: ((features(places) - mean) / std).float()
+
+
+def signed_root(features: Tensor) -> Tensor:
+    """Return the square roots of the absolute values, with the old signs (Perronnin et al., ECCV 2010)."""
+    return features.abs().sqrt().copysign(features)
+
+
+def unit_length(gram: Tensor) -> Tensor:
+    """Return the Gram matrix (N, N) of the features divided by their length."""
     length = gram.diagonal().clamp(min=1e-30).sqrt()
     return gram / length[:, None] / length[None, :]
 
@@ -127,15 +170,18 @@ class PrecomputedSVM:
             biases.append(bias)
         return torch.from_numpy(np.concatenate(rows)), torch.from_numpy(np.concatenate(biases))
 
-    def to_linear(self, chunks: Iterable[Tensor], length: int) -> "LinearClassifier":
+    def to_linear(self, features: Features, train: Tensor) -> "LinearClassifier":
         """Return the same classifier as plain weights.
 
         Args:
-            chunks: The training features as the Gram matrix saw them, in slices (N, d_i).
-            length: Number of training images, N.
+            features: As the Gram matrix saw them.
+            train: The places of the training images, in the order of their labels.
         """
-        duals, biases = self.dual_weights(length)
-        weights = torch.cat([(duals @ chunk.double()) for chunk in chunks], 1)
+        duals, biases = self.dual_weights(len(train))
+        weights = torch.zeros(0)
+        for rows in torch.arange(len(train)).split(64):  # type: ignore[no-untyped-call]
+            part = duals[:, rows] @ features(train[rows]).double().cpu()
+            weights = weights + part if len(weights) else part
         return LinearClassifier(weights, biases, torch.from_numpy(self.classes), len(self.machines) == 1)
 
 
@@ -298,8 +344,8 @@ def try_svm(
     Args:
         gram: Of all images, (N, N).
         labels: Of all images, (N,).
-        train: Indices of the training images.
-        test: Indices of the test images.
+        train: Places of the training images.
+        test: Places of the test images.
         folds: See `choose_c`.
         seed: See `choose_c`.
         multi_class: See `fit_svm`.
@@ -311,3 +357,34 @@ def try_svm(
     predictions = svm.predict(gram[test][:, train])
     accuracy = (predictions == labels[test]).double().mean().item()
     return Trial(svm, c, grid, curve, predictions, accuracy)
+
+
+def learning_curve(
+    gram: Tensor,
+    labels: Tensor,
+    train: Tensor,
+    test: Tensor,
+    sizes: Sequence[int],
+    *,
+    draws: int = 3,
+    **how: Any,
+) -> dict[int, list[float]]:
+    """Return test accuracies by the number of training images of each class, over several random draws.
+
+    Args:
+        gram: Of all images, (N, N).
+        labels: Of all images, (N,).
+        train: Places of the training images, from which fewer are drawn.
+        test: Places of the test images.
+        sizes: Images of each class; C is chosen anew for each draw.
+        draws: For each size.
+        **how: See `try_svm`.
+    """
+    accuracies: dict[int, list[float]] = {}
+    for size in sizes:
+        for draw in range(draws):
+            shuffled = train[np.random.default_rng([draw, size]).permutation(len(train))]
+            members = [shuffled[labels[shuffled] == label][:size] for label in range(int(labels.max()) + 1)]
+            trial = try_svm(gram, labels, torch.cat(members), test, **how)
+            accuracies.setdefault(size, []).append(trial.accuracy)
+    return accuracies

@@ -125,3 +125,25 @@ def confusion_matrix(counts: Tensor, classes: Sequence[str], *, title: str | Non
     if title:
         axes.set_title(title)
     return figure
+
+
+def bars(panels: Mapping[str, Mapping[str, float]], *, title: str | None = None) -> Figure:
+    """Draw bar charts side by side, one bar a row.
+
+    Args:
+        panels: By label of the axis, then by name of the bar: its length. The names are those of the first.
+        title: Of the whole figure.
+    """
+    names = list(next(iter(panels.values())))
+    figure = Figure(figsize=(1.5 + 3.5 * len(panels), 1.2 + 0.3 * len(names)), layout="constrained")
+    subplots = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    for axes, (label, values) in zip(subplots, panels.items(), strict=True):
+        drawn = axes.barh(names, [values[name] for name in names], color="C0")
+        texts = [f"{values[name]:,.0f}" if values[name] > 100 else f"{values[name]:.3g}" for name in names]
+        axes.bar_label(drawn, texts, padding=3, fontsize=8)
+        axes.margins(x=0.25)
+        axes.set_xlabel(label)
+    subplots[0].invert_yaxis()
+    if title:
+        figure.suptitle(title)
+    return figure

@@ -14,6 +14,7 @@ import os
 import resource
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,7 +42,7 @@ def is_dry_run(trainer: lightning.Trainer) -> bool:
 def whole_file(path: Path) -> Iterator[Path]:
     """Yield a path beside ``path`` that becomes it if the block succeeds: no file is ever half written."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")  # others may write the same file
     try:
         yield part
         with part.open("rb") as file:

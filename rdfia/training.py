@@ -350,3 +350,10 @@ def fit(
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined] # set at run time
     timer = next(callback for callback in callbacks if isinstance(callback, Timer))
     return timer.time_elapsed("train")
+
+
+def save_module(trainer: lightning.Trainer, module: lightning.LightningModule, folder: Path) -> None:
+    """Write ``checkpoints/best.ckpt`` of a module fitted without the trainer; nothing in a dry run."""
+    if not is_dry_run(trainer):
+        trainer.strategy.connect(module)
+        trainer.save_checkpoint(folder / "checkpoints" / "best.ckpt")

@@ -1,9 +1,11 @@
-"""Train linear SVMs on features of a frozen CNN on 15 Scene: C by cross-validation, all layers in one pass.
+"""Train linear SVMs on features of frozen CNNs on 15 Scene: any layers, C by cross-validation.
 
-Example: python scripts/train_svm.py --data-dir data --backbone squeezenet1_1 --layers fire5 fire9 --splits 10
+Example: python scripts/train_svm.py --data-dir data --features vgg16/conv5_3 vgg16/pool5 --splits 10
 """
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from rdfia.command_line import TrainerArgs, run_script
@@ -11,118 +13,200 @@ from rdfia.command_line import TrainerArgs, run_script
 
 @dataclass(frozen=True)
 class Args(TrainerArgs):
-    """Train linear SVMs on features of a frozen CNN on 15 Scene; C by cross-validation on train."""
+    """Train linear SVMs on features of frozen CNNs on 15 Scene; C by cross-validation on train."""
 
     name: str = "svm"
     """Name of the run folder."""
     batch_size: int = 32
     """Images in a forward pass."""
-    backbone: str = "vgg16"
-    """Architecture, see rdfia.backbones."""
+    features: tuple[str, ...] = ("vgg16/pool5",)
+    """Network/layer, see rdfia.backbones; each gets an SVM."""
+    together: bool = False
+    """One more SVM on all features side by side."""
     weights: str = "imagenet"
-    """`imagenet`, `random` or a weight file."""
-    layers: tuple[str, ...] = ("pool5",)
-    """Layers by common name; each gets an SVM of its own."""
-    scaling: Literal["l2", "raw"] = "l2"
-    """Features divided by their length, or as they are."""
+    """`imagenet`, `random` or a file for the one network."""
+    image_size: int = 224
+    """Side of the images."""
+    grids: tuple[int, ...] = ()
+    """Average maps over such grids; else whole maps."""
+    flip: bool = False
+    """Average the features of image and mirror image."""
+    scaling: Literal["l2", "power", "standard", "raw"] = "l2"
+    """Of features, see FeatureExtractorSVM."""
     multi_class: Literal["ovo", "ovr"] = "ovo"
     """All pairs of classes, or one against the rest."""
     folds: int = 5
     """Of the cross-validation."""
     splits: int = 0
     """Seeded splits of 100 per class, besides the published one."""
+    components: tuple[int, ...] = (16, 64, 256, 1024)
+    """Numbers of principal components to try on the best."""
     shuffle_labels: bool = False
     """Control: shuffle the training labels; accuracy must fall to chance."""
+    memory_gb: float = 6.0
+    """For features; those of wider layers are streamed."""
+    cache_dir: Path | None = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "rdfia"
+    """Computed features, for the next run; `None` for none."""
+
+
+def layers_by_network(args: Args) -> dict[str, list[str]]:
+    """Return which layers of which networks ``--features`` names."""
+    wanted: dict[str, list[str]] = {}
+    for item in args.features:
+        network, slash, layer = item.partition("/")
+        if not slash:
+            raise ValueError(f"--features takes network/layer, such as vgg16/pool5, got {item!r}")
+        wanted.setdefault(network, []).append(layer)
+    if args.weights not in ("imagenet", "random") and len(wanted) > 1:
+        raise ValueError(f"--weights {args.weights} is one file, and --features names {len(wanted)} networks")
+    if args.splits and args.scaling == "standard":
+        raise ValueError("--scaling standard looks at the published training images; leave --splits out")
+    return wanted
 
 
 def main(args: Args) -> dict[str, Any]:
     """Extract, choose C, fit, test and draw; return the content of results.json."""
+    wanted = layers_by_network(args)
     # Imported here, so that --help does not wait for torch.
     import time
 
     import torch
-    from sklearn.metrics import confusion_matrix
 
     from datamodules.files import data_root
-    from datamodules.scene15 import CLASSES, TRAIN_PER_CLASS, Scene15DataModule, audit, split_by_seed
-    from rdfia import plots, runs, training, wandb_run
+    from datamodules.scene15 import TRAIN_PER_CLASS, Scene15DataModule, audit, split_by_seed
+    from datamodules.tensors import ImageTensors
+    from rdfia import runs, training, wandb_run
     from rdfia.backbones import load_backbone
-    from rdfia.feature_extractor_svm import extract_features
-    from rdfia.linear_svm import fit_svm, gram_matrix, scale_gram, try_svm
+    from rdfia.feature_extractor_svm import FeatureExtractorSVM
+    from rdfia.features import layer_gram, open_layers
+    from rdfia.linear_svm import learning_curve, principal_components, try_svm
 
     if training.process_count(args) > 1:
         raise ValueError("train_svm.py runs on one device; use --devices 1")
-    scenes = Scene15DataModule(
-        args.data_dir,
-        batch_size=args.batch_size,
-        image_size=64 if args.fast_dev_run else 224,
-        train_on_val=True,
-        shuffle=False,
-    )
+    size = 64 if args.fast_dev_run else args.image_size
+    scenes = Scene15DataModule(args.data_dir, image_size=size, train_on_val=True, shuffle=False)
     scenes.prepare_data()
-    backbone = load_backbone(args.backbone, weights=args.weights, data_dir=data_root(args.data_dir))
-    for layer in args.layers:
-        backbone.find_layer(layer)
+    where: dict[str, Any] = {"weights": args.weights, "data_dir": data_root(args.data_dir)}
+    for network, names in wanted.items():
+        backbone = load_backbone(network, **where)
+        for name in names:
+            backbone.find_layer(name)  # a wrong name is said now
     scenes.setup()
     folder = training.open_run(args, backbone, data := scenes.describe())
     trainer = training.make_trainer(args, folder, monitor="val/accuracy", mode="max", callbacks=[])
     device = trainer.strategy.root_device
-    # Convolutions are faster with the channels last; bf16 halves the time again.
-    backbone = backbone.to(device, memory_format=torch.channels_last)
 
-    started = time.perf_counter()
-    loaders = (scenes.train_dataloader(), scenes.test_dataloader())
-    batches = ((images.to(device), labels) for loader in loaders for images, labels in loader)
-    with torch.autocast(device.type, torch.bfloat16, enabled=args.precision == "bf16-mixed"):
-        features, labels = extract_features(backbone, batches, args.layers)
-    metrics = {"extraction_seconds": [time.perf_counter() - started]}
-    print(f"features of {len(labels):,} images: {metrics['extraction_seconds'][0]:.0f} s", flush=True)
-
+    pixels = torch.cat([scenes.train_data.images, scenes.test_data.images])
+    labels = torch.cat([scenes.train_data.labels, scenes.test_data.labels])
+    photographs = ImageTensors(pixels, labels.clone(), channels=3)
     train, test = torch.arange(len(labels)).split([len(scenes.train_data), len(scenes.test_data)])
     if args.shuffle_labels:
         generator = torch.Generator().manual_seed(args.seed)
         labels[train] = labels[train][torch.randperm(len(train), generator=generator)]
+
+    def backbone_of(network: str) -> Any:
+        return load_backbone(network, **where).to(device, memory_format=torch.channels_last)
+
+    def images(places: torch.Tensor) -> torch.Tensor:
+        # Convolutions are faster with the channels last.
+        return photographs[places][0].to(device, memory_format=torch.channels_last)
+
+    # 1. Inner products of the features of all images, layer by layer.
+    budget = {
+        "memory": args.memory_gb * 1e9,
+        "cache": None if args.fast_dev_run or args.cache_dir is None else args.cache_dir.expanduser(),
+    }
+    options: dict[str, Any] = {
+        "images_hash": data["sha256"],
+        "batch_size": args.batch_size,
+        "dtype": torch.bfloat16 if args.precision == "bf16-mixed" else torch.float32,
+        "grids": args.grids,
+        "flip": args.flip,
+        **budget,
+    }
+    began = time.perf_counter()
+    metrics: dict[str, list[float]] = {}
+    grams: dict[str, torch.Tensor] = {}
+    for network, names in wanted.items():
+        started = time.perf_counter()
+        layers = open_layers(backbone_of(network), images, len(labels), names, **options)
+        metrics[f"{network}/extraction_seconds"] = [time.perf_counter() - started]
+        for name, layer in layers.items():
+            started = time.perf_counter()
+            gram = layer_gram(layer, len(labels), args.scaling, train, **budget)
+            metrics[f"{network}/{name}/features"] = [float(layer.width)]
+            metrics[f"{network}/{name}/gram_seconds"] = [time.perf_counter() - started]
+            grams[f"{network}/{name}"] = gram
+        print(
+            f"{network}: features of {len(labels):,} images, {time.perf_counter() - began:.0f} s", flush=True
+        )
+    if args.together:
+        # Inner products of vectors set side by side add up.
+        grams["together"] = torch.stack(list(grams.values())).mean(0)
+
+    # 2. An SVM for each, C by cross-validation on the training images.
+    choice: dict[str, Any] = {"folds": args.folds, "seed": args.seed, "multi_class": args.multi_class}
     kept = set(audit(scenes.train_files, scenes.test_files, drop=True)[0])
     unseen = torch.tensor([item in kept for item in scenes.test_files])
-    choice = {"folds": args.folds, "seed": args.seed, "multi_class": args.multi_class}
     rows = list(enumerate(labels.tolist()))
-    for layer in args.layers:
-        gram = scale_gram(gram_matrix([features[layer]]), args.scaling)
+    splits = [split_by_seed(rows, TRAIN_PER_CLASS, seed) for seed in range(args.splits)]
+    trials = {}
+    for item, gram in grams.items():
         started = time.perf_counter()
-        trial = try_svm(gram, labels, train, test, **choice)
+        trial = trials[item] = try_svm(gram, labels, train, test, **choice)
+        metrics[f"{item}/svm_seconds"] = [time.perf_counter() - started]
+        metrics[f"{item}/c"] = [trial.c]
+        metrics[f"{item}/cross_validation_accuracy"] = [trial.cross_validation.mean(1).max().item()]
+        metrics[f"{item}/accuracy"] = [trial.accuracy]
         right = (trial.predictions == labels[test]).double()
-        splits = []
-        for seed in range(args.splits):
-            parts = split_by_seed(rows, TRAIN_PER_CLASS, seed)
-            drawn = (torch.tensor([row for row, _ in part]) for part in parts)
-            splits.append(try_svm(gram, labels, *drawn, **choice).accuracy)
-        found = {
-            "features": [float(features[layer].shape[1])],
-            "c": [trial.c],
-            "cross_validation_accuracy": [trial.cross_validation.mean(1).max().item()],
-            "accuracy": [trial.accuracy],
-            "accuracy_without_duplicates": [right[unseen].mean().item()],
-            "svm_seconds": [time.perf_counter() - started],
-            **({"accuracy_over_splits": splits} if splits else {}),
-        }
-        metrics |= {f"{layer}/{name}": value for name, value in found.items()}
-        # Drawn only: C was chosen before any test image was looked at.
-        inside, across = gram[train][:, train], gram[test][:, train]
-        machines = [fit_svm(inside, labels[train], c, args.multi_class) for c in trial.grid]
-        tested = [(svm.predict(across) == labels[test]).double().mean().item() for svm in machines]
-        lines = {
-            "cross-validation on train": trial.cross_validation.mean(1).tolist(),
-            "test (a plot only)": tested,
-        }
-        curve = {"accuracy": {name: (trial.grid, values) for name, values in lines.items()}}
-        title = f"{args.backbone} {layer}: {trial.accuracy:.4f}"
-        runs.save_figure(
-            folder, f"c_{layer}", plots.curves(curve, x_label="C", log_x=True, title=title), trainer
+        metrics[f"{item}/accuracy_without_duplicates"] = [right[unseen].mean().item()]
+        print(f"{item:36} accuracy {trial.accuracy:.4f}, C {trial.c:.3g} by cross-validation", flush=True)
+        for split in splits:
+            places = (torch.tensor([place for place, _ in part]) for part in split)
+            accuracy = try_svm(gram, labels, *places, **choice).accuracy
+            metrics.setdefault(f"{item}/accuracy_over_splits", []).append(accuracy)
+        draw_trial(folder, trainer, item, args, gram, labels, train, test, trial)
+
+    # 3. The row that cross-validation likes best, looked at more closely.
+    best = max(trials, key=lambda item: metrics[f"{item}/cross_validation_accuracy"])
+    gram, trial = grams[best], trials[best]
+    smallest = int(labels[train].bincount().min())
+    sizes = [size for size in (5, 10, 20, 40, 70) if args.folds <= size < smallest]
+    for size, accuracies in learning_curve(gram, labels, train, test, sizes, **choice).items():
+        metrics[f"{best}/accuracy_from_{size}_per_class"] = accuracies
+    components = [count for count in args.components if 0 < count < len(train)]
+    for count in components:
+        started = time.perf_counter()
+        reduced = principal_components(gram, train, count)
+        accuracy = try_svm(reduced @ reduced.T, labels, train, test, **choice).accuracy
+        metrics[f"{best}/accuracy_from_{count}_components"] = [accuracy]
+        metrics[f"{best}/seconds_with_{count}_components"] = [time.perf_counter() - started]
+    draw_comparison(folder, trainer, list(trials), metrics)
+    draw_best(folder, trainer, best, metrics, sizes, components)
+    draw_worst_confusions(folder, trainer, gram, photographs, labels, train, test, trial)
+    notes = ["accuracy_without_duplicates leaves out test images that train holds, byte for byte"]
+    network, _, name = best.partition("/")
+    if len(wanted) == 1 or name:
+        network = next(iter(wanted)) if best == "together" else network
+        names = wanted[network] if best == "together" else [name]
+        module = FeatureExtractorSVM(
+            backbone=network,
+            layers=names,
+            weights=args.weights,
+            data_dir=where["data_dir"],
+            grids=args.grids,
+            flip=args.flip,
+            scaling=args.scaling,
+            c=trials[best].c,
+            multi_class=args.multi_class,
         )
-        counts = confusion_matrix(labels[test], trial.predictions, labels=range(len(CLASSES)))
-        confusion = plots.confusion_matrix(torch.from_numpy(counts), CLASSES, title=title)
-        runs.save_figure(folder, f"confusion_{layer}", confusion, trainer)
-        print(f"{layer:12}accuracy {trial.accuracy:.4f}, C {trial.c:.3g} by cross-validation", flush=True)
+        layers = open_layers(backbone_of(network), images, len(labels), names, **options)
+        if 4 * len(train) * sum(layer.width for layer in layers.values()) < budget["memory"]:
+            scaled = [module.scaled(layer.features(train).float().cpu()) for layer in layers.values()]
+            module.fit_features(torch.cat(scaled, 1), labels[train])
+            training.save_module(trainer, module, folder)
+        else:
+            notes.append(f"no checkpoint: the training features of {best} take more than --memory-gb")
     results = runs.write_results(
         folder,
         trainer,
@@ -131,12 +215,131 @@ def main(args: Args) -> dict[str, Any]:
         data=data,
         metrics=metrics,
         selection=f"C by {args.folds}-fold cross-validation on the training images",
-        wall_seconds=metrics["extraction_seconds"][0],
-        notes=["accuracy_without_duplicates leaves out test images that train holds, byte for byte"],
+        wall_seconds=time.perf_counter() - began,
+        notes=notes,
     )
     wandb_run.finish(trainer)
-    print("a dry run, nothing kept" if args.fast_dev_run else f"results.json, figures/ in {folder}")
+    print(
+        "a dry run, nothing kept"
+        if args.fast_dev_run
+        else f"results.json, figures/, checkpoints/ in {folder}"
+    )
     return results
+
+
+def draw_trial(
+    folder: Path,
+    trainer: Any,
+    item: str,
+    args: Args,
+    gram: Any,
+    labels: Any,
+    train: Any,
+    test: Any,
+    trial: Any,
+) -> None:
+    """Draw accuracy and time against C, the confusions and the accuracy of each class."""
+    import time
+
+    import torch
+    from sklearn.metrics import confusion_matrix
+
+    from datamodules.scene15 import CLASSES
+    from rdfia import plots, runs
+    from rdfia.linear_svm import fit_svm
+
+    # Drawn only: C was chosen before any test image was looked at.
+    inside, across = gram[train][:, train], gram[test][:, train]
+    tested, seconds = [], []
+    for c in trial.grid:
+        started = time.perf_counter()
+        predictions = fit_svm(inside, labels[train], c, args.multi_class).predict(across)
+        seconds.append(time.perf_counter() - started)
+        tested.append((predictions == labels[test]).double().mean().item())
+    lines = {
+        "cross-validation on train": trial.cross_validation.mean(1).tolist(),
+        "test (a plot only)": tested,
+    }
+    panels = {
+        "accuracy": {name: (trial.grid, values) for name, values in lines.items()},
+        "seconds to fit and test": {"one C": (trial.grid, seconds)},
+    }
+    title = f"{item}: {trial.accuracy:.4f}"
+    counts = torch.from_numpy(confusion_matrix(labels[test], trial.predictions, labels=range(len(CLASSES))))
+    shares = (counts.diagonal() / counts.sum(1).clamp(min=1)).tolist()
+    figures = {
+        "c": plots.curves(panels, x_label="C", log_x=True, title=title),
+        "confusion": plots.confusion_matrix(counts, CLASSES, title=title),
+        "classes": plots.bars({"accuracy": dict(zip(CLASSES, shares, strict=True))}, title=title),
+    }
+    for name, figure in figures.items():
+        runs.save_figure(folder, f"{name}_{item.replace('/', '_').replace(':', '_')}", figure, trainer)
+
+
+def draw_best(
+    folder: Path,
+    trainer: Any,
+    best: str,
+    metrics: dict[str, list[float]],
+    sizes: list[int],
+    components: list[int],
+) -> None:
+    """Draw what the number of training images and the number of components do to the best row."""
+    from rdfia import plots, runs
+
+    def line(name: str, values: list[int]) -> tuple[list[int], list[float]]:
+        means = [metrics[f"{best}/{name.format(value)}"] for value in values]
+        return values, [sum(found) / len(found) for found in means]
+
+    panels = {"test accuracy": {best: line("accuracy_from_{}_per_class", sizes)}}
+    runs.save_figure(
+        folder, "training_images", plots.curves(panels, x_label="training images per class"), trainer
+    )
+    panels = {
+        "test accuracy": {best: line("accuracy_from_{}_components", components)},
+        "seconds": {best: line("seconds_with_{}_components", components)},
+    }
+    figure = plots.curves(panels, x_label="principal components", log_x=True)
+    runs.save_figure(folder, "components", figure, trainer)
+
+
+def draw_comparison(folder: Path, trainer: Any, items: list[str], metrics: dict[str, list[float]]) -> None:
+    """Draw accuracy, width and time of all rows."""
+    from rdfia import plots, runs
+
+    panels = {
+        "test accuracy": {item: metrics[f"{item}/accuracy"][0] for item in items},
+        "features": {item: metrics.get(f"{item}/features", [0.0])[0] for item in items},
+        "seconds to choose C, fit and test": {item: metrics[f"{item}/svm_seconds"][0] for item in items},
+    }
+    runs.save_figure(folder, "comparison", plots.bars(panels), trainer)
+
+
+def draw_worst_confusions(
+    folder: Path, trainer: Any, gram: Any, photographs: Any, labels: Any, train: Any, test: Any, trial: Any
+) -> None:
+    """Draw test images of the commonest confusions above the nearest training image of the class told."""
+    import torch
+    from sklearn.metrics import confusion_matrix
+
+    from datamodules.scene15 import CLASSES
+    from rdfia import plots, runs
+
+    counts = torch.from_numpy(confusion_matrix(labels[test], trial.predictions, labels=range(len(CLASSES))))
+    commonest = counts.fill_diagonal_(0).flatten().argsort(descending=True, stable=True)[:6]
+    pictures = {}
+    for cell in commonest.tolist():
+        true, told = divmod(cell, len(CLASSES))
+        places = test[(labels[test] == true) & (trial.predictions == told)]
+        candidates = train[labels[train] == told]
+        if len(places):
+            near = gram[places][:, candidates]
+            row, column = divmod(int(near.argmax()), len(candidates))
+            pair = torch.stack([places[row], candidates[column]])
+            title = f"{CLASSES[true]} told as\n{CLASSES[told]}, {len(places)} times"
+            pictures[title] = photographs[pair][0]
+    if pictures:
+        runs.save_figure(folder, "worst_confusions", plots.image_grids(pictures, columns=1), trainer)
 
 
 if __name__ == "__main__":

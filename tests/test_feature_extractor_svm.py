@@ -8,7 +8,7 @@ from sklearn.preprocessing import Normalizer, StandardScaler
 from sklearn.svm import SVC
 
 from datamodules.scene15 import CLASSES, Scene15DataModule
-from rdfia.feature_extractor_svm import FeatureExtractorSVM, extract_features
+from rdfia.feature_extractor_svm import FeatureExtractorSVM
 
 SMALL = {"backbone": "squeezenet1_1", "layers": ["fire4"], "folds": 3}
 
@@ -58,23 +58,32 @@ def test_learns_and_validates_after_fitting(fitted, scenes):
     assert set(run.callback_metrics) == {"test/accuracy"}
 
 
-@pytest.mark.parametrize("scaling", ["l2", "standard", "raw"])
-def test_predicts_what_sklearn_predicts_on_the_same_features(scenes, scaling):
+@pytest.mark.parametrize("scaling", ["l2", "power", "standard", "raw"])
+def test_predicts_what_sklearn_predicts_on_the_same_features(scenes, scaling, tmp_path):
     module = FeatureExtractorSVM(**SMALL, scaling=scaling, c=0.1)
     run = trainer()
     run.fit(module, scenes)
-    train, labels = extract_features(module.backbone, scenes.train_dataloader(), ["fire4"])
-    test, _ = extract_features(module.backbone, scenes.test_dataloader(), ["fire4"])
-    train, test = train["fire4"].double().numpy(), test["fire4"].double().numpy()
-    if scaling == "l2":
+
+    def features(data):
+        images, _ = data[list(range(len(data)))]
+        return module.backbone.tap(images, ["fire4"])["fire4"].flatten(1).double().numpy()
+
+    train, test, labels = features(scenes.train_data), features(scenes.test_data), scenes.train_data.labels
+    if scaling == "power":
+        train, test = np.sqrt(train), np.sqrt(test)  # after a ReLU nothing is negative
+    if scaling in ("l2", "power"):
         train, test = Normalizer().fit_transform(train), Normalizer().fit_transform(test)
     if scaling == "standard":
         scaler = StandardScaler().fit(train)
-        varies = train.std(0) > 1e-12
+        varies = train.std(0) > 1e-5
         train, test = scaler.transform(train)[:, varies], scaler.transform(test)[:, varies]
     reference = SVC(kernel="linear", C=0.1).fit(train, labels)
     found = torch.cat(run.predict(module, scenes.test_dataloader()))
     assert np.array_equal(found, reference.predict(test))
+    run.save_checkpoint(tmp_path / "svm.ckpt")
+    loaded = FeatureExtractorSVM.load_from_checkpoint(tmp_path / "svm.ckpt", weights_only=True)
+    again = torch.cat(trainer().predict(loaded, scenes.test_dataloader()))
+    assert torch.equal(again, found)
 
 
 def test_every_training_image_is_seen_once_also_the_last_few(scenes):
@@ -93,24 +102,15 @@ def test_checkpoint_gives_the_same_predictions_and_leaves_the_cnn_out(fitted, sc
     assert torch.equal(loaded.eval()(images), module.eval()(images))
 
 
-def test_the_whole_exports_as_one_network(fitted, scenes):
-    module, _ = fitted
-    images, _ = next(iter(scenes.test_dataloader()))
-
-    class Whole(torch.nn.Module):
-        """The same layers without the early end of a tapped pass."""
-
-        def __init__(self):
-            super().__init__()
-            self.trunk = module.backbone.network.features[:7]
-            self.classifier = module.classifier
-
-        def forward(self, images):
-            x = self.trunk((images - module.backbone.mean) / module.backbone.std)
-            return self.classifier(torch.nn.functional.normalize(x.flatten(1)))
-
-    exported = torch.export.export(Whole(), (images,)).module()
-    torch.testing.assert_close(exported(images), module.eval()(images))
+@pytest.mark.parametrize("options", [{}, {"grids": [1, 2], "flip": True, "scaling": "power"}])
+def test_the_whole_exports_as_one_network(scenes, tmp_path, options):
+    module = FeatureExtractorSVM(backbone="squeezenet1_1", layers=["fire9", "fire4"], c=1.0, **options)
+    trainer().fit(module, scenes)
+    module.export(tmp_path / "scenes.pt2", image_size=64)
+    program = torch.export.load(tmp_path / "scenes.pt2").module()
+    images = scenes.test_data[list(range(7))][0]  # another batch size than it was traced with
+    torch.testing.assert_close(program(images), module.eval()(images))
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_the_cnn_stays_as_it_was(scenes):
@@ -147,7 +147,7 @@ def test_shuffled_labels_give_chance(scenes):
 def test_bad_input_is_named(scenes):
     with pytest.raises(ValueError, match="squeezenet1_1 has no layer 'pool9'"):
         FeatureExtractorSVM(backbone="squeezenet1_1", layers=["pool9"])
-    with pytest.raises(ValueError, match="scaling is raw, l2 or standard, got 'none'"):
+    with pytest.raises(ValueError, match="scaling is raw, l2, power or standard, got 'none'"):
         FeatureExtractorSVM(**SMALL, scaling="none")
     with pytest.raises(ValueError, match="the SVM is not fitted"):
         FeatureExtractorSVM(**SMALL)(torch.rand(1, 3, 64, 64))

@@ -14,9 +14,12 @@ from rdfia.linear_svm import (
     choose_c,
     fit_svm,
     gram_matrix,
+    learning_curve,
     principal_components,
-    scale_gram,
+    signed_root,
+    standardized,
     try_svm,
+    unit_length,
 )
 
 
@@ -31,23 +34,45 @@ def digits():
 TRAIN, TEST = torch.arange(300), torch.arange(300, 700)
 
 
-def test_gram_of_slices_is_the_gram_of_the_whole():
-    features = torch.randn(20, 10_000)
+def whole(features: torch.Tensor) -> torch.Tensor:
+    """Return the Gram matrix of features in memory."""
+    return gram_matrix(features.__getitem__, len(features))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_streamed_gram_matrix_is_that_of_the_whole(dtype):
+    features = torch.randn(23, 10_000).to(dtype)
     expected = features.double() @ features.double().T
-    torch.testing.assert_close(gram_matrix([features]), expected, rtol=1e-5, atol=1e-3)
-    slices = features.split([1, 4999, 5000], 1)
-    torch.testing.assert_close(gram_matrix(iter(slices)), expected, rtol=1e-5, atol=1e-3)
+    torch.testing.assert_close(whole(features), expected, rtol=1e-5, atol=1e-3)
+    asked = []
+
+    def note(places):
+        asked.append(len(features[places]))
+        return features[places]
+
+    found = gram_matrix(note, 23, held=10, streamed=4)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-3)
+    # 10 held while 13 pass by, 10 while 3, then the last 3
+    assert asked == [10, 4, 4, 4, 1, 10, 3, 3]
+
+
+def test_bfloat16_products_leave_the_settings_as_they_were():
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    whole(torch.randn(4, 8).bfloat16())
+    assert torch.backends.mkldnn.matmul.fp32_precision == before
+    wide = torch.randn(64, 4096)
+    torch.testing.assert_close(whole(wide), wide.double() @ wide.double().T, rtol=1e-6, atol=1e-4)
 
 
 @pytest.mark.parametrize("c", [1e-4, 1e-2, 1, 100])
 def test_predicts_what_sklearn_predicts_from_the_features(digits, c):
     features, labels = digits
     reference = SVC(kernel="linear", C=c).fit(features[TRAIN], labels[TRAIN])
-    gram = gram_matrix([features])
+    gram = whole(features)
     svm = fit_svm(gram[TRAIN][:, TRAIN], labels[TRAIN], c)
     found = svm.predict(gram[TEST][:, TRAIN])
     assert np.array_equal(found, reference.predict(features[TEST]))
-    linear = svm.to_linear([features[TRAIN, :30], features[TRAIN, 30:]], 300)
+    linear = svm.to_linear(features.__getitem__, TRAIN)
     assert torch.equal(linear.predict(features[TEST]), found)
     decisions = SVC(kernel="linear", C=c, decision_function_shape="ovo").fit(features[TRAIN], labels[TRAIN])
     np.testing.assert_allclose(
@@ -58,11 +83,11 @@ def test_predicts_what_sklearn_predicts_from_the_features(digits, c):
 def test_one_against_the_rest_is_sklearns(digits):
     features, labels = digits
     reference = OneVsRestClassifier(SVC(kernel="linear", C=0.01)).fit(features[TRAIN], labels[TRAIN])
-    gram = gram_matrix([features])
+    gram = whole(features)
     svm = fit_svm(gram[TRAIN][:, TRAIN], labels[TRAIN], 0.01, "ovr")
     found = svm.predict(gram[TEST][:, TRAIN])
     assert np.array_equal(found, reference.predict(features[TEST]))
-    assert torch.equal(svm.to_linear([features[TRAIN]], 300).predict(features[TEST]), found)
+    assert torch.equal(svm.to_linear(features.__getitem__, TRAIN).predict(features[TEST]), found)
 
 
 @pytest.mark.parametrize("multi_class", ["ovo", "ovr"])
@@ -71,19 +96,19 @@ def test_two_classes_with_any_labels(digits, multi_class):
     rows = (labels == 3) | (labels == 8)
     features, labels = features[rows], labels[rows]
     train, test = torch.arange(50), torch.arange(50, len(labels))
-    gram = gram_matrix([features])
+    gram = whole(features)
     svm = fit_svm(gram[train][:, train], labels[train], 0.01, multi_class)
     found = svm.predict(gram[test][:, train])
     assert np.array_equal(
         found, SVC(kernel="linear", C=0.01).fit(features[train], labels[train]).predict(features[test])
     )
-    assert torch.equal(svm.to_linear([features[train]], 50).predict(features[test]), found)
+    assert torch.equal(svm.to_linear(features.__getitem__, train).predict(features[test]), found)
     assert set(found.tolist()) == {3, 8}
 
 
 def test_l2_scaling_is_sklearns_normalizer(digits):
     features, labels = digits
-    gram = scale_gram(gram_matrix([features]), "l2")
+    gram = unit_length(whole(features))
     svm = fit_svm(gram[TRAIN][:, TRAIN], labels[TRAIN], 10)
     reference = make_pipeline(Normalizer(), SVC(kernel="linear", C=10)).fit(features[TRAIN], labels[TRAIN])
     assert np.array_equal(svm.predict(gram[TEST][:, TRAIN]), reference.predict(features[TEST]))
@@ -92,7 +117,7 @@ def test_l2_scaling_is_sklearns_normalizer(digits):
 def test_standard_scaling_is_sklearns_and_looks_at_training_images_only(digits):
     features, labels = digits
     assert (features[TRAIN].std(0) == 0).any()  # some pixels are always black
-    gram = gram_matrix([features[:, :20], features[:, 20:]], standardize_on=TRAIN)
+    gram = gram_matrix(standardized(features.__getitem__, TRAIN), 700, held=200)
     scaler = StandardScaler().fit(features[TRAIN].double())
     scaled = scaler.transform(features.double())
     constant = features[TRAIN].std(0).numpy() == 0
@@ -105,7 +130,7 @@ def test_standard_scaling_is_sklearns_and_looks_at_training_images_only(digits):
 
 def test_principal_components_are_sklearns(digits):
     features, _ = digits
-    found = principal_components(gram_matrix([features]), TRAIN, 12)
+    found = principal_components(whole(features), TRAIN, 12)
     reference = PCA(12, svd_solver="full").fit(features[TRAIN].double())
     expected = reference.transform(features.double())
     signs = np.sign((found.numpy() * expected).sum(0))
@@ -114,7 +139,7 @@ def test_principal_components_are_sklearns(digits):
 
 def test_c_is_chosen_as_sklearns_cross_validation_would(digits):
     features, labels = digits
-    gram = gram_matrix([features])[TRAIN][:, TRAIN]
+    gram = whole(features)[TRAIN][:, TRAIN]
     grid = c_grid(gram, 6)
     chosen, accuracy = choose_c(gram, labels[TRAIN], grid, folds=3, seed=4)
     folds = StratifiedKFold(3, shuffle=True, random_state=4)
@@ -127,18 +152,18 @@ def test_c_is_chosen_as_sklearns_cross_validation_would(digits):
 
 def test_the_grid_follows_the_scale_of_the_features(digits):
     features, _ = digits
-    small, large = c_grid(gram_matrix([features])), c_grid(gram_matrix([10 * features]))
+    small, large = c_grid(whole(features)), c_grid(whole(10 * features))
     assert small == pytest.approx([100 * c for c in large])
     assert c_grid(torch.eye(3))[3] == pytest.approx(1)
 
 
 def test_saves_and_loads_without_pickle(digits, tmp_path):
     features, labels = digits
-    gram = gram_matrix([features])
-    linear = fit_svm(gram[TRAIN][:, TRAIN], labels[TRAIN], 0.01).to_linear([features[TRAIN]], 300)
+    gram = whole(features)
+    linear = fit_svm(gram[TRAIN][:, TRAIN], labels[TRAIN], 0.01).to_linear(features.__getitem__, TRAIN)
     torch.save(linear.state_dict(), tmp_path / "svm.pt")
     state = torch.load(tmp_path / "svm.pt", weights_only=True)
-    other = fit_svm(gram[TEST][:, TEST], labels[TEST], 1.0).to_linear([features[TEST]], 400)
+    other = fit_svm(gram[TEST][:, TEST], labels[TEST], 1.0).to_linear(features.__getitem__, TEST)
     other.load_state_dict(state)
     assert torch.equal(other.predict(features), linear.predict(features))
     exported = torch.export.export(linear, (features[:5],)).module()
@@ -147,7 +172,7 @@ def test_saves_and_loads_without_pickle(digits, tmp_path):
 
 def test_shuffled_labels_give_chance(digits):
     features, labels = digits
-    gram = gram_matrix([features])
+    gram = whole(features)
     shuffled = labels[TRAIN][torch.randperm(300, generator=torch.Generator().manual_seed(0))]
     svm = fit_svm(gram[TRAIN][:, TRAIN], shuffled, 0.01)
     assert (svm.predict(gram[TEST][:, TRAIN]) == labels[TEST]).float().mean() < 0.2
@@ -162,16 +187,14 @@ def test_bad_input_is_named():
     with pytest.raises(ValueError, match="5 folds need 5 images of each class, one has 3"):
         choose_c(gram, labels, [1.0])
     with pytest.raises(ValueError, match="not a number"):
-        gram_matrix([torch.tensor([[1.0], [torch.nan]])])
-    with pytest.raises(ValueError, match="there are no features"):
-        gram_matrix([])
+        whole(torch.tensor([[1.0], [torch.nan]]))
     with pytest.raises(ValueError, match="have 1 to 5 components, got 6"):
         principal_components(gram, torch.arange(6), 6)
 
 
 def test_a_trial_chooses_c_on_training_images_only(digits):
     features, labels = digits
-    gram = scale_gram(gram_matrix([features]), "l2")
+    gram = unit_length(whole(features))
     trial = try_svm(gram, labels, TRAIN, TEST, folds=3)
     inside = gram[TRAIN][:, TRAIN]
     c, curve = choose_c(inside, labels[TRAIN], c_grid(inside), folds=3)
@@ -183,3 +206,20 @@ def test_a_trial_chooses_c_on_training_images_only(digits):
     other = try_svm(gram, garbage, TRAIN, TEST, folds=3)
     assert other.c == trial.c
     assert torch.equal(other.predictions, trial.predictions)
+
+
+def test_signed_roots_keep_the_sign():
+    assert signed_root(torch.tensor([-4.0, 0.0, 9.0])).tolist() == [-2, 0, 3]
+
+
+def test_more_training_images_help(digits):
+    features, labels = digits
+    gram = unit_length(whole(features))
+    found = learning_curve(gram, labels, TRAIN, TEST, [3, 20], draws=2, folds=3)
+    assert [len(values) for values in found.values()] == [2, 2]
+    assert found[3][0] != found[3][1]
+    assert sum(found[20]) > sum(found[3]) + 0.1
+    # the whole set drawn is the plain trial, whatever the order of its images
+    few = torch.cat([TRAIN[labels[TRAIN] == label][:5] for label in range(10)])
+    (drawn,) = learning_curve(gram, labels, few, TEST, [5], draws=1, folds=5)[5]
+    assert abs(drawn - try_svm(gram, labels, few, TEST).accuracy) < 0.05

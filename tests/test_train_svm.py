@@ -1,13 +1,19 @@
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import lightning
 import pytest
 from conftest import write_scene15
 from train_svm import Args, main
 
+from datamodules.scene15 import Scene15DataModule
+from rdfia.feature_extractor_svm import FeatureExtractorSVM
+
+FIRE4, FIRE9 = "squeezenet1_1/fire4", "squeezenet1_1/fire9"
 SCRIPT = str(Path(__file__).parents[1] / "scripts" / "train_svm.py")
 
 
@@ -19,39 +25,80 @@ def scenes(tmp_path_factory) -> Path:
 
 
 def small(scenes: Path, tmp_path: Path, **changes) -> Args:
-    places = {"data_dir": scenes, "output_dir": tmp_path / "runs", "accelerator": "cpu"}
-    return Args(
-        **{"backbone": "squeezenet1_1", "layers": ("fire4", "fire9"), "folds": 3, **places, **changes}
-    )
+    places = {"data_dir": scenes, "output_dir": tmp_path / "runs", "cache_dir": tmp_path / "cache"}
+    settings = {"features": (FIRE4, FIRE9), "folds": 3, "image_size": 64, "accelerator": "cpu"}
+    return Args(**{**settings, **places, **changes})
 
 
 def test_each_layer_gets_its_numbers_and_figures(scenes, tmp_path, capsys):
     results = main(small(scenes, tmp_path))
-    assert "fire9       accuracy 0." in capsys.readouterr().out
+    assert "fire9                  accuracy 0." in capsys.readouterr().out
     folder = tmp_path / "runs" / "svm"
     assert json.loads((folder / "results.json").read_text()) == results
-    for layer, features in (("fire4", 256 * 27 * 27), ("fire9", 512 * 13 * 13)):
-        assert results["metrics"][f"{layer}/features"]["mean"] == features
-        assert (folder / "figures" / f"c_{layer}.png").stat().st_size > 5000
-        assert (folder / "figures" / f"confusion_{layer}.png").stat().st_size > 5000
+    for layer, features in (("fire4", 256 * 7 * 7), ("fire9", 512 * 3 * 3)):
+        assert results["metrics"][f"squeezenet1_1/{layer}/features"]["mean"] == features
+        assert (folder / "figures" / f"c_squeezenet1_1_{layer}.png").stat().st_size > 5000
+        assert (folder / "figures" / f"confusion_squeezenet1_1_{layer}.png").stat().st_size > 5000
     assert results["selection"] == "C by 3-fold cross-validation on the training images"
     assert results["data"]["audit"]["train"] == 90
+
+
+def test_the_best_row_is_looked_at_more_closely(scenes, tmp_path):
+    results = main(small(scenes, tmp_path, together=True, components=(4, 16), folds=2))
+    metrics, folder = results["metrics"], tmp_path / "runs" / "svm"
+    rows = (FIRE4, FIRE9, "together")
+    best = max(rows, key=lambda row: metrics[f"{row}/cross_validation_accuracy"]["mean"])
+    assert len(metrics[f"{best}/accuracy_from_5_per_class"]["values"]) == 3
+    assert {f"{best}/accuracy_from_{count}_components" for count in (4, 16)} < set(metrics)
+    for name in ("comparison", "training_images", "components", "worst_confusions"):
+        assert (folder / "figures" / f"{name}.png").stat().st_size > 5000
+    module = FeatureExtractorSVM.load_from_checkpoint(folder / "checkpoints" / "best.ckpt", weights_only=True)
+    data = Scene15DataModule(scenes, image_size=64, batch_size=32)
+    data.setup()
+    scores = lightning.Trainer(logger=False, enable_progress_bar=False, accelerator="cpu").test(
+        module, data, verbose=False
+    )
+    assert scores[0]["test/accuracy"] == pytest.approx(metrics[f"{best}/accuracy"]["mean"])
+
+
+def test_streaming_and_caches_change_no_number(scenes, tmp_path):
+    numbers = []
+    for name, changes in {
+        "in_memory": {},
+        "from_the_cache": {},
+        "streamed": {"memory_gb": 0.002, "cache_dir": tmp_path / "grams"},
+        "from_cached_grams": {"memory_gb": 0.002, "cache_dir": tmp_path / "grams"},
+        "no_cache": {"cache_dir": None},
+    }.items():
+        metrics = main(small(scenes, tmp_path, name=name, **changes))["metrics"]
+        numbers.append({key: value["mean"] for key, value in metrics.items() if "seconds" not in key})
+    assert all(other == pytest.approx(numbers[0]) for other in numbers[1:])
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+    assert len(list((tmp_path / "grams").iterdir())) == 2
 
 
 def test_it_learns_and_with_shuffled_labels_falls_to_chance(scenes, tmp_path):
     # the noise of a class differs in size, so resized it differs in texture
     real, control = (
-        main(small(scenes, tmp_path, layers=("fire4",), name=str(shuffled), shuffle_labels=shuffled))
+        main(
+            small(
+                scenes,
+                tmp_path,
+                features=(FIRE4,),
+                name=str(shuffled),
+                shuffle_labels=shuffled,
+            )
+        )
         for shuffled in (False, True)
     )
-    assert real["metrics"]["fire4/accuracy"]["mean"] > 0.4
-    assert control["metrics"]["fire4/accuracy"]["mean"] < 0.25
+    assert real["metrics"][f"{FIRE4}/accuracy"]["mean"] > 0.4
+    assert control["metrics"][f"{FIRE4}/accuracy"]["mean"] < 0.25
 
 
 def test_the_same_command_gives_the_same_numbers(scenes, tmp_path):
-    runs = [main(small(scenes, tmp_path, name=name, layers=("fire9",)))["metrics"] for name in ("a", "b")]
+    runs = [main(small(scenes, tmp_path, name=name, features=(FIRE9,)))["metrics"] for name in ("a", "b")]
     for name in runs[0]:
-        if not name.endswith("seconds"):
+        if "seconds" not in name:
             assert runs[0][name] == runs[1][name]
 
 
@@ -59,31 +106,43 @@ def test_a_dry_run_splits_by_seed_and_writes_nothing(tmp_path):
     write_scene15(tmp_path / "data", train=60, test=42)
     results = main(
         small(
-            tmp_path / "data", tmp_path, layers=("fire9",), splits=2, fast_dev_run=True, shuffle_labels=True
+            tmp_path / "data",
+            tmp_path,
+            features=(FIRE9,),
+            splits=2,
+            fast_dev_run=True,
+            shuffle_labels=True,
         )
     )
-    assert len(results["metrics"]["fire9/accuracy_over_splits"]["values"]) == 2
-    assert results["metrics"]["fire9/accuracy_over_splits"]["std"] is not None
+    assert len(results["metrics"][f"{FIRE9}/accuracy_over_splits"]["values"]) == 2
+    assert results["metrics"][f"{FIRE9}/accuracy_over_splits"]["std"] is not None
     assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("changes", "message"),
     [
-        (["--backbone", "vgg61"], "no backbone 'vgg61'"),
-        (["--layers", "pool9"], "squeezenet1_1 has no layer 'pool9'"),
-        (["--weights", "absent.safetensors"], "weights absent.safetensors do not exist"),
-        (["--devices", "2", "--accelerator", "cpu"], "train_svm.py runs on one device; use --devices 1"),
-        (["--scaling", "cubic"], "invalid choice 'cubic' for argument '--scaling'"),
+        ({"features": ("vgg61/pool5",)}, "no backbone 'vgg61'"),
+        ({"features": ("squeezenet1_1/pool9",)}, "squeezenet1_1 has no layer 'pool9'"),
+        ({"features": ("pool9",)}, "--features takes network/layer, such as vgg16/pool5, got 'pool9'"),
+        ({"splits": 2, "scaling": "standard"}, "leave --splits out"),
+        ({"features": (FIRE4, "alexnet/pool5"), "weights": "a.pth"}, "--weights a.pth is one file"),
+        ({"weights": "absent.safetensors"}, "weights absent.safetensors do not exist"),
+        ({"devices": 2}, "train_svm.py runs on one device; use --devices 1"),
     ],
 )
-def test_bad_input_is_one_line(scenes, tmp_path, arguments, message):
-    command = [sys.executable, SCRIPT, "--data-dir", str(scenes), "--backbone", "squeezenet1_1", *arguments]
+def test_bad_input_is_named_before_anything_is_written(scenes, tmp_path, changes, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=re.escape(message)):
+        main(small(scenes, tmp_path, **changes))
+    assert not list(tmp_path.iterdir())
+
+
+def test_bad_input_is_one_line(scenes, tmp_path):
+    command = [sys.executable, SCRIPT, "--data-dir", str(scenes), "--features", "squeezenet1_1/pool9"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=100)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-    assert message in done.stderr
-    assert not (tmp_path / "runs").exists()
+    assert "has no layer 'pool9'" in done.stderr
 
 
 def test_help_has_a_line_for_each_flag():

@@ -1,0 +1,252 @@
+"""Features of frozen CNNs: any layers in one forward pass, pooled or whole, in memory or computed as needed.
+
+A layer whose features fit in memory is computed once and kept, on disk too if asked. Of a wider one (VGG16's
+conv1_2 has 3.2 million numbers an image) the features of some images are computed whenever they are needed,
+which is all that `rdfia.linear_svm.gram_matrix` asks for.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional
+from tqdm import tqdm
+
+from rdfia.backbones import Backbone
+from rdfia.linear_svm import Features, Scaling, gram_matrix, signed_root, standardized, unit_length
+from rdfia.runs import whole_file
+
+
+def layer_features(
+    backbone: Backbone,
+    images: Tensor,
+    layers: Sequence[str],
+    *,
+    grids: Sequence[int] = (),
+    flip: bool = False,
+) -> dict[str, Tensor]:
+    """Return each layer's features of images (B, 3, H, W) in [0, 1], (B, d), from one forward pass.
+
+    Args:
+        backbone: See `rdfia.backbones.load_backbone`.
+        images: (B, 3, H, W) in [0, 1].
+        layers: Names of layers.
+        grids: Average each map over the cells of these grids, side by side: 1 over all of it, 2 over its
+            quarters as well. None keeps the whole map, in the number format of the network.
+        flip: Average the features of each image and its mirror image.
+    """
+    features = {name: _flat(output, grids) for name, output in backbone.tap(images, layers).items()}
+    if flip:
+        mirrored = backbone.tap(images.flip(-1), layers)
+        features = {name: (value + _flat(mirrored[name], grids)) / 2 for name, value in features.items()}
+    return features
+
+
+def _flat(output: Tensor, grids: Sequence[int]) -> Tensor:
+    """Return a layer's output as (B, d)."""
+    if output.ndim != 4 or not grids:
+        return output.flatten(1)
+    return torch.cat([functional.adaptive_avg_pool2d(output.float(), cells).flatten(1) for cells in grids], 1)
+
+
+@torch.no_grad()
+def compute_features(
+    backbone: Backbone,
+    images: Callable[[Tensor], Tensor],
+    places: Tensor,
+    layers: Sequence[str],
+    *,
+    batch_size: int = 32,
+    dtype: torch.dtype = torch.float32,
+    progress: bool = False,
+    **pooling: Any,
+) -> dict[str, Tensor]:
+    """Return each layer's features of some images, (N, d).
+
+    Args:
+        backbone: In eval mode.
+        images: Gives images (B, 3, H, W) in [0, 1] on the backbone's device, by their places.
+        places: Which, (N,).
+        layers: Names of layers.
+        batch_size: Images in a forward pass.
+        dtype: Number format of the forward pass; bfloat16 is about twice as fast.
+        progress: Show a bar where someone watches.
+        **pooling: ``grids`` and ``flip``, see `layer_features`.
+    """
+    features: dict[str, Tensor] = {}
+    batches = places.split(batch_size)  # type: ignore[no-untyped-call]
+    done = 0
+    for batch in tqdm(batches, desc="features", disable=None if progress else True):
+        chosen = images(batch)
+        with torch.autocast(chosen.device.type, dtype, enabled=dtype != torch.float32):
+            found = layer_features(backbone, chosen, layers, **pooling)
+        for name, value in found.items():
+            # Made once at full size: joining the parts in the end would need twice the memory.
+            if name not in features:
+                features[name] = value.new_empty(len(places), value.shape[1])
+            features[name][done : done + len(batch)] = value
+        done += len(batch)
+    return features
+
+
+def weights_hash(module: nn.Module) -> str:
+    """Return a hash of a module's weights and buffers."""
+    digest = hashlib.sha256()
+    for name, value in module.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def load_cached(folder: Path | None, recipe: Mapping[str, Any]) -> Tensor | None:
+    """Return what `save_cached` wrote for this recipe, mapped into memory; None if there is none."""
+    if folder is None:
+        return None
+    try:
+        with safe_open(_cache_path(folder, recipe), framework="pt") as file:
+            if json.loads(file.metadata()["recipe"]) == recipe:
+                values: Tensor = file.get_tensor("values")
+                return values
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        pass  # absent or damaged: made anew
+    return None
+
+
+def save_cached(folder: Path | None, recipe: Mapping[str, Any], values: Tensor | None) -> None:
+    """Write values for a recipe of plain types; whole or not at all, whoever else writes the same file."""
+    if folder is not None and values is not None:
+        with whole_file(_cache_path(folder, recipe)) as part:
+            save_file({"values": values.cpu().contiguous()}, part, metadata={"recipe": json.dumps(recipe)})
+
+
+def _cache_path(folder: Path, recipe: Mapping[str, Any]) -> Path:
+    digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
+    return folder / f"{digest[:24]}.safetensors"
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer's features of all images.
+
+    Attributes:
+        features: Gives those of some images, by their places.
+        width: Numbers an image.
+        bytes_each: Size of one image's features.
+        recipe: All that they depend on, in plain types.
+        in_memory: They are not computed anew when asked for.
+    """
+
+    features: Features
+    width: int
+    bytes_each: int
+    recipe: dict[str, Any]
+    in_memory: bool
+
+
+def open_layers(
+    backbone: Backbone,
+    images: Callable[[Tensor], Tensor],
+    count: int,
+    names: Sequence[str],
+    *,
+    images_hash: str,
+    memory: float,
+    cache: Path | None = None,
+    batch_size: int = 32,
+    dtype: torch.dtype = torch.float32,
+    grids: Sequence[int] = (),
+    flip: bool = False,
+) -> dict[str, Layer]:
+    """Return the features of layers: the narrowest, as many as fit together, in memory; the others as needed.
+
+    Those in memory are computed in one pass over the images, or read from ``cache``.
+
+    Args:
+        backbone: In eval mode, on its device.
+        images: Gives images (B, 3, H, W) in [0, 1] on that device, by their places.
+        count: Number of images.
+        names: Of layers.
+        images_hash: Of the images, in order.
+        memory: Bytes for the features in memory.
+        cache: Folder for features that were computed, None for none. A file there serves one recipe:
+            weights, layer, pooling, precision, images.
+        batch_size: See `compute_features`.
+        dtype: See `compute_features`.
+        grids: See `layer_features`.
+        flip: See `layer_features`.
+    """
+    options: dict[str, Any] = {"batch_size": batch_size, "dtype": dtype, "grids": tuple(grids), "flip": flip}
+    everything = torch.arange(count)
+    recipe = {
+        "version": 1,
+        "backbone": backbone.name,
+        "weights": weights_hash(backbone),
+        "images": images_hash,
+        "precision": str(dtype),
+        "grids": list(grids),
+        "flip": flip,
+        "torch": torch.__version__,
+    }
+    recipes = {name: recipe | {"layer": name} for name in names}
+    one = compute_features(backbone, images, everything[:1], names, **options)
+    narrow: list[str] = []
+    for name in sorted(names, key=lambda name: one[name].nbytes):
+        memory -= one[name].nbytes * count
+        if memory >= 0:
+            narrow.append(name)
+    held = {name: load_cached(cache, recipes[name]) for name in narrow}
+    if absent := [name for name, values in held.items() if values is None]:
+        held |= compute_features(backbone, images, everything, absent, progress=True, **options)
+        for name in absent:
+            save_cached(cache, recipes[name], held[name])
+
+    def as_needed(name: str) -> Features:
+        return lambda places: compute_features(backbone, images, everything[places], [name], **options)[name]
+
+    return {
+        name: Layer(
+            features=as_needed(name) if (values := held.get(name)) is None else values.__getitem__,
+            width=one[name].shape[1],
+            bytes_each=one[name].nbytes,
+            recipe=recipes[name],
+            in_memory=name in held,
+        )
+        for name in names
+    }
+
+
+def layer_gram(
+    layer: Layer, count: int, scaling: Scaling, train: Tensor, *, memory: float, cache: Path | None = None
+) -> Tensor:
+    """Return the Gram matrix (count, count) of a layer's scaled features; ``cache`` keeps those of wide ones.
+
+    Args:
+        layer: From `open_layers`.
+        count: Number of images.
+        scaling: ``l2`` divides the features of an image by their length, ``power`` takes their signed square
+            roots first, ``standard`` gives each feature mean 0 and deviation 1 on the training images,
+            ``raw`` leaves them.
+        train: Places of the training images.
+        memory: Bytes for features at any one time.
+        cache: Folder, None for none.
+    """
+    recipe = layer.recipe | {"gram": scaling, "train": train.tolist() if scaling == "standard" else None}
+    cache = None if layer.in_memory else cache
+    gram = load_cached(cache, recipe)
+    if gram is None:
+        features = layer.features
+        if scaling == "power":
+            features = lambda places: signed_root(layer.features(places))  # noqa: E731
+        if scaling == "standard":
+            features = standardized(layer.features, train)
+        fit = max(4, int(memory / layer.bytes_each))
+        gram = gram_matrix(features, count, held=fit * 3 // 4, streamed=fit // 4)
+        save_cached(cache, recipe, gram)
+    return unit_length(gram) if scaling in ("l2", "power") else gram
