@@ -126,6 +126,7 @@ class Scene15DataModule(lightning.LightningDataModule):
         val_fraction: The part of each class's training images held out for validation, drawn by a fixed rule.
         train_on_val: Train on the validation images too; the validation set stays the same.
         shuffle: False gives the training images in order, each exactly once, for extracting features.
+        watch_test: Validation gives the test images as a second loader, for curves that choose nothing.
     """
 
     def __init__(
@@ -142,6 +143,7 @@ class Scene15DataModule(lightning.LightningDataModule):
         val_fraction: float = 0.2,
         train_on_val: bool = False,
         shuffle: bool = True,
+        watch_test: bool = False,
     ) -> None:
         super().__init__()
         if channels not in (1, 3):
@@ -154,6 +156,7 @@ class Scene15DataModule(lightning.LightningDataModule):
         self.num_workers, self.image_size, self.channels = num_workers, image_size, channels
         self.split_seed, self.duplicates = split_seed, duplicates
         self.val_fraction, self.train_on_val, self.shuffle = val_fraction, train_on_val, shuffle
+        self.watch_test = watch_test
 
     def find(self) -> tuple[list[tuple[Path, int]], list[tuple[Path, int]], str]:
         """Return training files, test files and the name of the split."""
@@ -216,9 +219,10 @@ class Scene15DataModule(lightning.LightningDataModule):
             return eval_loader(self.train_data, self)
         return train_loader(self.train_data, self, seed=self.seed)
 
-    def val_dataloader(self) -> BatchLoader:
-        """Return batches that score each validation image exactly once."""
-        return eval_loader(self.val_data, self)
+    def val_dataloader(self) -> BatchLoader | list[BatchLoader]:
+        """Return batches that score each validation image exactly once; with ``watch_test``, two loaders."""
+        loader = eval_loader(self.val_data, self)
+        return [loader, self.test_dataloader()] if self.watch_test else loader
 
     def test_dataloader(self) -> BatchLoader:
         """Return batches that score each test image exactly once."""

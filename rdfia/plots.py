@@ -76,7 +76,8 @@ def curves(
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         axes.grid(alpha=0.3)
-        axes.legend()
+        if lines:
+            axes.legend()
     if title:
         figure.suptitle(title)
     return figure

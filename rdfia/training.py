@@ -219,6 +219,7 @@ def check_flags(path: Path, flags: dict[str, Any]) -> None:
         began = dict(json.loads(path.read_text()))
     except ValueError as error:
         raise ValueError(f"{path} is damaged ({error}); {MEND}") from error
+    flags = json.loads(json.dumps(flags))  # tuples are lists in the file
     if began.get("data", flags["data"]) != flags["data"]:
         then, now = json.dumps(began["data"]), json.dumps(flags["data"])
         raise ValueError(f"{path.parent} was trained on {then}, this command reads {now}; {MEND}")
@@ -284,6 +285,7 @@ def make_trainer(
     mode: str,
     callbacks: list[Callback],
     two_optimizers: bool = False,
+    unused_weights: bool = False,
 ) -> lightning.Trainer:
     """Return the trainer for a run.
 
@@ -293,8 +295,8 @@ def make_trainer(
         monitor: The metric that chooses ``best.ckpt``.
         mode: ``min`` or ``max``.
         callbacks: More callbacks.
-        two_optimizers: The module steps two optimizers, each of which leaves the other's network unused;
-            DDP must look for unused parameters then.
+        two_optimizers: The module steps two optimizers, each of which leaves the other's network unused.
+        unused_weights: Some weights have no gradient in some steps; DDP must look for them then.
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     for message in MEANT:
@@ -304,7 +306,7 @@ def make_trainer(
         loggers += [logger] if (logger := wandb_logger(args.name, folder)) else []
     strategy = "auto"
     if process_count(args) > 1:
-        strategy = "ddp_find_unused_parameters_true" if two_optimizers else "ddp"
+        strategy = "ddp_find_unused_parameters_true" if two_optimizers or unused_weights else "ddp"
     checkpoints = folder / "checkpoints"
     # Two callbacks: save_last writes no last.ckpt where an epoch is not the best so far, and one in dry runs.
     best = ModelCheckpoint(checkpoints, "best", monitor=monitor, mode=mode, enable_version_counter=False)

@@ -89,6 +89,23 @@ def write_scene15(root: Path, train: int = 5, test: int = 4) -> None:
                 write_picture(path, (40 + index, 30 + number), seed, "L")
 
 
+def write_striped_scenes(root: Path) -> None:
+    """Write a small 15 Scene in which each class has stripes of its own direction and width."""
+    from datamodules.scene15 import CLASSES
+
+    y, x = np.mgrid[:64, :64]
+    for index, name in enumerate(CLASSES):
+        for part, count in (("train", 5), ("test", 3)):
+            folder = root / "15SceneData" / part / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                generator = np.random.default_rng([index, number, part == "test"])
+                angle, width = index % 5 * np.pi / 5, 3 + 4 * (index // 5)
+                wave = np.sin((x * np.cos(angle) + y * np.sin(angle)) / width + generator.uniform(0, 6))
+                noisy = 127 + 80 * wave + generator.normal(0, 15, wave.shape)
+                Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(folder / f"{number}.jpg")
+
+
 @pytest.fixture
 def mnist(tmp_path: Path) -> Path:
     """A data folder with a small MNIST."""

@@ -2,12 +2,11 @@ import lightning
 import numpy as np
 import pytest
 import torch
-from conftest import write_scene15
-from PIL import Image
+from conftest import write_striped_scenes
 from sklearn.preprocessing import Normalizer, StandardScaler
 from sklearn.svm import SVC
 
-from datamodules.scene15 import CLASSES, Scene15DataModule
+from datamodules.scene15 import Scene15DataModule
 from rdfia.feature_extractor_svm import FeatureExtractorSVM
 
 SMALL = {"backbone": "squeezenet1_1", "layers": ["fire4"], "folds": 3}
@@ -22,22 +21,8 @@ def trainer(**settings) -> lightning.Trainer:
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory) -> Scene15DataModule:
-    """A small 15 Scene in which each class has stripes of its own direction and width."""
     root = tmp_path_factory.mktemp("scenes")
-    write_scene15(root, train=0, test=0)
-    y, x = np.mgrid[:64, :64]
-    for index, name in enumerate(CLASSES):
-        for part, count in (("train", 5), ("test", 3)):
-            folder = root / "15SceneData" / part / name
-            folder.mkdir(parents=True)
-            for number in range(count):
-                generator = np.random.default_rng([index, number, part == "test"])
-                angle, width = index % 5 * np.pi / 5, 3 + 4 * (index // 5)
-                wave = np.sin((x * np.cos(angle) + y * np.sin(angle)) / width + generator.uniform(0, 6))
-                noisy = 127 + 80 * wave + generator.normal(0, 15, wave.shape)
-                Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(
-                    folder / f"{number}.png".replace("png", "jpg")
-                )
+    write_striped_scenes(root)
     data = Scene15DataModule(root, image_size=64, batch_size=16, shuffle=False, train_on_val=True)
     data.setup()
     return data

@@ -86,6 +86,7 @@ def test_it_learns_and_with_shuffled_labels_falls_to_chance(scenes, tmp_path):
                 tmp_path,
                 features=(FIRE4,),
                 name=str(shuffled),
+                image_size=224,
                 shuffle_labels=shuffled,
             )
         )

@@ -1,0 +1,252 @@
+"""Fine-tuning: a new head on a pretrained CNN, the CNN frozen, or unfrozen from the top down in stages.
+
+Yosinski et al., "How transferable are features in deep neural networks?", NeurIPS 2014; the stages and the
+lower rates of lower layers as in Howard & Ruder, "Universal language model fine-tuning", ACL 2018.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import Any, Literal
+
+import lightning
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torchmetrics import MeanMetric, Metric
+from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
+
+from rdfia.backbones import load_backbone
+from rdfia.features import layer_features
+
+Stage = Literal["head", "top", "all"]
+
+
+def stage_of(epoch: int, unfreeze_top_at: int | None, unfreeze_all_at: int | None) -> Stage:
+    """Return what is trained in an epoch, from 0: the head, the top layers too, or all."""
+    if unfreeze_all_at is not None and epoch >= unfreeze_all_at:
+        return "all"
+    return "top" if unfreeze_top_at is not None and epoch >= unfreeze_top_at else "head"
+
+
+def random_views(
+    images: Tensor, key: Iterable[int], *, smallest: float = 0.35, rank: int = 0, world_size: int = 1
+) -> Tensor:
+    """Return a random part of each image (B, C, H, W), resized to its size, and mirrored half of the time.
+
+    What is drawn depends on ``key`` and ``rank`` alone, so a resumed run sees the views that it would have
+    seen, and the processes of a run see, together, what one would.
+
+    Args:
+        images: (B, C, H, W).
+        key: Non-negative integers, such as a seed and the number of a batch.
+        smallest: Part of an image's area that a view has at least.
+        rank: Of this process among ``world_size``.
+        world_size: Number of processes.
+    """
+    draw = np.random.default_rng(list(key)).uniform(size=(len(images) * world_size, 5))[rank::world_size]
+    drawn = torch.from_numpy(draw).to(images.device, torch.float32)
+    area, shape, x, y, mirror = drawn.unbind(1)
+    side = (smallest + (1 - smallest) * area).sqrt()
+    stretch = (4 / 3) ** (shape - 0.5)  # width to height from 3:4 to 4:3
+    width, height = (side * stretch).clamp(max=1), (side / stretch).clamp(max=1)
+    transform = images.new_zeros(len(images), 2, 3, dtype=torch.float32)
+    transform[:, 0, 0] = width * torch.where(mirror < 0.5, -1.0, 1.0)
+    transform[:, 1, 1] = height
+    # in coordinates from -1 to 1, a window of half width w has its middle within 1 - w
+    transform[:, 0, 2], transform[:, 1, 2] = (1 - width) * (2 * x - 1), (1 - height) * (2 * y - 1)
+    with torch.autocast(images.device.type, enabled=False):
+        places = functional.affine_grid(transform, list(images.shape), align_corners=False)
+        return functional.grid_sample(images, places, padding_mode="reflection", align_corners=False)
+
+
+class FineTuneModule(lightning.LightningModule):
+    """A pretrained CNN up to one layer, and a new head on it.
+
+    The head is trained from the first epoch; ``unfreeze_top_at`` and ``unfreeze_all_at`` name the epochs from
+    which the layers ``top`` and the whole CNN are trained too, at rates of their own, all falling along a
+    cosine. What is trained follows from the epoch alone, so a resumed run goes on with the stage it was in.
+
+    Under DDP it needs ``find_unused_parameters``: frozen weights have no gradients.
+
+    Args:
+        backbone: See `rdfia.backbones.load_backbone`.
+        layer: The head takes this layer's output.
+        weights: ``imagenet``, ``random`` or a file.
+        data_dir: Where ``weights/`` lies.
+        classes: Number of classes.
+        grids: The head sees the means of each map over the cells of these grids (1: over all of it).
+        hidden: Widths of hidden layers of the head, with ReLU between: none for a linear head.
+        top: Names of the layers that are unfrozen first; ``layer`` if not given.
+        unfreeze_top_at: Epoch, from 0; None never.
+        unfreeze_all_at: Epoch, from 0; None never.
+        head_lr: Learning rate of the head (AdamW).
+        top_lr: Of the top layers.
+        trunk_lr: Of the rest.
+        weight_decay: Of all.
+        label_smoothing: In the training loss.
+        freeze_batch_norm: Keep BatchNorm's statistics as they came; else those of unfrozen layers move.
+        augment: Train on random views, see `random_views`.
+        seed: Of the views.
+
+    Example:
+        >>> import torch
+        >>> module = FineTuneModule(backbone="squeezenet1_1", layer="fire9", classes=15)
+        >>> module(torch.rand(2, 3, 64, 64)).shape
+        torch.Size([2, 15])
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: str = "squeezenet1_1",
+        layer: str = "fire9",
+        weights: str = "imagenet",
+        data_dir: str | None = None,
+        classes: int = 15,
+        grids: Sequence[int] = (1,),
+        hidden: Sequence[int] = (),
+        top: Sequence[str] = (),
+        unfreeze_top_at: int | None = None,
+        unfreeze_all_at: int | None = None,
+        head_lr: float = 1e-3,
+        top_lr: float = 3e-4,
+        trunk_lr: float = 1e-4,
+        weight_decay: float = 1e-2,
+        label_smoothing: float = 0.1,
+        freeze_batch_norm: bool = True,
+        augment: bool = True,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        grids, hidden, top = list(grids), list(hidden), list(top) or [layer]
+        data_dir, weights = None if data_dir is None else str(data_dir), str(weights)
+        self.save_hyperparameters()
+        self.layer, self.grids = layer, grids
+        self.unfreeze_at = (unfreeze_top_at, unfreeze_all_at)
+        self.weight_decay, self.label_smoothing = weight_decay, label_smoothing
+        self.freeze_batch_norm, self.augment, self.seed = freeze_batch_norm, augment, seed
+        self.backbone = load_backbone(backbone, weights=weights, data_dir=data_dir)
+        self.backbone.find_layer(layer)
+        with torch.no_grad():
+            width = layer_features(self.backbone, torch.zeros(1, 3, 224, 224), [layer], grids=grids)[layer]
+        widths = [width.shape[1], *hidden, classes]
+        self.head = nn.Sequential()
+        for number, (before, after) in enumerate(pairwise(widths)):
+            if number:
+                self.head.append(nn.ReLU())
+            self.head.append(nn.Linear(before, after))
+        used = self._used()
+        in_top = {id(weight) for name in top for weight in self.backbone.find_layer(name).parameters()}
+        tops = [weight for weight in used if id(weight) in in_top]
+        if not tops:
+            raise ValueError(f"top layers {', '.join(top)} have no weights that {layer} depends on")
+        self.groups: dict[Stage, tuple[float, list[nn.Parameter]]] = {
+            "head": (head_lr, list(self.head.parameters())),
+            "top": (top_lr, tops),
+            "all": (trunk_lr, [weight for weight in used if id(weight) not in in_top]),
+        }
+        # Convolutions are faster with the channels last.
+        self.backbone.to(memory_format=torch.channels_last)
+        names = ("train", "val", "watched", "test")
+        self.accuracy = nn.ModuleDict({f"{n}_": MulticlassAccuracy(classes, average="micro") for n in names})
+        self.confusion = MulticlassConfusionMatrix(classes)
+        self.counts: Tensor | None = None
+        self.loss = nn.ModuleDict({f"{n}_": MeanMetric() for n in names})
+
+    def _used(self) -> list[nn.Parameter]:
+        """Return the CNN's weights that the layer's output depends on, and make them trainable.
+
+        They stay so until the first epoch begins: DDP only knows those that are trainable when it starts.
+        """
+        weights = list(self.backbone.requires_grad_(True).parameters())
+        output = self.backbone.tap(torch.zeros(1, 3, 224, 224), [self.layer])[self.layer].sum()
+        gradients = torch.autograd.grad(output, weights, allow_unused=True)
+        for weight, gradient in zip(weights, gradients, strict=True):
+            weight.requires_grad_(gradient is not None)
+        return [weight for weight in weights if weight.requires_grad]
+
+    def train(self, mode: bool = True) -> "FineTuneModule":
+        """Keep the CNN in eval mode, but for BatchNorm of what is being trained, where that is wanted."""
+        super().train(mode)
+        self.backbone.eval()
+        if mode and not self.freeze_batch_norm:
+            for module in self.backbone.modules():
+                if isinstance(module, nn.BatchNorm2d) and any(p.requires_grad for p in module.parameters()):
+                    module.train()
+        return self
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images (B, 3, H, W) in [0, 1] to logits (B, classes)."""
+        images = images.contiguous(memory_format=torch.channels_last)
+        features = layer_features(self.backbone, images, [self.layer], grids=self.grids)[self.layer]
+        logits: Tensor = self.head(features)
+        return logits
+
+    def on_train_epoch_start(self) -> None:
+        """Enter the stage of this epoch: what is trained, at which rates."""
+        stage = stage_of(self.current_epoch, *self.unfreeze_at)
+        trained = {"head": ["head"], "top": ["head", "top"], "all": ["head", "top", "all"]}[stage]
+        fall = (1 + math.cos(math.pi * self.current_epoch / (self.trainer.max_epochs or 1))) / 2
+        optimizer = self.optimizers()
+        assert isinstance(optimizer, lightning.pytorch.core.optimizer.LightningOptimizer)
+        for group, (name, (rate, parameters)) in zip(
+            optimizer.param_groups, self.groups.items(), strict=True
+        ):
+            group["lr"] = rate * fall
+            for parameter in parameters:
+                parameter.requires_grad_(name in trained)
+        self.train()
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Log train/loss and train/accuracy."""
+        images, labels = batch
+        if self.augment:
+            key = (self.seed, self.current_epoch, batch_idx)
+            images = random_views(images, key, rank=self.global_rank, world_size=self.trainer.world_size)
+        logits = self(images)
+        loss = functional.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        self._note("train", loss, logits, labels)
+        return loss
+
+    def _score(self, batch: tuple[Tensor, Tensor], name: str) -> Tensor:
+        images, labels = batch
+        logits: Tensor = self(images)
+        self._note(name, functional.cross_entropy(logits, labels), logits, labels)
+        return logits
+
+    def _note(self, name: str, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Log the mean over all images of the epoch, whatever the sizes of batches and processes' shares."""
+        accuracy, mean_loss = self.accuracy[f"{name}_"], self.loss[f"{name}_"]
+        assert isinstance(accuracy, Metric)
+        assert isinstance(mean_loss, Metric)
+        accuracy.update(logits, labels)
+        mean_loss.update(loss.detach(), len(labels))
+        options: dict[str, Any] = {"on_step": False, "on_epoch": True, "add_dataloader_idx": False}
+        self.log(f"{name}/accuracy", accuracy, **options)
+        self.log(f"{name}/loss", mean_loss, **options)
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Log loss and accuracy as val/; of a second loader as watched/, to draw and never to choose by."""
+        self._score(batch, ("val", "watched")[dataloader_idx])
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Log test/loss and test/accuracy, and count confusions."""
+        self.confusion.update(self._score(batch, "test"), batch[1])
+
+    def on_test_epoch_end(self) -> None:
+        """Set ``counts``, the confusion matrix (true class, predicted class) over all processes."""
+        self.counts = self.confusion.compute().cpu()
+        self.confusion.reset()
+
+    def predict_step(self, batch: tuple[Tensor, Tensor] | Tensor, batch_idx: int) -> Tensor:
+        """Return labels (B,) for images (B, 3, H, W), with or without labels beside them."""
+        images = batch if isinstance(batch, Tensor) else batch[0]
+        labels: Tensor = self(images).argmax(1)
+        return labels
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """AdamW with the groups head, top and rest; their rates are set as each epoch starts."""
+        groups = [{"params": parameters, "lr": rate} for rate, parameters in self.groups.values()]
+        return torch.optim.AdamW(groups, weight_decay=self.weight_decay)

@@ -1,0 +1,139 @@
+"""Fine-tune a pretrained CNN on 15 Scene: a new head, the CNN frozen or unfrozen in stages.
+
+Example: python scripts/train_fine_tune.py --data-dir data --unfreeze-top-at 4 --unfreeze-all-at 8
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from rdfia.command_line import TrainerArgs, run_script
+
+
+@dataclass(frozen=True)
+class Args(TrainerArgs):
+    """Fine-tune a pretrained CNN on 15 Scene: a new head, the CNN frozen or unfrozen in stages."""
+
+    name: str = "fine-tune"
+    """Name of the run folder."""
+    max_epochs: int = 20
+    """Passes over the training data."""
+    batch_size: int = 32
+    """Images in a step, over all processes together."""
+    backbone: str = "squeezenet1_1"
+    """Architecture, see rdfia.backbones."""
+    layer: str = "fire9"
+    """The head takes this layer's output."""
+    weights: str = "imagenet"
+    """`imagenet`, `random` or a weight file."""
+    image_size: int = 224
+    """Side of the images."""
+    grids: tuple[int, ...] = (1,)
+    """The head sees means over the cells of such grids."""
+    hidden: tuple[int, ...] = ()
+    """Hidden layers of the head, such as 4096 1000."""
+    top: tuple[str, ...] = ()
+    """Layers unfrozen first; by default the head's."""
+    unfreeze_top_at: int | None = None
+    """Epoch, from 0; never by default."""
+    unfreeze_all_at: int | None = None
+    """Epoch, from 0; never by default."""
+    head_lr: float = 1e-3
+    """Learning rate of the head."""
+    top_lr: float = 3e-4
+    """Of the layers unfrozen first."""
+    trunk_lr: float = 1e-4
+    """Of the rest."""
+    weight_decay: float = 1e-2
+    """Of all weights."""
+    label_smoothing: float = 0.1
+    """In the training loss."""
+    freeze_batch_norm: bool = True
+    """Keep the statistics of BatchNorm."""
+    augment: bool = True
+    """Train on random parts of images, mirrored or not."""
+    patience: int | None = None
+    """Stop after so many epochs without a better val/accuracy."""
+    train_on_val: bool = False
+    """Train on the validation images too; the last epoch counts."""
+    watch_test: bool = False
+    """Draw test curves too; they choose nothing."""
+
+
+def main(args: Args) -> dict[str, Any]:
+    """Train, test and draw; return the content of results.json."""
+    # Imported here, so that --help does not wait for torch.
+    import lightning
+    from lightning.pytorch.callbacks import EarlyStopping
+
+    from datamodules.files import data_root
+    from datamodules.scene15 import CLASSES, Scene15DataModule
+    from rdfia import plots, runs, training, wandb_run
+    from rdfia.fine_tune import FineTuneModule
+
+    reading: dict[str, Any] = {
+        "batch_size": args.batch_size,
+        "seed": args.seed,
+        "image_size": 64 if args.fast_dev_run else args.image_size,
+        "train_on_val": args.train_on_val,
+    }
+    scenes = Scene15DataModule(args.data_dir, watch_test=args.watch_test, **reading)
+    scenes.prepare_data()
+    lightning.seed_everything(args.seed, workers=True, verbose=False)
+    flags = ("backbone", "layer", "weights", "grids", "hidden", "top", "unfreeze_top_at", "unfreeze_all_at")
+    flags += ("head_lr", "top_lr", "trunk_lr", "weight_decay", "label_smoothing", "freeze_batch_norm")
+    flags += ("augment", "seed")
+    places = {"data_dir": data_root(args.data_dir), "classes": len(CLASSES)}
+    module = FineTuneModule(**{name: getattr(args, name) for name in flags}, **places)
+    scenes.setup()
+    scenes.train_dataloader()  # says now if a batch is too large
+    folder = training.open_run(args, module, data := scenes.describe())
+    stop = [EarlyStopping("val/accuracy", mode="max", patience=args.patience)] if args.patience else []
+    trainer = training.make_trainer(
+        args, folder, monitor="val/accuracy", mode="max", callbacks=[*stop], unused_weights=True
+    )
+    seconds = training.fit(args, trainer, module, scenes)
+    checkpoint = folder / "checkpoints" / ("last.ckpt" if args.train_on_val else "best.ckpt")
+    chosen: dict[str, Any] = {} if args.fast_dev_run else {"ckpt_path": checkpoint, "weights_only": True}
+    distinct = Scene15DataModule(args.data_dir, duplicates="drop_from_test", **reading)
+    scores = trainer.test(module, distinct, verbose=False, **chosen)[0]
+    metrics = {"accuracy_without_duplicates": [scores["test/accuracy"]]}
+    scores = trainer.test(module, scenes, verbose=False)[0]
+    metrics |= {"accuracy": [scores["test/accuracy"]], "loss": [scores["test/loss"]]}
+    if not trainer.is_global_zero:
+        return {}
+    history = runs.read_metrics(folder)
+    epochs = len(history.get("val/accuracy", ([], []))[1])
+    if epochs and not args.train_on_val:
+        metrics["val_accuracy"] = [max(history["val/accuracy"][1])]
+    metrics["epochs"] = [float(epochs)]
+    results = runs.write_results(
+        folder,
+        trainer,
+        technique="fine-tune",
+        seeds=[args.seed],
+        data=data,
+        metrics=metrics,
+        selection="last epoch" if args.train_on_val else "best accuracy on held-out training images",
+        wall_seconds=seconds,
+        notes=["accuracy_without_duplicates leaves out test images that train holds, byte for byte"],
+    )
+    named = {"train": "train", "val": "held out", "watched": "test (a plot only)"}
+    panels = {
+        what: {text: history[f"{name}/{what}"] for name, text in named.items() if f"{name}/{what}" in history}
+        for what in ("loss", "accuracy")
+    }
+    title = f"{args.backbone} {args.layer}: test accuracy {scores['test/accuracy']:.4f}"
+    runs.save_figure(folder, "curves", plots.curves(panels, x_label="batch", title=title), trainer)
+    assert module.counts is not None
+    runs.save_figure(
+        folder, "confusion", plots.confusion_matrix(module.counts, CLASSES, title=title), trainer
+    )
+    wandb_run.finish(trainer)
+    print(f"test accuracy {scores['test/accuracy']:.4f}")
+    written = f"results.json, figures/, checkpoints/ in {folder}"
+    print("a dry run, nothing kept" if args.fast_dev_run else written)
+    return results
+
+
+if __name__ == "__main__":
+    run_script(main, Args)

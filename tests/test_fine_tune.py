@@ -1,0 +1,225 @@
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import lightning
+import numpy as np
+import pytest
+import torch
+from conftest import write_striped_scenes
+from torch.nn import functional
+
+from datamodules.scene15 import Scene15DataModule
+from datamodules.tensors import ShuffledBatches
+from rdfia.fine_tune import FineTuneModule, random_views, stage_of
+
+STAGES = {"unfreeze_top_at": 1, "unfreeze_all_at": 2}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("scenes")
+    write_striped_scenes(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def scenes(folder) -> Scene15DataModule:
+    data = Scene15DataModule(folder, image_size=64, batch_size=20)
+    data.setup()
+    return data
+
+
+def trainer(**settings) -> lightning.Trainer:
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    quiet |= {"accelerator": "cpu", "num_sanity_val_steps": 0, "enable_checkpointing": False}
+    return lightning.Trainer(**{**quiet, **settings})
+
+
+def moved(before: dict, after: dict) -> set[str]:
+    """Return which parts have changed."""
+    parts = {"head": "head.", "top": "backbone.network.features.12.", "first": "backbone.network.features.0."}
+    return {
+        part
+        for part, prefix in parts.items()
+        if any(not torch.equal(before[name], after[name]) for name in before if name.startswith(prefix))
+    }
+
+
+class Snapshots(lightning.Callback):
+    """Keeps the weights at the start of each epoch and at the end."""
+
+    def __init__(self):
+        self.weights = []
+
+    def on_train_epoch_start(self, trainer, module):
+        self.weights.append({name: value.clone() for name, value in module.state_dict().items()})
+
+    on_train_end = on_train_epoch_start
+
+
+def test_stages_by_epoch():
+    assert [stage_of(epoch, 1, 3) for epoch in range(5)] == ["head", "top", "top", "all", "all"]
+    assert {stage_of(epoch, None, None) for epoch in range(9)} == {"head"}
+    assert [stage_of(epoch, None, 1) for epoch in range(3)] == ["head", "all", "all"]
+
+
+def test_each_stage_moves_what_it_says(scenes):
+    notes = Snapshots()
+    trainer(max_epochs=3, callbacks=[notes]).fit(FineTuneModule(**STAGES), scenes)
+    steps = [moved(before, after) for before, after in zip(notes.weights, notes.weights[1:], strict=False)]
+    assert steps == [{"head"}, {"head", "top"}, {"head", "top", "first"}]
+
+
+@pytest.mark.parametrize("stopped_after", [1, 2])
+def test_a_resumed_run_goes_on_in_its_stage_bit_for_bit(scenes, tmp_path, stopped_after):
+    """(Lightning's BaseFinetuning resumes with all of the CNN frozen.)"""
+    torch.manual_seed(0)
+    whole = FineTuneModule(**STAGES)
+    initial = {name: value.clone() for name, value in whole.state_dict().items()}
+    trainer(max_epochs=4).fit(whole, scenes)
+
+    class Stop(lightning.Callback):
+        """Stops early, but lets the rates fall as planned for all epochs."""
+
+        def on_train_epoch_end(self, trainer, module):
+            trainer.should_stop = trainer.current_epoch + 1 == stopped_after
+
+    first = FineTuneModule(**STAGES)
+    first.load_state_dict(initial)
+    stopped = trainer(max_epochs=4, callbacks=[Stop()], enable_checkpointing=True, default_root_dir=tmp_path)
+    stopped.fit(first, scenes)
+    stopped.save_checkpoint(tmp_path / "part.ckpt")
+    assert stopped.current_epoch == stopped_after
+    resumed, notes = FineTuneModule(**STAGES), Snapshots()
+    trainer(max_epochs=4, callbacks=[notes]).fit(
+        resumed, scenes, ckpt_path=tmp_path / "part.ckpt", weights_only=True
+    )
+    assert moved(notes.weights[-2], notes.weights[-1]) == {"head", "top", "first"}
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_the_head_learns_as_a_loop_written_out(scenes):
+    """Features once, then AdamW on one linear layer, rates along a cosine."""
+    torch.manual_seed(0)
+    module = FineTuneModule(augment=False, label_smoothing=0.0, head_lr=1e-2)
+    head = torch.nn.Linear(512, 15)
+    head.load_state_dict(module.head[0].state_dict())
+    trainer(max_epochs=3).fit(module, scenes)
+    with torch.no_grad():
+        maps = [module.backbone.tap(scenes.train_data[[n]][0], ["fire9"])["fire9"] for n in range(60)]
+    features = torch.cat(maps).mean((2, 3))
+    optimizer = torch.optim.AdamW(head.parameters(), lr=1e-2, weight_decay=1e-2)
+    order = ShuffledBatches(60, 20, seed=scenes.seed)
+    for epoch in range(3):
+        order.set_epoch(epoch)
+        optimizer.param_groups[0]["lr"] = 1e-2 * (1 + np.cos(np.pi * epoch / 3)) / 2
+        for rows in order:
+            loss = functional.cross_entropy(head(features[rows]), scenes.train_data.labels[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    torch.testing.assert_close(module.head[0].weight, head.weight, rtol=1e-3, atol=1e-4)
+
+
+def test_it_learns(scenes):
+    torch.manual_seed(0)
+    module = FineTuneModule(unfreeze_all_at=2, head_lr=1e-2, augment=False)
+    run = trainer(max_epochs=8)
+    run.fit(module, scenes)
+    assert run.test(module, scenes, verbose=False)[0]["test/accuracy"] > 0.6
+    assert module.counts.sum() == len(scenes.test_data)
+    found = torch.cat(run.predict(module, scenes.test_dataloader()))
+    right = (found == scenes.test_data.labels).float().mean()
+    assert right == pytest.approx(float(module.counts.diagonal().sum() / module.counts.sum()))
+
+
+@pytest.mark.parametrize("freeze", [True, False])
+def test_batch_norm_moves_only_where_it_is_trained_and_wanted(scenes, freeze):
+    module = FineTuneModule(
+        backbone="resnet18",
+        layer="layer4",
+        weights="random",
+        unfreeze_top_at=1,
+        freeze_batch_norm=freeze,
+        augment=False,
+    )
+    before = {name: value.clone() for name, value in module.state_dict().items() if "running" in name}
+    trainer(max_epochs=2, limit_val_batches=1).fit(module, scenes)
+    changed = {name for name, value in before.items() if not torch.equal(value, module.state_dict()[name])}
+    assert changed == (set() if freeze else {name for name in before if "layer4" in name})
+
+
+def test_the_test_curve_is_logged_beside_validation_and_not_into_it(folder):
+    data = Scene15DataModule(folder, image_size=64, batch_size=20, watch_test=True)
+    module = FineTuneModule()
+    run = trainer(max_epochs=1)
+    run.fit(module, data)
+    found = dict(run.callback_metrics)
+    alone = trainer().validate(module, data.val_dataloader()[0], verbose=False)[0]
+    assert found["val/accuracy"] == pytest.approx(alone["val/accuracy"])
+    tested = trainer().test(module, data, verbose=False)[0]
+    assert found["watched/accuracy"] == pytest.approx(tested["test/accuracy"])
+    assert found["watched/loss"] == pytest.approx(tested["test/loss"], rel=1e-5)
+
+
+def test_heads_of_the_practical(scenes):
+    module = FineTuneModule(hidden=(40, 20))
+    shapes = [tuple(weight.shape) for weight in module.head.parameters() if weight.ndim == 2]
+    assert shapes == [(40, 512), (20, 40), (15, 20)]
+    images = scenes.test_data[[0, 1]][0]
+    features = module.backbone.tap(images, ["fire9"])["fire9"].mean((2, 3))
+    first, second, third = (module.head[n] for n in (0, 2, 4))
+    expected = third(second(first(features).clamp(min=0)).clamp(min=0))
+    torch.testing.assert_close(module(images), expected)
+
+
+def test_views_are_parts_of_the_image_and_follow_from_the_key():
+    ramp = torch.arange(32.0).expand(40, 1, 32, 32)  # brightness is the column
+    views = random_views(ramp, [0, 1])
+    assert torch.equal(views, random_views(ramp, [0, 1]))
+    assert not torch.equal(views, random_views(ramp, [0, 2]))
+    assert views.min() >= 0
+    assert views.max() <= 31
+    rising = (views[:, 0, :, -1] > views[:, 0, :, 0]).all(1)
+    assert 10 < rising.sum() < 30  # about half are mirrored
+    span = (views.amax((1, 2, 3)) - views.amin((1, 2, 3))) / 31
+    assert span.min() > 0.35**0.5 * 0.75**0.5 - 0.05
+    assert span.std() > 0.05
+    halves = [random_views(ramp[rank::2], [0, 1], rank=rank, world_size=2) for rank in range(2)]
+    torch.testing.assert_close(torch.stack(halves, 1).flatten(0, 1), views)
+
+
+def test_a_view_of_the_whole_image_is_the_image_or_its_mirror_image(monkeypatch):
+    images = torch.rand(2, 3, 8, 8)
+    draws = np.array([[1, 0.5, 0.3, 0.3, 0.9], [1, 0.5, 0.3, 0.3, 0.1]])
+    drawn = SimpleNamespace(uniform=lambda size: draws)
+    monkeypatch.setattr(np.random, "default_rng", lambda key: drawn)
+    first, second = random_views(images, [0])
+    torch.testing.assert_close(first, images[0], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(second, images[1].flip(-1), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(folder, tmp_path):
+    worker = str(Path(__file__).with_name("ddp_fine_tune.py"))
+    for processes in (1, 2):
+        command = [sys.executable, worker, str(folder), str(processes), str(tmp_path)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+        assert done.returncode == 0, done.stderr
+    alone, *ranks = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("1_0", "2_0", "2_1"))
+    for rank in ranks:
+        assert rank["scores"] == pytest.approx(alone["scores"], rel=1e-3)
+        for name, value in alone["weights"].items():
+            torch.testing.assert_close(rank["weights"][name], value, rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_bad_input_is_named():
+    with pytest.raises(ValueError, match="squeezenet1_1 has no layer 'pool9'"):
+        FineTuneModule(layer="pool9")
+    with pytest.raises(ValueError, match="top layers relu1 have no weights that fire9 depends on"):
+        FineTuneModule(top=["relu1"])
+    with pytest.raises(ValueError, match="top layers fire9 have no weights that fire4 depends on"):
+        FineTuneModule(layer="fire4", top=["fire9"])

@@ -1,0 +1,64 @@
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from conftest import write_striped_scenes
+from train_fine_tune import Args, main
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("scenes")
+    write_striped_scenes(root)
+    return root
+
+
+def small(scenes: Path, tmp_path: Path, **changes) -> Args:
+    settings = {"data_dir": scenes, "output_dir": tmp_path / "runs", "accelerator": "cpu"}
+    settings |= {"image_size": 64, "batch_size": 20, "max_epochs": 2}
+    return Args(**{**settings, **changes})
+
+
+def test_a_run_writes_its_numbers_curves_and_checkpoints(scenes, tmp_path, capsys):
+    results = main(small(scenes, tmp_path, unfreeze_top_at=1, watch_test=True))
+    assert "test accuracy 0." in capsys.readouterr().out
+    folder = tmp_path / "runs" / "fine-tune"
+    assert json.loads((folder / "results.json").read_text()) == results
+    assert results["selection"] == "best accuracy on held-out training images"
+    assert results["metrics"]["epochs"]["mean"] == 2
+    rows = list(csv.DictReader((folder / "metrics.csv").open()))
+    best = max(float(row["val/accuracy"]) for row in rows if row["val/accuracy"])
+    assert results["metrics"]["val_accuracy"]["mean"] == pytest.approx(best)
+    for name in ("curves", "confusion"):
+        assert (folder / "figures" / f"{name}.png").stat().st_size > 5000
+    assert {path.name for path in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+
+
+def test_the_same_command_goes_on_with_the_stage_it_was_in(scenes, tmp_path):
+    stages = {"unfreeze_top_at": 1, "unfreeze_all_at": 2}
+    main(small(scenes, tmp_path, max_epochs=3, **stages))
+    results = main(small(scenes, tmp_path, max_epochs=4, **stages))
+    assert results["metrics"]["epochs"]["mean"] == 4
+
+
+def test_training_on_all_images_uses_the_last_epoch(scenes, tmp_path):
+    results = main(small(scenes, tmp_path, max_epochs=1, train_on_val=True))
+    assert results["selection"] == "last epoch"
+    assert "val_accuracy" not in results["metrics"]
+    assert results["data"]["train"] == 75
+
+
+def test_early_stopping_and_a_dry_run(scenes, tmp_path):
+    results = main(small(scenes, tmp_path, max_epochs=9, patience=1, head_lr=1e-12, augment=False))
+    assert results["metrics"]["epochs"]["mean"] < 9
+    main(small(scenes, tmp_path / "dry", fast_dev_run=True))
+    assert not (tmp_path / "dry").exists()
+
+
+def test_bad_input_is_named_before_anything_is_written(scenes, tmp_path):
+    with pytest.raises(ValueError, match="squeezenet1_1 has no layer 'pool9'"):
+        main(small(scenes, tmp_path, layer="pool9"))
+    with pytest.raises(ValueError, match="batch size 80 is larger than the 60 training images"):
+        main(small(scenes, tmp_path, batch_size=80))
+    assert not (tmp_path / "runs").exists()
