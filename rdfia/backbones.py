@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torchvision
@@ -134,7 +134,11 @@ class Backbone(nn.Module):
 
 
 def load_backbone(
-    name: str, *, weights: str | Path = "imagenet", data_dir: str | Path | None = None
+    name: str,
+    *,
+    weights: str | Path = "imagenet",
+    data_dir: str | Path | None = None,
+    channels: Literal[1, 3] = 3,
 ) -> Backbone:
     """Return a pretrained CNN by name, frozen and in eval mode.
 
@@ -145,6 +149,8 @@ def load_backbone(
             alone), else the embedded SqueezeNet 1.1, else what torchvision downloads. A file may hold the
             first layers only; the others are refused then.
         data_dir: Where ``weights/`` lies.
+        channels: 1 for grey images (B, 1, H, W): the first convolution's three filters are added up and the
+            normalisation averaged. Repeating grey images to three channels is the other way.
 
     Raises:
         ValueError: Unknown name, or weights that do not fit.
@@ -171,9 +177,13 @@ def load_backbone(
     for module in network.modules():
         if isinstance(module, nn.ReLU | nn.ReLU6 | nn.SiLU | nn.Hardswish):
             module.inplace = False  # else the layer before it could not be tapped
-    mean, std = IMAGENET_MEAN, IMAGENET_STD
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
     if name.startswith("timm:"):
         mean, std = network.default_cfg["mean"], network.default_cfg["std"]
+    if channels == 1:
+        _add_up_colours(name, network)
+        mean, std = (sum(mean) / 3,), (sum(std) / 3,)
     backbone = Backbone(
         network, name=name, layers=_layer_names(name, network), without_weights=absent, mean=mean, std=std
     )
@@ -201,6 +211,15 @@ def _build(name: str) -> nn.Module:
     if name.endswith("_tfsame"):
         _pad_as_tensorflow(network)
     return network
+
+
+def _add_up_colours(name: str, network: nn.Module) -> None:
+    """Make the first convolution take one channel: what it gives for three equal channels."""
+    if name in ("googlenet", "inception_v3"):
+        raise ValueError(f"{name} transforms its three channels inside; repeat grey images instead")
+    first = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
+    first.weight = nn.Parameter(first.weight.sum(1, keepdim=True))
+    first.in_channels = 1
 
 
 def _pad_as_tensorflow(network: nn.Module) -> None:
@@ -306,6 +325,23 @@ def _convolutions_and_heads(name: str, network: nn.Module) -> dict[str, str]:
     return names
 
 
+def imagenet_classes() -> list[str]:
+    """Return the names of ImageNet's 1000 classes, in the order of the logits."""
+    names: list[str] = torchvision.models.SqueezeNet1_1_Weights.IMAGENET1K_V1.meta["categories"]
+    return names
+
+
+@torch.no_grad()
+def classify(backbone: Backbone, images: Tensor, count: int = 5) -> tuple[Tensor, Tensor]:
+    """Return the most probable classes of images (B, 3, H, W) in [0, 1].
+
+    Returns:
+        Probabilities (B, count), falling, and class indices (B, count).
+    """
+    probabilities, indices = backbone(images).float().softmax(1).topk(count)
+    return probabilities, indices
+
+
 @dataclass(frozen=True)
 class LayerRow:
     """One line of `describe`: name, kind, output shape of one image, parameters, multiply-adds."""
@@ -339,8 +375,8 @@ def describe(backbone: Backbone, image_size: int = 224) -> list[LayerRow]:
         if not list(module.children())
     ]
     try:
-        device = backbone.mean.device
-        backbone.network(torch.zeros(1, 3, image_size, image_size, device=device))
+        image = torch.zeros(1, len(backbone.mean), image_size, image_size, device=backbone.mean.device)
+        backbone.network(image)
     finally:
         for hook in hooks:
             hook.remove()

@@ -41,6 +41,7 @@ class FeatureExtractorSVM(lightning.LightningModule):
         layers: Common names of layers. The features of several are set side by side.
         weights: ``imagenet``, ``random`` or a file.
         data_dir: Where ``weights/`` lies.
+        channels: 1 for grey images, see `rdfia.backbones.load_backbone`.
         grids: Average each map over the cells of these grids (1: over all of it); none keeps the whole map.
         flip: Average the features of each image and its mirror image.
         scaling: ``l2`` divides each layer's features by their length, ``power`` takes their signed square
@@ -68,6 +69,7 @@ class FeatureExtractorSVM(lightning.LightningModule):
         layers: Sequence[str] = ("pool5",),
         weights: str = "imagenet",
         data_dir: str | None = None,
+        channels: Literal[1, 3] = 3,
         grids: Sequence[int] = (),
         flip: bool = False,
         scaling: Scaling = "l2",
@@ -85,7 +87,8 @@ class FeatureExtractorSVM(lightning.LightningModule):
         self.save_hyperparameters()
         self.automatic_optimization = False
         self.strict_loading = False  # checkpoints leave the CNN out
-        self.backbone = load_backbone(backbone, weights=weights, data_dir=data_dir)
+        self.backbone = load_backbone(backbone, weights=weights, data_dir=data_dir, channels=channels)
+        self.backbone.to(memory_format=torch.channels_last)  # convolutions are faster so
         for layer in layers:
             self.backbone.find_layer(layer)  # a wrong name is said now
         self.layers, self.grids, self.flip, self.scaling = layers, grids, flip, scaling
@@ -107,6 +110,7 @@ class FeatureExtractorSVM(lightning.LightningModule):
 
     def extract(self, images: Tensor) -> Tensor:
         """Map images (B, 3, H, W) in [0, 1] to features (B, d) float32, the layers side by side."""
+        images = images.contiguous(memory_format=torch.channels_last)
         found = layer_features(self.backbone, images, self.layers, grids=self.grids, flip=self.flip)
         return torch.cat([self.scaled(features.float()) for features in found.values()], 1)
 

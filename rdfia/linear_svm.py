@@ -46,7 +46,10 @@ def gram_matrix(features: Features, count: int, *, held: int | None = None, stre
     for start in range(0, count, held):
         block = slice(start, min(start + held, count))
         inside = features(block)
-        _fill(gram, block, block, inside, inside)
+        for offset in range(0, len(inside), 512):  # in parts, to leave out what symmetry gives
+            rows = slice(start + offset, min(start + offset + 512, block.stop))
+            columns = slice(rows.start, block.stop)
+            _fill(gram, rows, columns, inside[offset : offset + 512], inside[offset:])
         for first in range(block.stop, count, streamed):
             passing = slice(first, min(first + streamed, count))
             _fill(gram, block, passing, inside, features(passing))
@@ -234,7 +237,9 @@ class LinearClassifier(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Map features (B, d) to scores (B, K): votes among pairs, or distances from the planes."""
-        decisions: Tensor = self.linear(features)
+        # In float32 whatever the network before it computes in: images near a plane must not change sides.
+        with torch.autocast(features.device.type, enabled=False):
+            decisions: Tensor = self.linear(features.float())
         if not self.pairs:
             return decisions
         positive = (decisions > 0).to(decisions.dtype)

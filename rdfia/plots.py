@@ -148,3 +148,62 @@ def bars(panels: Mapping[str, Mapping[str, float]], *, title: str | None = None)
     if title:
         figure.suptitle(title)
     return figure
+
+
+def classification(
+    image: Tensor,
+    seen: Tensor,
+    probabilities: Sequence[float],
+    names: Sequence[str],
+    *,
+    title: str | None = None,
+) -> Figure:
+    """Draw an image, what the network sees of it, and the most probable classes.
+
+    Args:
+        image: (C, H, W) in [0, 1].
+        seen: (C, H, W), normalised; shown from its least to its largest value.
+        probabilities: Of the classes, falling.
+        names: Of the classes.
+        title: Of the figure.
+    """
+    figure = Figure(figsize=(11, 3.4), layout="constrained")
+    left, middle, right = figure.subplots(1, 3, width_ratios=[1, 1, 1.4])
+    low, high = seen.min(), seen.max()
+    _tile(left, image[None], 1, "image")
+    _tile(
+        middle, ((seen - low) / (high - low).clamp(min=1e-9))[None], 1, f"normalised, {low:.1f} to {high:.1f}"
+    )
+    drawn = right.barh(range(len(names)), probabilities, color="C0")
+    right.bar_label(drawn, [f"{p:.3f}" for p in probabilities], padding=3)
+    right.set_yticks(range(len(names)), names)
+    right.set_xlim(0, 1.15)
+    right.invert_yaxis()
+    right.set_xlabel("probability")
+    if title:
+        figure.suptitle(title)
+    return figure
+
+
+def maps_grid(image: Tensor, maps: Tensor, channels: Sequence[int], *, title: str | None = None) -> Figure:
+    """Draw an image and maps of a layer, each from its least to its largest value.
+
+    Args:
+        image: (C, H, W) in [0, 1].
+        maps: (N, h, w).
+        channels: Their N numbers.
+        title: Of the figure.
+    """
+    columns = min(9, len(maps) + 1)
+    rows = -(-(len(maps) + 1) // columns)
+    figure = Figure(figsize=(1.5 * columns, 1.7 * rows + 0.4), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).flatten()
+    for one in axes:
+        one.set_axis_off()
+    _tile(axes[0], image[None], 1, "image")
+    for one, map_, channel in zip(axes[1:], maps.cpu(), channels, strict=False):
+        one.imshow(map_.numpy(), cmap="viridis")
+        one.set_title(f"{channel}", fontsize=8)
+    if title:
+        figure.suptitle(title)
+    return figure

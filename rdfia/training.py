@@ -219,7 +219,6 @@ def check_flags(path: Path, flags: dict[str, Any]) -> None:
         began = dict(json.loads(path.read_text()))
     except ValueError as error:
         raise ValueError(f"{path} is damaged ({error}); {MEND}") from error
-    flags = json.loads(json.dumps(flags))  # tuples are lists in the file
     if began.get("data", flags["data"]) != flags["data"]:
         then, now = json.dumps(began["data"]), json.dumps(flags["data"])
         raise ValueError(f"{path.parent} was trained on {then}, this command reads {now}; {MEND}")
@@ -253,9 +252,8 @@ def open_run(args: TrainerArgs, module: nn.Module, data: dict[str, Any]) -> Path
     if args.fast_dev_run:
         return folder
     last = folder / "checkpoints" / "last.ckpt"
-    fields = dataclasses.asdict(args).items()
-    flags = {name: str(value) if isinstance(value, Path) else value for name, value in fields}
-    flags |= {"data": data}
+    # as the file will hold them: paths as text, tuples as lists
+    flags = json.loads(json.dumps(dataclasses.asdict(args) | {"data": data}, default=str))
     if last.exists() and not args.overwrite:
         check_checkpoint(last, module, args.max_epochs)
         if (folder / "args.json").exists():

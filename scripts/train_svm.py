@@ -27,6 +27,8 @@ class Args(TrainerArgs):
     """`imagenet`, `random` or a file for the one network."""
     image_size: int = 224
     """Side of the images."""
+    channels: Literal[3, 1] = 3
+    """Repeat grey images to 3, or add up the first filters' colours."""
     grids: tuple[int, ...] = ()
     """Average maps over such grids; else whole maps."""
     flip: bool = False
@@ -86,7 +88,11 @@ def main(args: Args) -> dict[str, Any]:
     size = 64 if args.fast_dev_run else args.image_size
     scenes = Scene15DataModule(args.data_dir, image_size=size, train_on_val=True, shuffle=False)
     scenes.prepare_data()
-    where: dict[str, Any] = {"weights": args.weights, "data_dir": data_root(args.data_dir)}
+    where: dict[str, Any] = {
+        "weights": args.weights,
+        "data_dir": data_root(args.data_dir),
+        "channels": args.channels,
+    }
     for network, names in wanted.items():
         backbone = load_backbone(network, **where)
         for name in names:
@@ -98,7 +104,7 @@ def main(args: Args) -> dict[str, Any]:
 
     pixels = torch.cat([scenes.train_data.images, scenes.test_data.images])
     labels = torch.cat([scenes.train_data.labels, scenes.test_data.labels])
-    photographs = ImageTensors(pixels, labels.clone(), channels=3)
+    photographs = ImageTensors(pixels, labels.clone(), channels=args.channels)
     train, test = torch.arange(len(labels)).split([len(scenes.train_data), len(scenes.test_data)])
     if args.shuffle_labels:
         generator = torch.Generator().manual_seed(args.seed)
@@ -131,18 +137,18 @@ def main(args: Args) -> dict[str, Any]:
         started = time.perf_counter()
         layers = open_layers(backbone_of(network), images, len(labels), names, **options)
         metrics[f"{network}/extraction_seconds"] = [time.perf_counter() - started]
-        for name, layer in layers.items():
+        for name in sorted(layers, key=lambda name: not layers[name].in_memory):
+            layer = layers.pop(name)  # makes room for the next, the wide ones last
             started = time.perf_counter()
             gram = layer_gram(layer, len(labels), args.scaling, train, **budget)
             metrics[f"{network}/{name}/features"] = [float(layer.width)]
             metrics[f"{network}/{name}/gram_seconds"] = [time.perf_counter() - started]
             grams[f"{network}/{name}"] = gram
-        print(
-            f"{network}: features of {len(labels):,} images, {time.perf_counter() - began:.0f} s", flush=True
-        )
+            seconds = time.perf_counter() - began
+            print(f"{network}/{name}: {layer.width:,} features an image, after {seconds:.0f} s", flush=True)
     if args.together:
         # Inner products of vectors set side by side add up.
-        grams["together"] = torch.stack(list(grams.values())).mean(0)
+        grams["together"] = torch.stack(list(grams.values())).sum(0)
 
     # 2. An SVM for each, C by cross-validation on the training images.
     choice: dict[str, Any] = {"folds": args.folds, "seed": args.seed, "multi_class": args.multi_class}
@@ -192,8 +198,7 @@ def main(args: Args) -> dict[str, Any]:
         module = FeatureExtractorSVM(
             backbone=network,
             layers=names,
-            weights=args.weights,
-            data_dir=where["data_dir"],
+            **where,
             grids=args.grids,
             flip=args.flip,
             scaling=args.scaling,

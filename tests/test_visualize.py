@@ -1,0 +1,109 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import write_picture
+from visualize import Activations, Classify, Describe, main
+
+from rdfia.activations import activation_maps
+from rdfia.backbones import classify, imagenet_classes, load_backbone
+
+SCRIPT = str(Path(__file__).parents[1] / "scripts" / "visualize.py")
+SAMPLE = Path("sample")
+
+
+def test_vgg16_has_the_parameters_of_the_paper(tmp_path, capsys):
+    results = main(Describe(backbone="vgg16", weights="random", output_dir=tmp_path, accelerator="cpu"))
+    metrics = {name: value["mean"] for name, value in results["metrics"].items()}
+    assert metrics["parameters"] == 138_357_544
+    assert metrics["parameters_fully_connected"] == 123_642_856
+    assert metrics["parameters_convolutions"] == 14_714_688
+    shown = capsys.readouterr().out
+    assert "64x224x224" in shown
+    assert "102,764,544" in shown
+    assert json.loads((tmp_path / "describe" / "results.json").read_text()) == results
+
+
+def test_photographs_are_recognised_and_drawn(tmp_path, capsys):
+    results = main(Classify(data_dir=SAMPLE, output_dir=tmp_path, accelerator="cpu"))
+    assert results["metrics"]["top_5"]["mean"] == 1
+    assert "espresso 0.9" in capsys.readouterr().out
+    figures = list((tmp_path / "classify" / "figures").glob("classes_*.png"))
+    assert len(figures) == results["data"]["test"]
+    assert all(figure.stat().st_size > 10_000 for figure in figures)
+
+
+def test_own_files_and_folders_have_no_accuracy(tmp_path):
+    write_picture(tmp_path / "one.png", (80, 60), 0)
+    write_picture(tmp_path / "folder" / "two.jpg", (60, 80), 1)
+    (tmp_path / "folder" / "notes.txt").write_text("no picture")
+    pictures = (tmp_path / "one.png", tmp_path / "folder")
+    results = main(
+        Classify(data_dir=SAMPLE, images=pictures, output_dir=tmp_path / "runs", accelerator="cpu")
+    )
+    assert results["metrics"] == {}
+    assert results["data"]["test"] == 2
+
+
+def test_probabilities_are_the_softmax_of_the_logits():
+    backbone, images = load_backbone("squeezenet1_1"), torch.rand(3, 3, 64, 64)
+    probabilities, indices = classify(backbone, images, 3)
+    expected = backbone(images).softmax(1)
+    torch.testing.assert_close(probabilities, expected.sort(1, descending=True).values[:, :3])
+    assert torch.equal(indices[:, 0], expected.argmax(1))
+    names = imagenet_classes()
+    assert (len(names), names[0], names[281], names[999]) == (1000, "tench", "tabby", "toilet tissue")
+
+
+def test_activation_maps_are_those_of_the_layer(tmp_path):
+    backbone, images = load_backbone("squeezenet1_1"), torch.rand(2, 3, 64, 64)
+    output = backbone.tap(images, ["fire2"])["fire2"]
+    maps, channels = activation_maps(backbone, images, "fire2", count=5, order="first")
+    assert torch.equal(maps, output[:, :5])
+    assert channels[1].tolist() == [0, 1, 2, 3, 4]
+    maps, channels = activation_maps(backbone, images, "fire2", count=5)
+    strength = output.abs().mean((2, 3))
+    for row in range(2):
+        assert torch.equal(maps[row], output[row, channels[row]])
+        assert strength[row, channels[row]].min() >= strength[row].sort().values[-5]
+    with pytest.raises(ValueError, match="fire2 of squeezenet1_1 has 128 maps, asked for 129"):
+        activation_maps(backbone, images, "fire2", count=129)
+    vgg = load_backbone("vgg16", weights="random")
+    with pytest.raises(ValueError, match="fc6 of vgg16 has no maps"):
+        activation_maps(vgg, images, "fc6")
+    results = main(
+        Activations(data_dir=SAMPLE, layer="fire2", maps=5, output_dir=tmp_path, accelerator="cpu")
+    )
+    assert 0.1 < results["metrics"]["fire2/share_not_zero"]["mean"] < 0.9
+    assert len(list((tmp_path / "activations" / "figures").iterdir())) == 3
+
+
+def test_grey_images_through_added_up_filters_look_like_repeated_ones():
+    grey = torch.rand(2, 1, 64, 64)
+    repeated = load_backbone("squeezenet1_1").tap(grey.expand(-1, 3, -1, -1), ["conv1", "fire4"])
+    one = load_backbone("squeezenet1_1", channels=1)
+    assert one.network.features[0].weight.shape[1] == 1
+    found = one.tap(grey, ["conv1", "fire4"])
+    for name in found:
+        similar = torch.nn.functional.cosine_similarity(found[name].flatten(1), repeated[name].flatten(1))
+        assert similar.min() > 0.98, name
+    with pytest.raises(ValueError, match="googlenet transforms its three channels inside"):
+        load_backbone("googlenet", weights="random", channels=1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["classify", "--images", "absent.jpg"], "--images absent.jpg is no picture that exists"),
+        (["activations", "--layer", "pool9"], "squeezenet1_1 has no layer 'pool9'"),
+    ],
+)
+def test_bad_input_is_one_line_and_nothing_is_written(tmp_path, arguments, message):
+    command = [sys.executable, SCRIPT, *arguments, "--data-dir", "sample"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=100)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert message in done.stderr
+    assert not (tmp_path / "runs").exists()
