@@ -47,7 +47,7 @@ class Args(TrainerArgs):
     """Control: shuffle the training labels; accuracy must fall to chance."""
     memory_gb: float = 6.0
     """For features; those of wider layers are streamed."""
-    cache_dir: Path | None = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "rdfia"
+    cache_dir: Path | None = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "rdfia" / "features"
     """Computed features, for the next run; `None` for none."""
 
 

@@ -231,3 +231,19 @@ def test_bad_names_and_files_are_named(tmp_path, vgg16, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(ConnectionError, match=r"prepare_data.py weights --architectures resnet50"):
         load_backbone("resnet50")
+
+
+@torch.no_grad()
+def test_a_network_of_timm_behind_its_own_normalisation():
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    backbone = load_backbone("timm:tf_efficientnet_lite0", weights="random")
+    network, config = backbone.network, timm.get_pretrained_cfg("tf_efficientnet_lite0")
+    mean, std = (torch.tensor(value)[:, None, None] for value in (config.mean, config.std))
+    torch.testing.assert_close(backbone(IMAGES), network((IMAGES - mean) / std))
+    found = backbone.tap(IMAGES, ["blocks.5", "blocks", "bn2"])
+    x = network.bn1(network.conv_stem((IMAGES - mean) / std))
+    torch.testing.assert_close(found["blocks.5"], network.blocks[:6](x))
+    torch.testing.assert_close(found["bn2"], network.bn2(network.conv_head(network.blocks(x))))
+    with pytest.raises(ValueError, match="timm has no model 'nothing'"):
+        load_backbone("timm:nothing", weights="random")

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+import train_svm
 
 from datamodules.files import SAMPLES
 from datamodules.imagenet_samples import ImageNetSamplesDataModule
 from datamodules.mnist import MNISTDataModule, load_mnist
 from datamodules.mnist_m import MNISTMDataModule
 from datamodules.scene15 import Scene15DataModule
+from rdfia.backbones import classify, load_backbone
 from rdfia.digit_judge import load_judge, score_images
 
 pytestmark = [
@@ -91,3 +93,30 @@ def test_imagenet_samples(data):
     folder.setup()
     assert len(folder.data) == 250
     assert folder.data.labels.tolist() == list(range(0, 1000, 4))
+
+
+@pytest.mark.parametrize(
+    ("name", "at_least"),
+    [
+        ("squeezenet1_1", 0.55),
+        ("resnet18", 0.70),
+        ("mobilenet_v2_tfsame", 0.83),
+        ("timm:tf_efficientnet_lite0", 0.82),
+    ],
+)
+def test_pretrained_networks_know_imagenet(data, name, at_least):
+    backbone = load_backbone(name, data_dir=data)
+    samples = ImageNetSamplesDataModule(path=data / "imagenet-samples")
+    samples.setup()
+    right = [classify(backbone, images, 1)[1][:, 0] == labels for images, labels in samples.test_dataloader()]
+    assert torch.cat(right).float().mean() > at_least
+
+
+def test_features_tell_scenes_apart_and_shuffled_labels_fall_to_chance(data, tmp_path):
+    settings = {"features": ("squeezenet1_1/fire9",), "image_size": 128, "grids": (1, 2), "folds": 3}
+    settings |= {"data_dir": data, "output_dir": tmp_path, "cache_dir": tmp_path / "cache", "components": ()}
+    real = train_svm.main(train_svm.Args(name="real", **settings))["metrics"]
+    control = train_svm.main(train_svm.Args(name="control", shuffle_labels=True, **settings))["metrics"]
+    assert real["squeezenet1_1/fire9/accuracy"]["mean"] > 0.75
+    # 15 classes; 2,985 test images
+    assert control["squeezenet1_1/fire9/accuracy"]["mean"] == pytest.approx(1 / 15, abs=0.03)
