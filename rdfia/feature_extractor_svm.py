@@ -4,6 +4,7 @@ Razavian et al., "CNN Features off-the-shelf: an Astounding Baseline for Recogni
 exact one of `rdfia.linear_svm`; fitted, it is one linear layer, and the whole predicts as a network does.
 """
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +15,7 @@ from torch import Tensor, distributed, nn
 from torchmetrics.classification import MulticlassAccuracy
 
 from rdfia.backbones import load_backbone
-from rdfia.features import layer_features
+from rdfia.features import layer_features, weights_hash
 from rdfia.linear_svm import (
     LinearClassifier,
     Scaling,
@@ -91,6 +92,7 @@ class FeatureExtractorSVM(lightning.LightningModule):
         self.backbone.to(memory_format=torch.channels_last)  # convolutions are faster so
         for layer in layers:
             self.backbone.find_layer(layer)  # a wrong name is said now
+        self.random_weights = weights == "random"  # known by no name: checkpoints hold them
         self.layers, self.grids, self.flip, self.scaling = layers, grids, flip, scaling
         self.c, self.folds, self.multi_class, self.seed = c, folds, multi_class, seed
         self.classifier = None
@@ -99,6 +101,8 @@ class FeatureExtractorSVM(lightning.LightningModule):
         self.accuracy: MulticlassAccuracy | None = None
         self.cross_validation: Tensor | None = None
         self.fitted: dict[str, float] = {}
+        # DDP refuses a module in which nothing can be trained.
+        self.placeholder = nn.Parameter(torch.zeros(()))
         self._features: list[Tensor] = []
         self._labels: list[Tensor] = []
 
@@ -145,6 +149,10 @@ class FeatureExtractorSVM(lightning.LightningModule):
         images, labels = batch
         self._features.append(self.extract(images).cpu())
         self._labels.append(labels.cpu())
+        if len(self._labels) != batch_idx + 1:
+            raise ValueError(
+                "features were collected from the middle of an epoch on; fit anew, without ckpt_path"
+            )
         if self.trainer.is_last_batch:
             self.fit_features(*self._gather(torch.cat(self._features), torch.cat(self._labels)))
             self.log_dict(self.fitted)
@@ -197,7 +205,7 @@ class FeatureExtractorSVM(lightning.LightningModule):
         self._count()
 
     def _count(self) -> None:
-        if self.classifier is not None:
+        if self.classifier is not None and self.accuracy is None:
             count = int(self.classifier.classes.max()) + 1
             self.accuracy = MulticlassAccuracy(count, average="micro").to(self.device)
 
@@ -227,9 +235,18 @@ class FeatureExtractorSVM(lightning.LightningModule):
 
         Any number of images of that size; ``torch.export.load(path).module()`` runs it without this package.
         """
-        example = torch.zeros(2, 3, image_size, image_size, device=self.device)
+        example = torch.zeros(2, len(self.backbone.mean), image_size, image_size, device=self.device)
+        whole = copy.deepcopy(self).eval()
+        used: set[nn.Module] = set()
+        for module in whole.backbone.modules():
+            module.register_forward_hook(lambda module, inputs, output: used.add(module))
+        whole(example)
+        for module in set(whole.backbone.modules()) - used:
+            for weight in module.parameters(recurse=False):
+                # Layers behind the features go into the file as one number each; the graph does not use them.
+                weight.data = torch.zeros(1, device=self.device).expand(weight.shape)
         batch = torch.export.Dim("batch")
-        program = torch.export.export(self.eval(), (example,), dynamic_shapes=({0: batch},), strict=False)
+        program = torch.export.export(whole, (example,), dynamic_shapes=({0: batch},), strict=False)
         with whole_file(Path(path)) as part, part.open("wb") as file:
             torch.export.save(program, file)
 
@@ -237,12 +254,22 @@ class FeatureExtractorSVM(lightning.LightningModule):
         """None: the SVM has a solver of its own."""
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leave the CNN out: it is known by name."""
+        """Leave the CNN out: it is known by its name and a hash of its weights."""
+        left_out = ("placeholder",) if self.random_weights else ("placeholder", "backbone.")
         state = checkpoint["state_dict"]
-        checkpoint["state_dict"] = {k: v for k, v in state.items() if not k.startswith("backbone.")}
+        checkpoint["state_dict"] = {k: v for k, v in state.items() if not k.startswith(left_out)}
+        checkpoint["backbone_hash"] = weights_hash(self.backbone)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Make room for the fitted SVM."""
+        """Make room for the fitted SVM.
+
+        Raises:
+            ValueError: The CNN has other weights than the one that the SVM was fitted on.
+        """
+        if not self.random_weights and checkpoint["backbone_hash"] != weights_hash(self.backbone):
+            raise ValueError(
+                f"the SVM was fitted on other weights of {self.backbone.name} than those found now"
+            )
         state = checkpoint["state_dict"]
         self.shift, self.scale = torch.empty_like(state["shift"]), torch.empty_like(state["scale"])
         if "classifier.linear.weight" in state:

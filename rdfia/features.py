@@ -7,6 +7,7 @@ which is all that `rdfia.linear_svm.gram_matrix` asks for.
 
 import hashlib
 import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,11 +98,11 @@ def compute_features(
 
 
 def weights_hash(module: nn.Module) -> str:
-    """Return a hash of a module's weights and buffers."""
+    """Return a hash of a module's weights and buffers, saved with it or not."""
     digest = hashlib.sha256()
-    for name, value in module.state_dict().items():
+    for name, value in [*module.named_parameters(), *module.named_buffers()]:
         digest.update(name.encode())
-        digest.update(value.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -120,10 +121,17 @@ def load_cached(folder: Path | None, recipe: Mapping[str, Any]) -> Tensor | None
 
 
 def save_cached(folder: Path | None, recipe: Mapping[str, Any], values: Tensor | None) -> None:
-    """Write values for a recipe of plain types; whole or not at all, whoever else writes the same file."""
-    if folder is not None and values is not None:
+    """Write values for a recipe of plain types; whole or not at all, whoever else writes the same file.
+
+    A folder that cannot be written, or is full, costs a warning, not the run.
+    """
+    if folder is None or values is None:
+        return
+    try:
         with whole_file(_cache_path(folder, recipe)) as part:
             save_file({"values": values.cpu().contiguous()}, part, metadata={"recipe": json.dumps(recipe)})
+    except (OSError, SafetensorError) as error:
+        warnings.warn(f"features are not kept in {folder}: {error}", stacklevel=2)
 
 
 def _cache_path(folder: Path, recipe: Mapping[str, Any]) -> Path:
@@ -192,6 +200,7 @@ def open_layers(
         "precision": str(dtype),
         "grids": list(grids),
         "flip": flip,
+        "device": backbone.mean.device.type,
         "torch": torch.__version__,
     }
     recipes = {name: recipe | {"layer": name} for name in names}
@@ -237,16 +246,19 @@ def layer_gram(
         memory: Bytes for features at any one time.
         cache: Folder, None for none.
     """
-    recipe = layer.recipe | {"gram": scaling, "train": train.tolist() if scaling == "standard" else None}
+    kind = "raw" if scaling == "l2" else scaling  # lengths are divided out afterwards
+    recipe = layer.recipe | {"gram": kind, "train": train.tolist() if scaling == "standard" else None}
     cache = None if layer.in_memory else cache
     gram = load_cached(cache, recipe)
     if gram is None:
         features = layer.features
         if scaling == "power":
-            features = lambda places: signed_root(layer.features(places))  # noqa: E731
+            features = lambda places: signed_root(layer.features(places).float())  # noqa: E731
         if scaling == "standard":
             features = standardized(layer.features, train)
-        fit = max(4, int(memory / layer.bytes_each))
+        # what is scaled is float32, and for a moment there twice
+        bytes_each = layer.bytes_each if scaling in ("l2", "raw") else 8 * layer.width
+        fit = max(4, int(memory / bytes_each))
         gram = gram_matrix(features, count, held=fit * 3 // 4, streamed=fit // 4)
         save_cached(cache, recipe, gram)
     return unit_length(gram) if scaling in ("l2", "power") else gram

@@ -76,6 +76,7 @@ class FineTuneModule(lightning.LightningModule):
         weights: ``imagenet``, ``random`` or a file.
         data_dir: Where ``weights/`` lies.
         classes: Number of classes.
+        image_size: Side of the images; a head on whole maps fits one size only.
         grids: The head sees the means of each map over the cells of these grids (1: over all of it).
         hidden: Widths of hidden layers of the head, with ReLU between: none for a linear head.
         top: Names of the layers that are unfrozen first; ``layer`` if not given.
@@ -105,6 +106,7 @@ class FineTuneModule(lightning.LightningModule):
         weights: str = "imagenet",
         data_dir: str | None = None,
         classes: int = 15,
+        image_size: int = 224,
         grids: Sequence[int] = (1,),
         hidden: Sequence[int] = (),
         top: Sequence[str] = (),
@@ -130,7 +132,9 @@ class FineTuneModule(lightning.LightningModule):
         self.backbone = load_backbone(backbone, weights=weights, data_dir=data_dir)
         self.backbone.find_layer(layer)
         with torch.no_grad():
-            width = layer_features(self.backbone, torch.zeros(1, 3, 224, 224), [layer], grids=grids)[layer]
+            width = layer_features(
+                self.backbone, torch.zeros(1, 3, image_size, image_size), [layer], grids=grids
+            )[layer]
         widths = [width.shape[1], *hidden, classes]
         self.head = nn.Sequential()
         for number, (before, after) in enumerate(pairwise(widths)):
@@ -161,7 +165,7 @@ class FineTuneModule(lightning.LightningModule):
         They stay so until the first epoch begins: DDP only knows those that are trainable when it starts.
         """
         weights = list(self.backbone.requires_grad_(True).parameters())
-        output = self.backbone.tap(torch.zeros(1, 3, 224, 224), [self.layer])[self.layer].sum()
+        output = self.backbone.tap(torch.zeros(1, 3, 64, 64), [self.layer])[self.layer].sum()
         gradients = torch.autograd.grad(output, weights, allow_unused=True)
         for weight, gradient in zip(weights, gradients, strict=True):
             weight.requires_grad_(gradient is not None)
@@ -184,8 +188,16 @@ class FineTuneModule(lightning.LightningModule):
         logits: Tensor = self.head(features)
         return logits
 
+    def on_train_start(self) -> None:
+        """Enter the stage of a run that goes on within an epoch; Lightning does not start that epoch anew."""
+        self._enter_stage()
+
     def on_train_epoch_start(self) -> None:
-        """Enter the stage of this epoch: what is trained, at which rates."""
+        """Enter the stage of this epoch."""
+        self._enter_stage()
+
+    def _enter_stage(self) -> None:
+        """Set what is trained in the current epoch, at which rates."""
         stage = stage_of(self.current_epoch, *self.unfreeze_at)
         trained = {"head": ["head"], "top": ["head", "top"], "all": ["head", "top", "all"]}[stage]
         fall = (1 + math.cos(math.pi * self.current_epoch / (self.trainer.max_epochs or 1))) / 2

@@ -61,7 +61,9 @@ def _fill(gram: Tensor, rows: slice, columns: slice, left: Tensor, right: Tensor
     products = torch.zeros(len(left), len(right), dtype=torch.float64, device=left.device)
     # A slice of a few thousand features is summed in float32, the slices in float64.
     pairs = zip(left.split(4096, 1), right.split(4096, 1), strict=True)  # type: ignore[no-untyped-call]
-    with _exact_bfloat16(left.dtype == torch.bfloat16):
+    # Within a Trainer with bf16-mixed, autocast would round the products.
+    exact = torch.autocast(left.device.type, enabled=False)
+    with exact, _exact_bfloat16(left.dtype == torch.bfloat16):
         for a, b in pairs:
             products += a.float() @ b.float().T
     if not torch.isfinite(products).all():
@@ -98,8 +100,8 @@ def standard_scale(features: Features, train: Tensor) -> tuple[Tensor, Tensor]:
 
 def standardized(features: Features, train: Tensor) -> Features:
     """Return features with mean 0 and standard deviation 1 on images ``train``; constant ones become 0."""
-    mean, std = standard_scale(features, train)
-    return lambda places: ((features(places) - mean) / std).float()
+    mean, std = (value.float() for value in standard_scale(features, train))
+    return lambda places: (features(places).float() - mean).div_(std)
 
 
 def signed_root(features: Tensor) -> Tensor:
@@ -119,7 +121,7 @@ def principal_components(gram: Tensor, train: Tensor, count: int) -> Tensor:
     Args:
         gram: (N, N), of features that need not be centred.
         train: Indices of the training images.
-        count: At most one less than training images.
+        count: At most one less than training images; those beyond the rank are 0.
     """
     if not 1 <= count < len(train):
         raise ValueError(f"{len(train)} training images have 1 to {len(train) - 1} components, got {count}")
@@ -129,7 +131,9 @@ def principal_components(gram: Tensor, train: Tensor, count: int) -> Tensor:
     centred = to_train - to_train.mean(1, keepdim=True) - inside.mean(0) + inside.mean()
     values, vectors = torch.linalg.eigh(centred[train])
     values, vectors = values.flip(0)[:count], vectors.flip(1)[:, :count]
-    components: Tensor = centred @ vectors / values.clamp(min=1e-30).sqrt()
+    # Beyond the rank there is only rounding, which a division by next to nothing would blow up.
+    scale = torch.where(values > 1e-6 * values[0], values.clamp(min=0).sqrt(), torch.inf)
+    components: Tensor = centred @ vectors / scale
     return components
 
 

@@ -223,7 +223,8 @@ def write_results(
     path = folder / "results.json"
     if path.exists():
         before = json.loads(path.read_text())
-        if before.get("wall_seconds") == training["wall_seconds"]:
+        same = ("wall_seconds", "command")
+        if all(before.get(name) == training[name] for name in same):
             training = {name: before[name] for name in training}
     results = {
         "name": folder.name,

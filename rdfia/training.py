@@ -15,7 +15,7 @@ from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, Timer, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, Timer, TQDMProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from matplotlib.figure import Figure
@@ -46,6 +46,8 @@ MEANT = (
 MEND = "use another --name, or --overwrite to start anew"
 # Flags that may differ when a run goes on; any other would make two runs of one.
 MAY_CHANGE = (
+    "cache_dir",
+    "memory_gb",
     "max_epochs",
     "data_dir",
     "output_dir",
@@ -134,6 +136,14 @@ class StopCleanly(Callback):
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._handlers.clear()
+
+
+class StopEarly(EarlyStopping):
+    """Lightning's early stopping, which stays stopped when the same command is run again."""
+
+    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """Do not train on where patience had run out."""
+        trainer.should_stop = trainer.should_stop or self.wait_count >= self.patience
 
 
 class EpochLines(Callback):
@@ -256,8 +266,9 @@ def open_run(args: TrainerArgs, module: nn.Module, data: dict[str, Any]) -> Path
     flags = json.loads(json.dumps(dataclasses.asdict(args) | {"data": data}, default=str))
     if last.exists() and not args.overwrite:
         check_checkpoint(last, module, args.max_epochs)
-        if (folder / "args.json").exists():
-            check_flags(folder / "args.json", flags)
+    begun = last.exists() or (folder / "results.json").exists()
+    if begun and not args.overwrite and (folder / "args.json").exists():
+        check_flags(folder / "args.json", flags)
     if args.overwrite and folder.exists() and not (folder / "args.json").exists():
         raise ValueError(f"--overwrite deletes run folders, and {folder} holds no args.json")
     if is_first_process():

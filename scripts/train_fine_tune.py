@@ -63,13 +63,14 @@ def main(args: Args) -> dict[str, Any]:
     """Train, test and draw; return the content of results.json."""
     # Imported here, so that --help does not wait for torch.
     import lightning
-    from lightning.pytorch.callbacks import EarlyStopping
 
     from datamodules.files import data_root
     from datamodules.scene15 import CLASSES, Scene15DataModule
     from rdfia import plots, runs, training, wandb_run
     from rdfia.fine_tune import FineTuneModule
 
+    if args.train_on_val and args.patience:
+        raise ValueError("--patience needs images that are not trained on; leave --train-on-val out")
     reading: dict[str, Any] = {
         "batch_size": args.batch_size,
         "seed": args.seed,
@@ -82,12 +83,13 @@ def main(args: Args) -> dict[str, Any]:
     flags = ("backbone", "layer", "weights", "grids", "hidden", "top", "unfreeze_top_at", "unfreeze_all_at")
     flags += ("head_lr", "top_lr", "trunk_lr", "weight_decay", "label_smoothing", "freeze_batch_norm")
     flags += ("augment", "seed")
-    places = {"data_dir": data_root(args.data_dir), "classes": len(CLASSES)}
-    module = FineTuneModule(**{name: getattr(args, name) for name in flags}, **places)
+    fixed: dict[str, Any] = {"data_dir": data_root(args.data_dir), "classes": len(CLASSES)}
+    fixed["image_size"] = reading["image_size"]
+    module = FineTuneModule(**{name: getattr(args, name) for name in flags}, **fixed)
     scenes.setup()
     scenes.train_dataloader()  # says now if a batch is too large
     folder = training.open_run(args, module, data := scenes.describe())
-    stop = [EarlyStopping("val/accuracy", mode="max", patience=args.patience)] if args.patience else []
+    stop = [training.StopEarly("val/accuracy", mode="max", patience=args.patience)] if args.patience else []
     trainer = training.make_trainer(
         args, folder, monitor="val/accuracy", mode="max", callbacks=[*stop], unused_weights=True
     )
@@ -117,7 +119,7 @@ def main(args: Args) -> dict[str, Any]:
         wall_seconds=seconds,
         notes=["accuracy_without_duplicates leaves out test images that train holds, byte for byte"],
     )
-    named = {"train": "train", "val": "held out", "watched": "test (a plot only)"}
+    named = {"train": "train, as augmented", "val": "held out", "watched": "test (a plot only)"}
     panels = {
         what: {text: history[f"{name}/{what}"] for name, text in named.items() if f"{name}/{what}" in history}
         for what in ("loss", "accuracy")

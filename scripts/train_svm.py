@@ -61,8 +61,11 @@ def layers_by_network(args: Args) -> dict[str, list[str]]:
         wanted.setdefault(network, []).append(layer)
     if args.weights not in ("imagenet", "random") and len(wanted) > 1:
         raise ValueError(f"--weights {args.weights} is one file, and --features names {len(wanted)} networks")
-    if args.splits and args.scaling == "standard":
-        raise ValueError("--scaling standard looks at the published training images; leave --splits out")
+    if args.splits and (args.scaling == "standard" or args.shuffle_labels):
+        flag = "--shuffle-labels" if args.shuffle_labels else "--scaling standard"
+        raise ValueError(f"{flag} is about the published training images; leave --splits out")
+    if args.precision == "16-mixed":
+        raise ValueError("features are computed in --precision float32 or bf16-mixed, not 16-mixed")
     return wanted
 
 
@@ -80,7 +83,7 @@ def main(args: Args) -> dict[str, Any]:
     from rdfia import runs, training, wandb_run
     from rdfia.backbones import load_backbone
     from rdfia.feature_extractor_svm import FeatureExtractorSVM
-    from rdfia.features import layer_gram, open_layers
+    from rdfia.features import compute_features, layer_gram, open_layers
     from rdfia.linear_svm import learning_curve, principal_components, try_svm
 
     if training.process_count(args) > 1:
@@ -98,6 +101,9 @@ def main(args: Args) -> dict[str, Any]:
         for name in names:
             backbone.find_layer(name)  # a wrong name is said now
     scenes.setup()
+    smallest = int(scenes.train_data.labels.bincount().min())
+    if not 2 <= args.folds <= smallest:
+        raise ValueError(f"--folds {args.folds}: the smallest class has {smallest} training images")
     folder = training.open_run(args, backbone, data := scenes.describe())
     trainer = training.make_trainer(args, folder, monitor="val/accuracy", mode="max", callbacks=[])
     device = trainer.strategy.root_device
@@ -111,6 +117,7 @@ def main(args: Args) -> dict[str, Any]:
         labels[train] = labels[train][torch.randperm(len(train), generator=generator)]
 
     def backbone_of(network: str) -> Any:
+        torch.manual_seed(args.seed)  # for random weights
         return load_backbone(network, **where).to(device, memory_format=torch.channels_last)
 
     def images(places: torch.Tensor) -> torch.Tensor:
@@ -122,21 +129,23 @@ def main(args: Args) -> dict[str, Any]:
         "memory": args.memory_gb * 1e9,
         "cache": None if args.fast_dev_run or args.cache_dir is None else args.cache_dir.expanduser(),
     }
-    options: dict[str, Any] = {
-        "images_hash": data["sha256"],
+    pass_options: dict[str, Any] = {
         "batch_size": args.batch_size,
         "dtype": torch.bfloat16 if args.precision == "bf16-mixed" else torch.float32,
         "grids": args.grids,
         "flip": args.flip,
-        **budget,
     }
+    options: dict[str, Any] = {"images_hash": data["sha256"], **pass_options, **budget}
     began = time.perf_counter()
     metrics: dict[str, list[float]] = {}
     grams: dict[str, torch.Tensor] = {}
     for network, names in wanted.items():
+        backbone = backbone_of(network)
+        layers = open_layers(backbone, images, len(labels), names, **options)
         started = time.perf_counter()
-        layers = open_layers(backbone_of(network), images, len(labels), names, **options)
-        metrics[f"{network}/extraction_seconds"] = [time.perf_counter() - started]
+        some = torch.arange(min(64, len(labels)))  # timed by itself: features may come from the cache
+        compute_features(backbone, images, some, names, **pass_options)
+        metrics[f"{network}/milliseconds_an_image"] = [1000 * (time.perf_counter() - started) / len(some)]
         for name in sorted(layers, key=lambda name: not layers[name].in_memory):
             layer = layers.pop(name)  # makes room for the next, the wide ones last
             started = time.perf_counter()
@@ -144,18 +153,31 @@ def main(args: Args) -> dict[str, Any]:
             metrics[f"{network}/{name}/features"] = [float(layer.width)]
             metrics[f"{network}/{name}/gram_seconds"] = [time.perf_counter() - started]
             grams[f"{network}/{name}"] = gram
+            del layer
+            width = int(metrics[f"{network}/{name}/features"][0])
             seconds = time.perf_counter() - began
-            print(f"{network}/{name}: {layer.width:,} features an image, after {seconds:.0f} s", flush=True)
+            print(f"{network}/{name}: {width:,} features an image, after {seconds:.0f} s", flush=True)
     if args.together:
         # Inner products of vectors set side by side add up.
         grams["together"] = torch.stack(list(grams.values())).sum(0)
 
     # 2. An SVM for each, C by cross-validation on the training images.
     choice: dict[str, Any] = {"folds": args.folds, "seed": args.seed, "multi_class": args.multi_class}
-    kept = set(audit(scenes.train_files, scenes.test_files, drop=True)[0])
-    unseen = torch.tensor([item in kept for item in scenes.test_files])
-    rows = list(enumerate(labels.tolist()))
-    splits = [split_by_seed(rows, TRAIN_PER_CLASS, seed) for seed in range(args.splits)]
+    files = scenes.train_files + scenes.test_files
+
+    def unseen(train: torch.Tensor, test: torch.Tensor) -> torch.Tensor:
+        """Tell which test images no training image is a copy of."""
+        inside, outside = ([files[place] for place in part.tolist()] for part in (train, test))
+        kept = set(audit(inside, outside, drop=True)[0])
+        return torch.tensor([item in kept for item in outside])
+
+    splits = []
+    for seed in range(args.splits):
+        # in the order of Scene15DataModule(split_seed=seed)
+        rows = sorted(enumerate(labels.tolist()), key=lambda row: (row[1], files[row[0]][0].name))
+        split = split_by_seed(rows, TRAIN_PER_CLASS, seed)
+        splits.append([torch.tensor([place for place, _ in part]) for part in split])
+    distinct = [unseen(*places) for places in [(train, test), *splits]]
     trials = {}
     for item, gram in grams.items():
         started = time.perf_counter()
@@ -165,18 +187,18 @@ def main(args: Args) -> dict[str, Any]:
         metrics[f"{item}/cross_validation_accuracy"] = [trial.cross_validation.mean(1).max().item()]
         metrics[f"{item}/accuracy"] = [trial.accuracy]
         right = (trial.predictions == labels[test]).double()
-        metrics[f"{item}/accuracy_without_duplicates"] = [right[unseen].mean().item()]
+        metrics[f"{item}/accuracy_without_duplicates"] = [right[distinct[0]].mean().item()]
         print(f"{item:36} accuracy {trial.accuracy:.4f}, C {trial.c:.3g} by cross-validation", flush=True)
-        for split in splits:
-            places = (torch.tensor([place for place, _ in part]) for part in split)
-            accuracy = try_svm(gram, labels, *places, **choice).accuracy
-            metrics.setdefault(f"{item}/accuracy_over_splits", []).append(accuracy)
+        for (part, rest), new in zip(splits, distinct[1:], strict=True):
+            drawn = try_svm(gram, labels, part, rest, **choice)
+            right = (drawn.predictions == labels[rest]).double()
+            for name, mean in {"": right.mean(), "_without_duplicates": right[new].mean()}.items():
+                metrics.setdefault(f"{item}/accuracy_over_splits{name}", []).append(mean.item())
         draw_trial(folder, trainer, item, args, gram, labels, train, test, trial)
 
     # 3. The row that cross-validation likes best, looked at more closely.
     best = max(trials, key=lambda item: metrics[f"{item}/cross_validation_accuracy"])
     gram, trial = grams[best], trials[best]
-    smallest = int(labels[train].bincount().min())
     sizes = [size for size in (5, 10, 20, 40, 70) if args.folds <= size < smallest]
     for size, accuracies in learning_curve(gram, labels, train, test, sizes, **choice).items():
         metrics[f"{best}/accuracy_from_{size}_per_class"] = accuracies
@@ -191,10 +213,12 @@ def main(args: Args) -> dict[str, Any]:
     draw_best(folder, trainer, best, metrics, sizes, components)
     draw_worst_confusions(folder, trainer, gram, photographs, labels, train, test, trial)
     notes = ["accuracy_without_duplicates leaves out test images that train holds, byte for byte"]
+    notes.append(f"C is chosen by {args.folds} folds of features scaled, and reduced, on all training images")
     network, _, name = best.partition("/")
     if len(wanted) == 1 or name:
         network = next(iter(wanted)) if best == "together" else network
         names = wanted[network] if best == "together" else [name]
+        torch.manual_seed(args.seed)
         module = FeatureExtractorSVM(
             backbone=network,
             layers=names,
@@ -210,8 +234,11 @@ def main(args: Args) -> dict[str, Any]:
             scaled = [module.scaled(layer.features(train).float().cpu()) for layer in layers.values()]
             module.fit_features(torch.cat(scaled, 1), labels[train])
             training.save_module(trainer, module, folder)
+            del layers
         else:
             notes.append(f"no checkpoint: the training features of {best} take more than --memory-gb")
+    else:
+        notes.append("no checkpoint: the best row joins several networks")
     results = runs.write_results(
         folder,
         trainer,
@@ -312,9 +339,19 @@ def draw_comparison(folder: Path, trainer: Any, items: list[str], metrics: dict[
     """Draw accuracy, width and time of all rows."""
     from rdfia import plots, runs
 
+    def parts(item: str) -> list[str]:
+        return [other for other in items if other != "together"] if item == "together" else [item]
+
+    def networks(item: str) -> set[str]:
+        return {part.partition("/")[0] for part in parts(item)}
+
     panels = {
         "test accuracy": {item: metrics[f"{item}/accuracy"][0] for item in items},
-        "features": {item: metrics.get(f"{item}/features", [0.0])[0] for item in items},
+        "features": {item: sum(metrics[f"{part}/features"][0] for part in parts(item)) for item in items},
+        "milliseconds an image": {
+            item: sum(metrics[f"{network}/milliseconds_an_image"][0] for network in networks(item))
+            for item in items
+        },
         "seconds to choose C, fit and test": {item: metrics[f"{item}/svm_seconds"][0] for item in items},
     }
     runs.save_figure(folder, "comparison", plots.bars(panels), trainer)

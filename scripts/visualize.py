@@ -61,7 +61,7 @@ class Activations(Pictures):
     """Name of the run folder."""
     layer: str | None = None
     """Its name, see `describe`; the first by default."""
-    maps: int = 17
+    maps: int = 16
     """Maps of each image."""
     order: Literal["strongest", "first"] = "strongest"
     """Channels with the largest mean absolute value, or the first."""
@@ -81,13 +81,24 @@ def main(args: Describe | Classify | Activations) -> dict[str, Any]:
 
     from datamodules.files import data_root
     from rdfia import runs, training, wandb_run
+    from rdfia.activations import activation_maps
     from rdfia.backbones import load_backbone
 
-    root = None if isinstance(args, Describe) and args.weights == "random" else data_root(args.data_dir)
+    if args.precision != "float32":
+        raise ValueError(f"visualize.py computes in float32, got --precision {args.precision}")
+    if isinstance(args, Classify) and not 1 <= args.top <= 1000:
+        raise ValueError(f"--top is 1 to 1000, got {args.top}")
+    try:
+        root = data_root(args.data_dir)
+    except FileNotFoundError:
+        if args.data_dir is not None or not isinstance(args, Describe):
+            raise
+        root = None  # embedded or random weights need none
     backbone = load_backbone(args.backbone, weights=args.weights, data_dir=root)
     images, labels, names, data = (None, None, [], {}) if isinstance(args, Describe) else read_images(args)
-    if isinstance(args, Activations) and args.layer:
-        backbone.find_layer(args.layer)  # a wrong name is said now
+    if isinstance(args, Activations):  # a wrong layer, or one with fewer maps, is said now
+        layer = args.layer or next(iter(backbone.layers))
+        activation_maps(backbone, images[:1], layer, count=args.maps)
     folder = training.open_run(args, backbone, data)
     trainer = training.make_trainer(args, folder, monitor="none", mode="max", callbacks=[])
     backbone = backbone.to(trainer.strategy.root_device)
@@ -97,7 +108,7 @@ def main(args: Describe | Classify | Activations) -> dict[str, Any]:
     elif isinstance(args, Classify):
         metrics, notes = classify_images(args, folder, trainer, backbone, images, labels, names)
     else:
-        metrics, notes = draw_activations(args, folder, trainer, backbone, images, names)
+        metrics, notes = draw_activations(args, folder, trainer, backbone, layer, images, names)
     results = runs.write_results(
         folder,
         trainer,
@@ -139,7 +150,10 @@ def read_images(args: Classify | Activations) -> Any:
             paths += pictures
         pixels = decode_all(paths, mode="RGB", size=args.image_size * 8 // 7, crop=args.image_size)
         found = ImageTensors(pixels, torch.full((len(paths),), -1))
-        names, data = [path.stem for path in paths], describe("own images", test=found)
+        names = [
+            f"{number}_{path.stem}" for number, path in enumerate(paths)
+        ]  # two folders may hold one name
+        data = describe("own images", test=found)
     count = 2 if args.fast_dev_run else len(found)
     images, labels = found[list(range(min(count, len(found))))]
     return images, labels, names, data
@@ -202,7 +216,13 @@ def classify_images(
 
 
 def draw_activations(
-    args: Activations, folder: Path, trainer: Any, backbone: Any, images: Any, names: list[str]
+    args: Activations,
+    folder: Path,
+    trainer: Any,
+    backbone: Any,
+    layer: str,
+    images: Any,
+    names: list[str],
 ) -> tuple[dict[str, list[float]], list[str]]:
     """Draw the maps of a layer for each image; return how many of its values are not zero."""
     import torch
@@ -210,7 +230,6 @@ def draw_activations(
     from rdfia import plots, runs
     from rdfia.activations import activation_maps
 
-    layer = args.layer or next(iter(backbone.layers))
     shares = []
     for place, image in enumerate(images):
         shown = image[None].to(backbone.mean.device)

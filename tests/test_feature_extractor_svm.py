@@ -1,3 +1,7 @@
+import subprocess
+import sys
+from pathlib import Path
+
 import lightning
 import numpy as np
 import pytest
@@ -7,6 +11,7 @@ from sklearn.preprocessing import Normalizer, StandardScaler
 from sklearn.svm import SVC
 
 from datamodules.scene15 import Scene15DataModule
+from rdfia.backbones import load_backbone
 from rdfia.feature_extractor_svm import FeatureExtractorSVM
 
 SMALL = {"backbone": "squeezenet1_1", "layers": ["fire4"], "folds": 3}
@@ -96,6 +101,79 @@ def test_the_whole_exports_as_one_network(scenes, tmp_path, options):
     images = scenes.test_data[list(range(7))][0]  # another batch size than it was traced with
     torch.testing.assert_close(program(images), module.eval()(images))
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_layers_behind_the_features_take_no_room_in_the_export(scenes, tmp_path):
+    module = FeatureExtractorSVM(backbone="alexnet", layers=["pool1"], weights="random", c=1.0, grids=[1])
+    module.fit_features(module.extract(scenes.train_data[list(range(30))][0]), scenes.train_data.labels[:30])
+    module.export(tmp_path / "small.pt2", image_size=64)
+    assert (tmp_path / "small.pt2").stat().st_size < 2e6  # AlexNet has 244 MB
+    images = scenes.test_data[[0, 7]][0]
+    program = torch.export.load(tmp_path / "small.pt2").module()
+    torch.testing.assert_close(program(images), module.eval()(images))
+
+
+def test_grey_images_are_taken_as_they_are(scenes, tmp_path):
+    grey = Scene15DataModule(scenes.data_dir, image_size=64, batch_size=16, channels=1, shuffle=False)
+    module = FeatureExtractorSVM(**SMALL, channels=1, c=1.0)
+    run = trainer()
+    run.fit(module, grey)
+    assert run.test(module, grey, verbose=False)[0]["test/accuracy"] > 0.7
+    module.export(tmp_path / "grey.pt2", image_size=64)
+    images = torch.rand(1, 1, 64, 64)
+    program = torch.export.load(tmp_path / "grey.pt2").module()
+    torch.testing.assert_close(program(images), module.eval()(images))
+
+
+def test_more_epochs_fit_again(scenes):
+    module, run = FeatureExtractorSVM(**SMALL, c=1.0), trainer(max_epochs=3)
+    run.fit(module, scenes)
+    assert run.callback_metrics["val/accuracy"] > 0.8
+
+
+def test_bf16_mixed_rounds_features_only(scenes):
+    module = FeatureExtractorSVM(**SMALL, c=1.0)
+    run = trainer(precision="bf16-mixed")
+    run.fit(module, scenes)
+    found = torch.cat(run.predict(module, scenes.test_dataloader()))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        train, test = (
+            torch.cat([module.extract(data[rows][0]) for rows in torch.arange(len(data)).split(16)])
+            for data in (scenes.train_data, scenes.test_data)
+        )
+    reference = SVC(kernel="linear", C=1).fit(train, scenes.train_data.labels)
+    assert np.array_equal(found, reference.predict(test))
+
+
+def test_a_checkpoint_knows_the_weights_it_was_fitted_on(scenes, tmp_path, monkeypatch):
+    module = FeatureExtractorSVM(backbone="resnet18", layers=["layer1"], weights="random", c=1.0, grids=[1])
+    run = trainer()
+    run.fit(module, scenes)
+    run.save_checkpoint(tmp_path / "random.ckpt")
+    loaded = FeatureExtractorSVM.load_from_checkpoint(tmp_path / "random.ckpt", weights_only=True)
+    images = scenes.test_data[[0, 1]][0]
+    torch.testing.assert_close(loaded.eval()(images), module.eval()(images))
+    named = FeatureExtractorSVM(**SMALL, c=1.0)
+    run.fit(named, scenes)
+    run.save_checkpoint(tmp_path / "named.ckpt")
+    other = load_backbone("squeezenet1_1", weights="random")
+    monkeypatch.setattr("rdfia.feature_extractor_svm.load_backbone", lambda *args, **kwargs: other)
+    with pytest.raises(ValueError, match="fitted on other weights of squeezenet1_1"):
+        FeatureExtractorSVM.load_from_checkpoint(tmp_path / "named.ckpt", weights_only=True)
+
+
+@pytest.mark.slow
+def test_two_processes_fit_the_svm_of_one(scenes, tmp_path):
+    worker = str(Path(__file__).with_name("ddp_svm.py"))
+    for processes in (1, 2):
+        command = [sys.executable, worker, str(scenes.data_dir), str(processes), str(tmp_path)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+        assert done.returncode == 0, done.stderr
+    alone, *ranks = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("1_0", "2_0", "2_1"))
+    for rank in ranks:
+        assert rank["scores"] == pytest.approx(alone["scores"])
+        for name, value in alone["svm"].items():
+            torch.testing.assert_close(rank["svm"][name], value, rtol=1e-4, atol=1e-5, msg=name)
 
 
 def test_the_cnn_stays_as_it_was(scenes):

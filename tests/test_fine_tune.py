@@ -101,6 +101,33 @@ def test_a_resumed_run_goes_on_in_its_stage_bit_for_bit(scenes, tmp_path, stoppe
         assert torch.equal(value, resumed.state_dict()[name]), name
 
 
+@pytest.mark.parametrize("batch_norm", [True, False])
+def test_a_run_stopped_within_an_epoch_goes_on_in_its_stage(scenes, tmp_path, batch_norm):
+    """(Lightning does not start that epoch anew: no on_train_epoch_start.)"""
+    network = {"backbone": "resnet18", "layer": "layer4", "weights": "random"} if not batch_norm else {}
+    settings = {**network, "unfreeze_top_at": 0, "freeze_batch_norm": batch_norm}
+    torch.manual_seed(0)
+    whole = FineTuneModule(**settings)
+    initial = {name: value.clone() for name, value in whole.state_dict().items()}
+    trainer(max_epochs=1).fit(whole, scenes)
+
+    class Save(lightning.Callback):
+        """Saves after the first of three batches."""
+
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+            if batch_idx == 0:
+                trainer.save_checkpoint(tmp_path / "part.ckpt")
+
+    first = FineTuneModule(**settings)
+    first.load_state_dict(initial)
+    trainer(max_epochs=1, callbacks=[Save()]).fit(first, scenes)
+    resumed = FineTuneModule(**settings)
+    trainer(max_epochs=1).fit(resumed, scenes, ckpt_path=tmp_path / "part.ckpt", weights_only=True)
+    for name, value in whole.state_dict().items():
+        if not name.startswith(("accuracy", "loss", "confusion")):
+            assert torch.equal(value, resumed.state_dict()[name]), name
+
+
 def test_the_head_learns_as_a_loop_written_out(scenes):
     """Features once, then AdamW on one linear layer, rates along a cosine."""
     torch.manual_seed(0)
@@ -174,6 +201,12 @@ def test_heads_of_the_practical(scenes):
     first, second, third = (module.head[n] for n in (0, 2, 4))
     expected = third(second(first(features).clamp(min=0)).clamp(min=0))
     torch.testing.assert_close(module(images), expected)
+
+
+def test_a_head_on_whole_maps_fits_its_image_size(scenes):
+    module = FineTuneModule(grids=(), image_size=64)
+    assert module.head[0].weight.shape == (15, 512 * 3 * 3)
+    assert module(scenes.test_data[[0]][0]).shape == (1, 15)
 
 
 def test_views_are_parts_of_the_image_and_follow_from_the_key():

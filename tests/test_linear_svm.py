@@ -137,6 +137,23 @@ def test_principal_components_are_sklearns(digits):
     np.testing.assert_allclose(found.numpy() * signs, expected, rtol=1e-3, atol=1e-2)
 
 
+def test_components_beyond_the_rank_are_nothing(digits):
+    features, _ = digits
+    gram = whole(features[:, 20:28])  # 8 pixels
+    found = principal_components(gram, TRAIN, 20)
+    assert found[:, 8:].abs().max() == 0
+    torch.testing.assert_close(found[:, :8], principal_components(gram, TRAIN, 8))
+    assert found.abs().max() < 100
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_autocast_rounds_no_product(dtype):
+    features = torch.randn(8, 500).to(dtype)
+    expected = whole(features)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(whole(features), expected)
+
+
 def test_c_is_chosen_as_sklearns_cross_validation_would(digits):
     features, labels = digits
     gram = whole(features)[TRAIN][:, TRAIN]

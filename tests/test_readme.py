@@ -51,16 +51,67 @@ def test_the_speed_table_is_that_of_its_results():
     assert measured["mnist_m_images"] == 70_000
 
 
-def test_the_svm_table_is_that_of_its_results():
-    measured = results("svm_vgg16_pool5")
-    metrics = {name.removeprefix("pool5/"): value for name, value in measured["metrics"].items()}
-    rows = {name: value for name, value in table("VGG16 pool5 + linear SVM")}
-    assert rows["published split"] == f"{metrics['accuracy']['mean']:.4f}"
-    assert rows["without duplicates"] == f"{metrics['accuracy_without_duplicates']['mean']:.4f}"
-    splits = metrics["accuracy_over_splits"]
-    assert len(splits["values"]) == 10
-    assert rows["10 seeded splits"] == f"{splits['mean']:.4f} ± {splits['std']:.4f}"
-    assert measured["commit"] in README
+def svm_row(file: str, item: str) -> dict[str, str]:
+    """Return what README shows of one row of a train_svm.py run."""
+    metrics = {
+        name.removeprefix(f"{item}/"): value
+        for name, value in results(file)["metrics"].items()
+        if name.startswith(f"{item}/")
+    }
+    shown = {name: f"{metrics[name]['mean']:.4f}" for name in ("accuracy", "accuracy_without_duplicates")}
+    for name in ("accuracy_over_splits", "accuracy_over_splits_without_duplicates"):
+        if name in metrics:
+            assert len(metrics[name]["values"]) == 10
+            shown[name] = f"{metrics[name]['mean']:.4f} ± {metrics[name]['std']:.4f}"
+    if "features" in metrics:
+        shown["features"] = f"{metrics['features']['mean']:,.0f}"
+    return shown | {"c": f"{metrics['c']['mean']:.3g}"}
+
+
+def test_the_layer_table_is_that_of_its_results():
+    rows = table("VGG16 layer")
+    assert len(rows) == 6
+    for layer, features, c, accuracy, distinct, _ in rows:
+        shown = svm_row("svm_layers", f"vgg16/{layer}")
+        expected = [shown[name] for name in ("features", "c", "accuracy", "accuracy_without_duplicates")]
+        assert [features, c, accuracy, distinct] == expected, layer
+    measured = results("svm_layers")
+    assert f"{measured['wall_seconds'] / 60:.0f} minutes" in README
+    assert f"{measured['peak_memory_gb']:.1f} GB" in README
+
+
+def test_the_network_table_is_that_of_its_results():
+    rows = table("features, linear SVM")
+    assert len(rows) >= 5
+    for name, accuracy, distinct, splits, splits_distinct in rows:
+        file = "svm_pool5" if name == "vgg16/pool5" else "svm_networks"
+        shown = svm_row(file, name)
+        names = ("accuracy", "accuracy_without_duplicates", "accuracy_over_splits")
+        names += ("accuracy_over_splits_without_duplicates",)
+        assert [accuracy, distinct, splits, splits_distinct] == [shown[key] for key in names], name
+
+
+def test_the_svm_speed_table_is_that_of_its_results():
+    measured = results("benchmark_svm")
+    rows = {name: value for name, value in table("transfer learning, speed")}
+    for name, value in rows.items():
+        key = name.partition(", ")[0]
+        found = measured[key.replace(" ", "_")]
+        assert value == f"{found:,}", name
+    sweep = measured["sweep"]
+    assert sum(row["differ_from_scikit_learn"] for row in sweep) == 0
+    assert sum(row["plain_weights_differ"] for row in sweep) == 0
+    assert measured["reloaded_checkpoint_differs"] == 0
+
+
+def test_the_fine_tuning_table_is_that_of_its_results():
+    rows = table("fine-tuning")
+    assert len(rows) >= 3
+    for _, file, accuracy, distinct, seconds in rows:
+        metrics = results(file.strip("`"))["metrics"]
+        assert accuracy == f"{metrics['accuracy']['mean']:.4f}", file
+        assert distinct == f"{metrics['accuracy_without_duplicates']['mean']:.4f}", file
+        assert seconds == f"{results(file.strip('`'))['wall_seconds']:.0f}", file
 
 
 def test_the_facts_in_the_text_are_those_of_the_results():

@@ -112,7 +112,6 @@ def test_a_dry_run_splits_by_seed_and_writes_nothing(tmp_path):
             features=(FIRE9,),
             splits=2,
             fast_dev_run=True,
-            shuffle_labels=True,
         )
     )
     assert len(results["metrics"][f"{FIRE9}/accuracy_over_splits"]["values"]) == 2
@@ -127,6 +126,9 @@ def test_a_dry_run_splits_by_seed_and_writes_nothing(tmp_path):
         ({"features": ("squeezenet1_1/pool9",)}, "squeezenet1_1 has no layer 'pool9'"),
         ({"features": ("pool9",)}, "--features takes network/layer, such as vgg16/pool5, got 'pool9'"),
         ({"splits": 2, "scaling": "standard"}, "leave --splits out"),
+        ({"splits": 2, "shuffle_labels": True}, "leave --splits out"),
+        ({"folds": 7}, "--folds 7: the smallest class has 6 training images"),
+        ({"precision": "16-mixed"}, "--precision float32 or bf16-mixed, not 16-mixed"),
         ({"features": (FIRE4, "alexnet/pool5"), "weights": "a.pth"}, "--weights a.pth is one file"),
         ({"weights": "absent.safetensors"}, "weights absent.safetensors do not exist"),
         ({"devices": 2}, "train_svm.py runs on one device; use --devices 1"),
