@@ -168,6 +168,9 @@ def load_backbone(
         missing = {key.rpartition(".")[0] for key in own.keys() - found.keys() if "num_batches" not in key}
         absent = [path for path, _ in network.named_modules() if path in missing]
         network.load_state_dict(found, strict=False)
+        for path in absent:  # the same at each load, so that a hash tells weights apart
+            for weight in network.get_submodule(path).parameters(recurse=False):
+                nn.init.zeros_(weight)
     if name in ("googlenet", "inception_v3"):  # the auxiliary heads serve training only
         network.aux_logits = False
         for head in ("aux1", "aux2", "AuxLogits"):

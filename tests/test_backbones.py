@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn import functional
 
 from rdfia.backbones import ARCHITECTURES, Backbone, describe, load_backbone
+from rdfia.features import weights_hash
 
 IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
@@ -197,6 +198,7 @@ def test_a_trunk_without_its_head_loads_and_says_so(vgg16, tmp_path):
         loaded.tap(IMAGES, ["pool5"])["pool5"], vgg16.tap(IMAGES, ["pool5"])["pool5"], rtol=0.02, atol=0.02
     )
     assert loaded.usable_layers()[-1] == "pool5"
+    assert weights_hash(load_backbone("vgg16", data_dir=tmp_path)) == weights_hash(loaded)
     with pytest.raises(
         ValueError, match=r"vgg16 has no weights for relu7; layers that can be used: .*pool5$"
     ):
