@@ -130,6 +130,9 @@ def main(args: Args) -> dict[str, Any]:
     runs.save_figure(
         folder, "confusion", plots.confusion_matrix(module.counts, CLASSES, title=title), trainer
     )
+    shares = (module.counts.diagonal() / module.counts.sum(1).clamp(min=1)).tolist()
+    classes = plots.bars({"accuracy": dict(zip(CLASSES, shares, strict=True))}, title=title)
+    runs.save_figure(folder, "classes", classes, trainer)
     wandb_run.finish(trainer)
     print(f"test accuracy {scores['test/accuracy']:.4f}")
     written = f"results.json, figures/, checkpoints/ in {folder}"

@@ -104,7 +104,7 @@ def main(args: Describe | Classify | Activations) -> dict[str, Any]:
     backbone = backbone.to(trainer.strategy.root_device)
     started = time.perf_counter()
     if isinstance(args, Describe):
-        metrics, notes = describe_layers(args, backbone)
+        metrics, notes = describe_layers(args, folder, trainer, backbone)
     elif isinstance(args, Classify):
         metrics, notes = classify_images(args, folder, trainer, backbone, images, labels, names)
     else:
@@ -159,8 +159,11 @@ def read_images(args: Classify | Activations) -> Any:
     return images, labels, names, data
 
 
-def describe_layers(args: Describe, backbone: Any) -> tuple[dict[str, list[float]], list[str]]:
-    """Print the layers; return the sums."""
+def describe_layers(
+    args: Describe, folder: Path, trainer: Any, backbone: Any
+) -> tuple[dict[str, list[float]], list[str]]:
+    """Print the layers and draw those with weights; return the sums."""
+    from rdfia import plots, runs
     from rdfia.backbones import describe
 
     rows = describe(backbone, args.image_size)
@@ -176,6 +179,11 @@ def describe_layers(args: Describe, backbone: Any) -> tuple[dict[str, list[float
     }
     for name, value in sums.items():
         print(f"{name.replace('_', ' '):28}{value:>20,}")
+    panels = {
+        "parameters": {row.name: float(row.parameters) for row in rows if row.parameters},
+        "multiply-adds": {row.name: float(row.multiply_adds) for row in rows if row.parameters},
+    }
+    runs.save_figure(folder, "layers", plots.bars(panels, title=args.backbone), trainer)
     absent = ", ".join(backbone.without_weights)
     notes = [f"no weights for {absent}"] if absent else []
     return {name: [float(value)] for name, value in sums.items()}, notes

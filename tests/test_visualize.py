@@ -1,17 +1,18 @@
+import dataclasses
 import json
-import subprocess
+import re
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import write_picture
-from visualize import Activations, Classify, Describe, main
+from visualize import Activations, Args, Classify, Describe, main
 
 from rdfia.activations import activation_maps
 from rdfia.backbones import classify, imagenet_classes, load_backbone
+from rdfia.command_line import run_script
 
-SCRIPT = str(Path(__file__).parents[1] / "scripts" / "visualize.py")
 SAMPLE = Path("sample")
 
 
@@ -95,15 +96,33 @@ def test_grey_images_through_added_up_filters_look_like_repeated_ones():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("args", "message"),
     [
-        (["classify", "--images", "absent.jpg"], "--images absent.jpg is no picture that exists"),
-        (["activations", "--layer", "pool9"], "squeezenet1_1 has no layer 'pool9'"),
+        (Classify(images=(Path("absent.jpg"),)), "--images absent.jpg is no picture that exists"),
+        (Classify(images=(Path("rdfia"),)), "--images rdfia holds no pictures"),
+        (Classify(top=0), "--top is 1 to 1000, got 0"),
+        (Classify(precision="bf16-mixed"), "visualize.py computes in float32"),
+        (Activations(layer="pool9"), "squeezenet1_1 has no layer 'pool9'"),
+        (Activations(maps=65), "conv1 of squeezenet1_1 has 64 maps, asked for 65"),
     ],
 )
-def test_bad_input_is_one_line_and_nothing_is_written(tmp_path, arguments, message):
-    command = [sys.executable, SCRIPT, *arguments, "--data-dir", "sample"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=100)
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert message in done.stderr
+def test_bad_input_is_named_before_anything_is_written(tmp_path, args, message):
+    args = dataclasses.replace(args, data_dir=SAMPLE, output_dir=tmp_path / "runs", accelerator="cpu")
+    with pytest.raises((ValueError, FileNotFoundError), match=re.escape(message)):
+        main(args)
     assert not (tmp_path / "runs").exists()
+
+
+def test_the_subcommands_are_parsed(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["visualize.py", "describe", "--output-dir", str(tmp_path)])
+    run_script(main, Args)
+    assert "fire9" in capsys.readouterr().out
+    assert (tmp_path / "describe" / "results.json").exists()
+
+
+def test_two_files_of_one_name_have_a_figure_each(tmp_path):
+    for folder in ("a", "b"):
+        write_picture(tmp_path / folder / "cat.jpg", (60, 80), 1)
+    pictures = (tmp_path / "a", tmp_path / "b")
+    main(Classify(data_dir=SAMPLE, images=pictures, output_dir=tmp_path, accelerator="cpu"))
+    assert len(list((tmp_path / "classify" / "figures").iterdir())) == 2
