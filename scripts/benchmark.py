@@ -7,12 +7,13 @@ Examples:
 data: MNIST batches of 128, float in [0, 1], through our loader and through torchvision's MNIST with ToTensor
 and a DataLoader with 2 workers; and the time to generate MNIST-M.
 
-svm: features of VGG16's pool5, and of relu5_3 and pool5, on 15 Scene, from the files on, by us (bf16) and by
-the usual loop (ImageFolder, DataLoader with 2 workers, float32, one pass a layer); then a sweep of 8 values of C, fit and test, by us and by scikit-learn's
-SVC on the features, whose predictions are compared one by one.
+svm: features of VGG16's pool5, and of relu5_3 and pool5, on 15 Scene, from the files on, by us (bf16) and
+by the usual loop (ImageFolder, DataLoader with 2 workers, float32, one pass a layer); then a sweep of 8
+values of C, fit and test, by us and by scikit-learn's SVC on the features, whose predictions are compared.
 """
 
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
@@ -272,7 +273,7 @@ def main(args: Args) -> dict[str, Any]:
     commit = git_commit()  # before anything changes
     measured = {"data": measure_data, "svm": measure_svm}[args.what](args)
     results = {
-        "command": f"python scripts/benchmark.py {args.what} --repeats {args.repeats}",
+        "command": " ".join(["python", *sys.argv]),
         "commit": commit,
         "device": f"CPU, {torch.get_num_threads()} threads",
         **measured,
