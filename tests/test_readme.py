@@ -85,7 +85,11 @@ def test_the_network_table_is_that_of_its_results():
     assert len(rows) >= 5
     for name, accuracy, distinct, splits, splits_distinct in rows:
         files = {"vgg16/pool5": "svm_pool5", "squeezenet1_1/fire9": "svm_squeezenet_grids"}
-        item = "together" if name.startswith("together") else name.replace("lite0/", "timm:tf_efficientnet_lite0/")
+        item = (
+            "together"
+            if name.startswith("together")
+            else name.replace("lite0/", "timm:tf_efficientnet_lite0/")
+        )
         shown = svm_row(files.get(name, "svm_networks"), item)
         names = ("accuracy", "accuracy_without_duplicates", "accuracy_over_splits")
         names += ("accuracy_over_splits_without_duplicates",)
