@@ -1,10 +1,11 @@
-import csv
 import json
 from pathlib import Path
 
 import pytest
 from conftest import write_striped_scenes
 from train_fine_tune import Args, main
+
+from rdfia.runs import read_metrics
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +28,7 @@ def test_a_run_writes_its_numbers_curves_and_checkpoints(scenes, tmp_path, capsy
     assert json.loads((folder / "results.json").read_text()) == results
     assert results["selection"] == "best accuracy on held-out training images"
     assert results["metrics"]["epochs"]["mean"] == 2
-    rows = list(csv.DictReader((folder / "metrics.csv").open()))
-    best = max(float(row["val/accuracy"]) for row in rows if row["val/accuracy"])
+    best = max(read_metrics(folder)["val/accuracy"][1])
     assert results["metrics"]["val_accuracy"]["mean"] == pytest.approx(best)
     for name in ("curves", "confusion"):
         assert (folder / "figures" / f"{name}.png").stat().st_size > 5000

@@ -116,7 +116,7 @@ def test_bad_input_is_named_before_anything_is_written(tmp_path, args, message):
 def test_the_subcommands_are_parsed(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["visualize.py", "describe", "--output-dir", str(tmp_path)])
     run_script(main, Args)
-    assert "fire9" in capsys.readouterr().out
+    assert "conv10" in capsys.readouterr().out
     assert (tmp_path / "describe" / "results.json").exists()
 
 
