@@ -96,6 +96,12 @@ def test_the_network_table_is_that_of_its_results():
         assert [accuracy, distinct, splits, splits_distinct] == [shown[key] for key in names], name
 
 
+def test_what_bfloat16_costs_is_that_of_its_results():
+    exact, rounded = (svm_row(file, "vgg16/pool5") for file in ("svm_pool5_float32", "svm_pool5"))
+    assert f"{exact['accuracy']}, over 10 splits {exact['accuracy_over_splits']}" in README
+    assert abs(float(exact["accuracy"]) - float(rounded["accuracy"])) < 0.002
+
+
 def test_the_svm_speed_table_is_that_of_its_results():
     measured = results("benchmark_svm")
     rows = {name: value for name, value in table("transfer learning, speed")}
