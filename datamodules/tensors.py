@@ -76,6 +76,12 @@ class ImageTensors(Dataset[Batch]):
         """Return a whole batch; use with ``collate_fn=as_is``."""
         return self[indices]
 
+    def part(self, numbers: Tensor, labels: Tensor | None = None) -> "ImageTensors":
+        """Return some of the images, with their labels or with others."""
+        rows = numbers.to(self.images.device)
+        labels = self.labels[rows] if labels is None else labels.to(self.labels.device)
+        return ImageTensors(self.images[rows], labels, channels=self.channels, transform=self.transform)
+
     def to(self, device: torch.device) -> "ImageTensors":
         """Return the same data on ``device``."""
         return ImageTensors(

@@ -146,6 +146,13 @@ def update_average(average: nn.Module, model: nn.Module, decay: float, step: int
         kept.copy_(current)
 
 
+def share_statistics(module: nn.Module, world_size: int) -> None:
+    """Give all processes the first one's buffers, such as BatchNorm's statistics: checkpoints hold those."""
+    if world_size > 1:
+        for buffer in module.buffers():
+            distributed.broadcast(buffer, 0)
+
+
 class GANModule(lightning.LightningModule):
     """DCGAN with manual optimization: one discriminator step, then one generator step per batch.
 
@@ -292,19 +299,13 @@ class GANModule(lightning.LightningModule):
         self.log_dict(scores, sync_dist=True)  # equal on all processes already
         self.scores.reset()
 
-    def _share_statistics(self) -> None:
-        """Give all processes the BatchNorm statistics of the first, which checkpoints hold."""
-        if self.trainer.world_size > 1:
-            for buffer in self.average_generator.buffers():
-                distributed.broadcast(buffer, 0)
-
     def on_validation_epoch_start(self) -> None:
         """Let all processes score one generator."""
-        self._share_statistics()
+        share_statistics(self.average_generator, self.trainer.world_size)
 
     def on_test_epoch_start(self) -> None:
         """Let all processes score one generator."""
-        self._share_statistics()
+        share_statistics(self.average_generator, self.trainer.world_size)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Compare validation digits with as many generated ones, from the same latents in each epoch."""

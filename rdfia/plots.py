@@ -102,6 +102,72 @@ def gan_curves(history: Mapping[str, Line], smooth: int = 1) -> Figure:
     return curves(panels, x_label="batch", smooth=smooth)
 
 
+def dann_curves(history: Mapping[str, Line], smooth: int = 1) -> Figure:
+    """Draw what domain adaptation is watched by: losses, accuracies and lambda.
+
+    Args:
+        history: Metrics by name, as `DANNModule` logs them, against batches.
+        smooth: Running mean over this many batches.
+    """
+    panels = {
+        "loss": {"class, source": "train/class_loss", "domain": "train/domain_loss"},
+        "accuracy": {
+            "class, source": "val/source_accuracy",
+            "class, target (to look at only)": "val/target_accuracy",
+            "domain": "train/domain_accuracy",
+        },
+        "lambda": {"strength of the reversal": "train/strength"},
+    }
+    found = {
+        label: {line: history[metric] for line, metric in lines.items() if metric in history}
+        for label, lines in panels.items()
+    }
+    return curves(found, x_label="batch", smooth=smooth)
+
+
+def scatter(
+    panels: Mapping[str, tuple[Tensor, Tensor, Sequence[str]]], *, columns: int, title: str | None = None
+) -> Figure:
+    """Draw points in the plane, panel by panel, coloured by group.
+
+    Args:
+        panels: By title: places (N, 2), numbers of the groups (N,), names of the groups.
+        columns: Panels in a row.
+        title: Of the whole figure.
+    """
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(5.2 * columns, 4.6 * rows), layout="constrained")
+    every = figure.subplots(rows, columns, squeeze=False).flatten()
+    for axes in every:
+        axes.set_axis_off()
+    for axes, (name, (places, groups, names)) in zip(every, panels.items(), strict=False):
+        for number, group in enumerate(names):
+            x, y = places[groups == number].T
+            axes.scatter(x, y, s=7, alpha=0.7, linewidths=0, color=f"C{number}", label=group)
+        axes.legend(markerscale=2.5, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+        axes.set_title(name)
+    if title:
+        figure.suptitle(title)
+    return figure
+
+
+def captioned(
+    images: Tensor, captions: Sequence[str], *, columns: int = 10, title: str | None = None
+) -> Figure:
+    """Draw images (N, C, H, W) in [0, 1], each under its caption."""
+    rows = max(-(-len(images) // columns), 1)
+    figure = Figure(figsize=(1.1 * columns, 1.3 * rows + 0.4), layout="constrained")
+    every = figure.subplots(rows, columns, squeeze=False).flatten()
+    for axes in every:
+        axes.set_axis_off()
+    for axes, image, caption in zip(every, images, captions, strict=False):
+        _tile(axes, image[None], 1, "")
+        axes.set_title(caption, fontsize=8)
+    if title:
+        figure.suptitle(title)
+    return figure
+
+
 def confusion_matrix(counts: Tensor, classes: Sequence[str], *, title: str | None = None) -> Figure:
     """Draw a confusion matrix.
 

@@ -49,6 +49,9 @@ MAY_CHANGE = (
     "cache_dir",
     "memory_gb",
     "max_epochs",
+    "seeds",
+    "compare",
+    "pseudo_label_rounds",
     "data_dir",
     "output_dir",
     "accelerator",
@@ -136,6 +139,33 @@ class StopCleanly(Callback):
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._handlers.clear()
+
+
+class RandomState(Callback):
+    """Keeps the state of torch's random numbers in checkpoints, so that dropout goes on where it was.
+
+    All processes go on with the state of the first, as they all begin with one seed.
+    """
+
+    def __init__(self) -> None:
+        self.saved: dict[str, Any] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the states of CPU and GPUs."""
+        gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        return {"cpu": torch.get_rng_state(), "gpus": gpus}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep the states until training starts: what comes before it may draw, too."""
+        self.saved = state_dict
+
+    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """Set the states of the checkpoint that the run goes on from."""
+        if self.saved:
+            torch.set_rng_state(self.saved["cpu"].cpu())
+            if len(self.saved["gpus"]) == torch.cuda.device_count():
+                torch.cuda.set_rng_state_all([state.cpu() for state in self.saved["gpus"]])
+            self.saved = {}
 
 
 class StopEarly(EarlyStopping):
@@ -333,6 +363,7 @@ def make_trainer(
             best,
             last,
             Timer(),
+            RandomState(),
             StopCleanly(checkpoints / "last.ckpt"),
             TQDMProgressBar(refresh_rate=10) if watched else EpochLines(monitor),
             *callbacks,

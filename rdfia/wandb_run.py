@@ -3,12 +3,12 @@
 import os
 import re
 import socket
+import sys
 import uuid
 import warnings
 from pathlib import Path
 from urllib.parse import urlparse
 
-import lightning
 from lightning.pytorch.loggers import WandbLogger
 
 from rdfia.runs import is_first_process, whole_file
@@ -61,8 +61,8 @@ def _wandb_id(path: Path) -> str | None:
     return path.read_text() if path.exists() else None
 
 
-def finish(trainer: lightning.Trainer) -> None:
-    """End the Weights & Biases run, if there is one, so that the next run of this process gets its own."""
-    for logger in trainer.loggers:
-        if isinstance(logger, WandbLogger) and trainer.is_global_zero:
-            logger.experiment.finish()
+def finish_last() -> None:
+    """End the Weights & Biases run of this process, if there is one, so that the next gets its own."""
+    wandb = sys.modules.get("wandb")
+    if wandb is not None and wandb.run is not None:
+        wandb.run.finish()

@@ -20,7 +20,7 @@ import tyro
 
 from rdfia.command_line import run_script
 
-What = Literal["mnist", "mnist-m", "bsds500", "scene15", "imagenet-samples", "weights", "all"]
+What = Literal["mnist", "mnist-m", "bsds500", "usps", "scene15", "imagenet-samples", "weights", "all"]
 
 BSDS500_URL = "http://www.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/BSR/BSR_bsds500.tgz"
 BSDS500_COUNTS = {"train": 200, "val": 100, "test": 200}
@@ -149,6 +149,26 @@ def get_mnist_m(root: Path) -> None:
         load_generated(root)
 
 
+def check_usps(root: Path) -> Row:
+    """Read both files."""
+    from datamodules.usps import load_usps
+
+    counts = [len(load_usps(root, part)[0]) for part in ("train", "test")]
+    state = "complete" if counts == [7291, 2007] else "partial"
+    return Row("usps", state, f"{counts[0]:,} + {counts[1]:,} digits of 7,291 + 2,007")
+
+
+def get_usps(root: Path) -> None:
+    """Download both files from where torchvision does."""
+    from torchvision.datasets import USPS
+
+    from datamodules.files import download
+
+    for url, name, md5 in USPS.split_list.values():
+        if not (root / "USPS" / name).is_file():
+            download(url, root / "USPS" / name, md5)
+
+
 def check_scene15(root: Path) -> Row:
     """Find all classes, decode each picture; audit for duplicates."""
     from datamodules.images import decode_all
@@ -255,6 +275,7 @@ def main(args: Args) -> list[Row]:
         "mnist": (check_mnist, get_mnist),
         "bsds500": (check_bsds500, get_bsds500),
         "mnist-m": (check_mnist_m, get_mnist_m),
+        "usps": (check_usps, get_usps),
         "scene15": (check_scene15, get_scene15),
         "imagenet-samples": (check_imagenet_samples, get_imagenet_samples),
         "weights": (

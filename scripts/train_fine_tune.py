@@ -133,7 +133,7 @@ def main(args: Args) -> dict[str, Any]:
     shares = (module.counts.diagonal() / module.counts.sum(1).clamp(min=1)).tolist()
     classes = plots.bars({"accuracy": dict(zip(CLASSES, shares, strict=True))}, title=title)
     runs.save_figure(folder, "classes", classes, trainer)
-    wandb_run.finish(trainer)
+    wandb_run.finish_last()
     print(f"test accuracy {scores['test/accuracy']:.4f}")
     written = f"results.json, figures/, checkpoints/ in {folder}"
     print("a dry run, nothing kept" if args.fast_dev_run else written)

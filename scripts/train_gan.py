@@ -83,7 +83,7 @@ def main(args: Args) -> dict[str, Any]:
     fid = f"judge-FID {scores['judge_fid']:.2f} (real digits {scores['floor_judge_fid']:.2f})"
     grids = plots.image_grids({"real test digits": real[:64], "generated": module.sample(64)}, title=fid)
     runs.save_figure(folder, "real_and_generated", grids, trainer)
-    wandb_run.finish(trainer)
+    wandb_run.finish_last()
     print(f"{scores['n_generated']:.0f} generated digits against {scores['n_real']:.0f} real test digits")
     for name in ("judge_fid", "precision", "recall", "confident_share", "smallest_class_share"):
         print(f"{name:22}{scores[name]:8.3f}    real training digits {scores['floor_' + name]:8.3f}")

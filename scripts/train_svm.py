@@ -250,7 +250,7 @@ def main(args: Args) -> dict[str, Any]:
         wall_seconds=time.perf_counter() - began,
         notes=notes,
     )
-    wandb_run.finish(trainer)
+    wandb_run.finish_last()
     print(
         "a dry run, nothing kept"
         if args.fast_dev_run

@@ -120,7 +120,7 @@ def main(args: Describe | Classify | Activations) -> dict[str, Any]:
         wall_seconds=time.perf_counter() - started,
         notes=notes,
     )
-    wandb_run.finish(trainer)
+    wandb_run.finish_last()
     print("a dry run, nothing kept" if args.fast_dev_run else f"results.json in {folder}")
     return results
 

@@ -266,7 +266,7 @@ def test_wandb_is_offline_without_a_login_and_keeps_its_run(tmp_path, monkeypatc
         trainer, folder, _ = train(arguments(tmp_path, wandb=True, max_epochs=epochs), Tiny())
         logger = next(logger for logger in trainer.loggers if isinstance(logger, WandbLogger))
         ids.append(logger.experiment.id)
-        wandb_run.finish(trainer)
+        wandb_run.finish_last()
     assert ids[0] == ids[1] == (folder / "wandb_id.txt").read_text()
     assert len(list((folder / "wandb").glob("offline-run-*"))) == 2
     assert args.wandb
@@ -353,8 +353,8 @@ def test_wandb_with_a_login_but_no_network_goes_offline(tmp_path, monkeypatch, k
     folder = tmp_path / "runs" / "run"
     folder.mkdir(parents=True)
     (folder / "wandb_id.txt").write_bytes(b"\xff\x00")  # damaged: made anew
-    trainer, folder, _ = train(arguments(tmp_path, wandb=True, max_epochs=1), Tiny())
-    wandb_run.finish(trainer)
+    _, folder, _ = train(arguments(tmp_path, wandb=True, max_epochs=1), Tiny())
+    wandb_run.finish_last()
     assert rows(folder)
     assert list((folder / "wandb").glob("offline-run-*"))
     assert (folder / "wandb_id.txt").read_text().isalnum()

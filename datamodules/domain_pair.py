@@ -1,0 +1,113 @@
+"""Two data sets of the same classes, a batch of each in every training step."""
+
+from typing import Any, Protocol
+
+import lightning
+from lightning.pytorch.utilities import CombinedLoader
+from torch import Tensor
+
+from datamodules.tensors import BatchLoader, ImageTensors, ShuffledBatches, eval_loader, on_device
+
+
+class Domain(Protocol):
+    """A data module whose images live in memory, such as `MNISTDataModule`."""
+
+    batch_size: int
+    num_workers: int
+    trainer: lightning.Trainer | None
+    train_data: ImageTensors
+    val_data: ImageTensors
+    test_data: ImageTensors
+
+    def prepare_data(self) -> None:
+        """Check that the data is there."""
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load the data."""
+
+    def describe(self) -> dict[str, Any]:
+        """Return name, counts and sha256."""
+
+
+class DomainPairDataModule(lightning.LightningDataModule):
+    """Source and target, for unsupervised domain adaptation.
+
+    A training batch is ``{"source": (images, labels), "target": (images, labels)}``. The two orders are
+    independent of each other, on one process and on many: where the target is made of the same digits, as
+    MNIST-M is, equal orders would pair each digit with itself and leak the target's labels. An epoch passes
+    once over the larger set; the smaller one is shuffled anew each time it is used up.
+
+    Validation and test have two loaders: 0 is the source, 1 the target.
+
+    Args:
+        source: Labelled; gives images of the same size and channels as ``target``.
+        target: Its labels are for validation and test.
+        batch_size: Images of each domain in one training step, over all processes together.
+        seed: Of both orders.
+
+    Example:
+        >>> from datamodules.mnist import MNISTDataModule
+        >>> from datamodules.mnist_m import MNISTMDataModule
+        >>> target = MNISTMDataModule("sample", image_size=28)
+        >>> digits = DomainPairDataModule(MNISTDataModule("sample", channels=3), target, batch_size=64)
+        >>> digits.setup()  # doctest: +ELLIPSIS
+        MNIST-M...images
+        >>> batch, _, _ = next(iter(digits.train_dataloader()))
+        >>> batch["source"][0].shape, batch["target"][0].shape
+        (torch.Size([64, 3, 28, 28]), torch.Size([64, 3, 28, 28]))
+    """
+
+    def __init__(self, source: Domain, target: Domain, *, batch_size: int = 128, seed: int = 0) -> None:
+        super().__init__()
+        self.source, self.target = source, target
+        self.batch_size, self.seed = batch_size, seed
+        self.pseudo_labelled: ImageTensors | None = None
+
+    def prepare_data(self) -> None:
+        """Check both domains, and generate what is generated. Never downloads."""
+        self.source.prepare_data()
+        self.target.prepare_data()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load both domains into memory."""
+        for domain in (self.source, self.target):
+            domain.trainer = self.trainer  # for the device
+            domain.setup(stage)
+
+    def describe(self) -> dict[str, Any]:
+        """Return name, counts and sha256 of both domains, for results.json."""
+        return {"source": self.source.describe(), "target": self.target.describe()}
+
+    def pseudo_label(self, numbers: Tensor, labels: Tensor) -> None:
+        """Let training batches of the target hold only some of its images, with these labels.
+
+        Args:
+            numbers: Of target training images, (M,).
+            labels: Of those, (M,): predictions, not the truth.
+        """
+        self.pseudo_labelled = self.target.train_data.part(numbers, labels)
+
+    def train_dataloader(self) -> CombinedLoader:
+        """Return pairs of batches in independent orders."""
+        target = self.pseudo_labelled or self.target.train_data
+        domains = {"source": (self.source, self.source.train_data), "target": (self.target, target)}
+        longest = max(len(self.source.train_data), len(self.target.train_data))
+        loaders = {}
+        for stream, (name, (domain, data)) in enumerate(domains.items()):
+            order = ShuffledBatches(
+                len(data),
+                self.batch_size,
+                seed=self.seed,
+                stream=stream,
+                num_batches=longest // self.batch_size,
+            )
+            loaders[name] = BatchLoader(on_device(data, domain), order, num_workers=domain.num_workers)
+        return CombinedLoader(loaders, "min_size")
+
+    def val_dataloader(self) -> list[BatchLoader]:
+        """Return source and target; each validation image is scored exactly once."""
+        return [eval_loader(domain.val_data, domain) for domain in (self.source, self.target)]
+
+    def test_dataloader(self) -> list[BatchLoader]:
+        """Return source and target; each test image is scored exactly once."""
+        return [eval_loader(domain.test_data, domain) for domain in (self.source, self.target)]

@@ -1,0 +1,126 @@
+"""USPS digits (Hull 1994), the 7,291 + 2,007 of 16x16 in the libsvm files that torchvision downloads."""
+
+import bz2
+import zlib
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from sklearn.datasets import load_svmlight_file
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from datamodules.files import data_root, not_found
+from datamodules.mnist import hold_out
+from datamodules.tensors import BatchLoader, ImageTensors, describe, eval_loader, train_loader
+
+FILES = {"train": "usps.bz2", "test": "usps.t.bz2"}
+
+
+def find_usps(root: Path, part: str) -> Path:
+    """Return the path of one of the two files, in ``root/USPS`` or, as torchvision has it, in ``root``.
+
+    Raises:
+        FileNotFoundError: It is in neither.
+    """
+    for path in (root / "USPS" / FILES[part], root / FILES[part]):
+        if path.is_file():
+            return path
+    raise not_found("USPS", f"USPS/{FILES[part]}", root, "usps")
+
+
+def load_usps(root: Path, part: str) -> tuple[Tensor, Tensor]:
+    """Load ``train`` or ``test``.
+
+    Returns:
+        Images (N, 1, 16, 16) uint8 and labels (N,) int64.
+
+    Raises:
+        FileNotFoundError: The file is missing.
+        ValueError: It is damaged.
+    """
+    path = find_usps(root, part)
+    try:
+        with bz2.open(path) as file:
+            pixels, labels = load_svmlight_file(file, n_features=256)
+    except (ValueError, OSError, EOFError, zlib.error) as error:
+        raise ValueError(
+            f"{path} is no libsvm file of digits ({error}); delete it and run: "
+            "python scripts/prepare_data.py usps"
+        ) from error
+    values = torch.from_numpy(pixels.toarray()).float()
+    if not len(labels) or labels.min() < 1 or labels.max() > 10 or values.abs().max() > 1:
+        raise ValueError(f"{path} does not hold labels 1 to 10 and pixels in [-1, 1]")
+    images = ((values + 1) / 2 * 255).round().to(torch.uint8)
+    return images.reshape(-1, 1, 16, 16), torch.from_numpy(labels).long() - 1
+
+
+class USPSDataModule(lightning.LightningDataModule):
+    """USPS for training, validation and test; batches of float images (B, C, H, W) in [0, 1] and labels.
+
+    Digits are scaled to 20x20 and padded with black to ``image_size``, so that they are as large as those
+    of MNIST. Validation is the last twelfth of the training digits.
+
+    Args:
+        data_dir: Where `USPS/usps.bz2` and `USPS/usps.t.bz2` lie. By default `$RDFIA_DATA`, else `./data`.
+        batch_size: Images in one training step, over all processes together.
+        seed: Of the order of the training batches.
+        num_workers: 0 is fastest: the digits live in memory.
+        image_size: 28 or 32.
+        channels: 1, or 3 (the grey channel repeated).
+    """
+
+    def __init__(
+        self,
+        data_dir: str | Path | None = None,
+        *,
+        batch_size: int = 128,
+        seed: int = 0,
+        num_workers: int = 0,
+        image_size: int = 28,
+        channels: int = 1,
+    ) -> None:
+        super().__init__()
+        if image_size not in (28, 32) or channels not in (1, 3):
+            raise ValueError(f"image_size is 28 or 32 and channels 1 or 3, got {image_size} and {channels}")
+        self.data_dir, self.batch_size = data_dir, batch_size
+        self.seed, self.num_workers = seed, num_workers
+        self.image_size, self.channels = image_size, channels
+
+    def prepare_data(self) -> None:
+        """Fail at once, in one process, if a file is missing. Never downloads."""
+        for part in FILES:
+            find_usps(data_root(self.data_dir), part)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load all three parts into memory."""
+        if hasattr(self, "train_data"):
+            return
+        images, labels = load_usps(data_root(self.data_dir), "train")
+        cut = hold_out(len(images), 1 / 12)
+        self.train_data = self._part(images[:cut], labels[:cut])
+        self.val_data = self._part(images[cut:], labels[cut:])
+        self.test_data = self._part(*load_usps(data_root(self.data_dir), "test"))
+
+    def _part(self, images: Tensor, labels: Tensor) -> ImageTensors:
+        edge = (self.image_size - 20) // 2
+        digits = interpolate(images.float(), (20, 20), mode="bilinear", antialias=True)
+        padded = torch.nn.functional.pad(digits.round().to(torch.uint8), [edge] * 4)
+        return ImageTensors(padded, labels, channels=self.channels)
+
+    def describe(self) -> dict[str, Any]:
+        """Return name, counts and sha256 of the data, for results.json."""
+        return describe("USPS", train=self.train_data, val=self.val_data, test=self.test_data)
+
+    def train_dataloader(self) -> BatchLoader:
+        """Return the shuffled training batches."""
+        return train_loader(self.train_data, self, seed=self.seed)
+
+    def val_dataloader(self) -> BatchLoader:
+        """Return batches that score each validation digit exactly once."""
+        return eval_loader(self.val_data, self)
+
+    def test_dataloader(self) -> BatchLoader:
+        """Return batches that score each test digit exactly once."""
+        return eval_loader(self.test_data, self)

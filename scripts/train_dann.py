@@ -1,0 +1,362 @@
+"""Train DANN from one set of digits to another, beside what it is compared with; score and draw both.
+
+Examples:
+    python scripts/train_dann.py --data-dir sample --max-epochs 20 --batch-size 64
+    python scripts/train_dann.py --seeds 0 1 2 --compare source-only no-reversal target-trained
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from rdfia.command_line import TrainerArgs, run_script
+
+if TYPE_CHECKING:
+    import lightning
+    import torch
+
+    from datamodules.domain_pair import Domain, DomainPairDataModule
+    from datamodules.tensors import ImageTensors
+    from rdfia.dann import DANNModule
+
+Row = Literal["source-only", "no-reversal", "dann", "target-trained"]
+# What a row of the table is trained with.
+ROWS: dict[str, dict[str, Any]] = {
+    "source-only": {"adapt": False, "reversal": True, "labelled": "source"},
+    "no-reversal": {"adapt": True, "reversal": False, "labelled": "source"},
+    "dann": {"adapt": True, "reversal": True, "labelled": "source"},
+    "target-trained": {"adapt": False, "reversal": True, "labelled": "target"},
+}
+# How an epoch can be chosen: the metric, and whether it needs labels of the target.
+SELECTIONS = {
+    "source": "val/source_accuracy",
+    "information": "val/target_information",
+    "density": "val/target_density",
+    "oracle": "val/target_accuracy",
+}
+
+
+@dataclass(frozen=True)
+class Args(TrainerArgs):
+    """Train DANN from one set of digits to another, beside what it is compared with."""
+
+    name: str = "dann"
+    """Name of the run folder; the same name goes on."""
+    max_epochs: int = 10
+    """Passes over the training data."""
+    seeds: tuple[int, ...] = ()
+    """Train once with each, in place of --seed."""
+    pair: str = "mnist:mnist-m"
+    """Source and target, of mnist, mnist-m, usps."""
+    compare: tuple[Row, ...] = ("source-only",)
+    """Trained besides, with the same settings."""
+    adapt: bool = True
+    """Train against the domain classifier."""
+    reversal: bool = True
+    """Reverse its gradient."""
+    labelled: Literal["source", "target"] = "source"
+    """Whose labels are trained on; `target` with --no-adapt."""
+    schedule: Literal["ganin", "constant", "linear", "off"] = "ganin"
+    """Of lambda."""
+    strength: float = 1.0
+    """Lambda's largest value."""
+    network: Literal["modern", "paper"] = "modern"
+    """`paper` also sets what follows to the paper's recipe."""
+    scaling: Literal["none", "symmetric", "standardized"] | None = None
+    """Of the images."""
+    batch_norm: bool | None = None
+    """After each layer."""
+    dropout: float | None = None
+    """Of maps and hidden units."""
+    domain_width: int | None = None
+    """Hidden units of the domain classifier."""
+    initialization: Literal["pytorch", "he"] | None = None
+    """Of the weights."""
+    passes: Literal["separate", "concatenated"] | None = None
+    """Source and target one after the other, or in one batch."""
+    optimizer: Literal["adam", "sgd"] | None = None
+    """Adam or SGD."""
+    lr: float | None = None
+    """Learning rate at the start."""
+    momentum: float | None = None
+    """SGD's, or Adam's first decay."""
+    decay: Literal["none", "ganin", "cosine"] | None = None
+    """Of the learning rate."""
+    average_decay: float | None = None
+    """Of the average of the weights; 0 for none."""
+    pseudo_label_rounds: int = 0
+    """Rounds of self-training afterwards."""
+    pseudo_labels: Literal["rounds", "mixed"] = "rounds"
+    """Labels frozen for a round, or made in each batch."""
+    pseudo_label_epochs: int = 3
+    """Epochs of a round."""
+    threshold: float = 0.9
+    """Least probability of a pseudo-label."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.pseudo_label_rounds < 0 or self.pseudo_label_epochs < 1:
+            raise ValueError("--pseudo-label-rounds is at least 0 and --pseudo-label-epochs at least 1")
+        if self.labelled == "target" and self.adapt:
+            raise ValueError("--labelled target is the upper bound, with nothing to adapt; add --no-adapt")
+
+    def row(self) -> str:
+        """Return which row of the table is asked for."""
+        if not self.adapt:
+            return "target-trained" if self.labelled == "target" else "source-only"
+        return "dann" if self.reversal else "no-reversal"
+
+
+def digit_pair(args: Args) -> "DomainPairDataModule":
+    """Return the data module of a pair of digit sets by name."""
+    from datamodules.domain_pair import DomainPairDataModule
+    from datamodules.mnist import MNISTDataModule
+    from datamodules.mnist_m import MNISTMDataModule
+    from datamodules.usps import USPSDataModule
+
+    reading: dict[str, Any] = {"batch_size": args.batch_size, "image_size": 28}
+    sets: dict[str, Domain] = {
+        "mnist": MNISTDataModule(args.data_dir, channels=3, **reading),
+        "mnist-m": MNISTMDataModule(args.data_dir, **reading),
+        "usps": USPSDataModule(args.data_dir, channels=3, **reading),
+    }
+    names = args.pair.split(":")
+    if len(names) != 2 or names[0] == names[1] or not set(names) <= set(sets):
+        raise ValueError(
+            f"--pair is two of {', '.join(sets)} with a colon between, such as mnist:usps, got {args.pair}"
+        )
+    return DomainPairDataModule(sets[names[0]], sets[names[1]], batch_size=args.batch_size)
+
+
+def module_flags(args: Args) -> dict[str, Any]:
+    """Return the keywords of `DANNModule` that follow from the flags."""
+    from rdfia.dann import PAPER
+
+    names = ("scaling", "batch_norm", "dropout", "domain_width", "initialization", "passes", "optimizer")
+    names += ("lr", "momentum", "decay", "average_decay")
+    given = {name: value for name in names if (value := getattr(args, name)) is not None}
+    recipe = PAPER if args.network == "paper" else {}
+    return recipe | given | {"schedule": args.schedule, "strength": args.strength, **ROWS[args.row()]}
+
+
+def outputs(
+    module: "DANNModule", data: "ImageTensors", size: int | None = None
+) -> tuple["torch.Tensor", "torch.Tensor"]:
+    """Return features (N, F) and probabilities (N, 10) of images, or of the first ``size``."""
+    import torch
+
+    network = module.evaluated.eval()
+    features, probabilities = [], []
+    with torch.no_grad():
+        for numbers in torch.split(torch.arange(min(len(data), size or len(data))), 1000):
+            seen = network.extract(data[numbers][0].to(module.device))
+            features.append(seen.float().cpu())
+            probabilities.append(network.classifier(seen).float().softmax(1).cpu())
+    return torch.cat(features), torch.cat(probabilities)
+
+
+def train(
+    args: Args, module: "DANNModule", digits: "DomainPairDataModule", data: dict[str, Any]
+) -> tuple[dict[str, float], "lightning.Trainer"]:
+    """Train one row with one seed, in a folder of its own; leave the last epoch's weights in ``module``.
+
+    Returns:
+        Test scores of the last epoch, and target_accuracy of those that each of `SELECTIONS` chooses; the
+        trainer.
+    """
+    from lightning.pytorch.callbacks import ModelCheckpoint
+
+    from rdfia import training, wandb_run
+
+    folder = training.open_run(args, module, data)
+    wandb_run.finish_last()  # that of the row before
+    best = [
+        ModelCheckpoint(folder / "checkpoints", f"best_{name}", monitor=metric, mode="max")
+        for name, metric in SELECTIONS.items()
+        if name != "source"  # best.ckpt
+    ]
+    trainer = training.make_trainer(args, folder, monitor=SELECTIONS["source"], mode="max", callbacks=[*best])
+    scores = {"seconds": training.fit(args, trainer, module, digits)}
+    if not args.fast_dev_run:
+        for name in SELECTIONS:
+            path = folder / "checkpoints" / ("best.ckpt" if name == "source" else f"best_{name}.ckpt")
+            tested = trainer.test(module, digits, ckpt_path=path, weights_only=True, verbose=False)
+            scores[f"target_accuracy_by_{name}"] = merged(tested)["target_accuracy"]
+    last: dict[str, Any] = {}
+    if not args.fast_dev_run:
+        last = {"ckpt_path": folder / "checkpoints" / "last.ckpt", "weights_only": True}
+    return scores | merged(trainer.test(module, digits, verbose=False, **last)), trainer
+
+
+def merged(tested: Any) -> dict[str, float]:
+    """Return the scores that a test found, whichever loader Lightning lists them under."""
+    return {name.split("/")[1]: value for part in tested for name, value in part.items()}
+
+
+def self_train(
+    args: Args, adapted: "DANNModule", digits: "DomainPairDataModule", data: dict[str, Any]
+) -> tuple[dict[str, float], "DANNModule", "lightning.Trainer"]:
+    """Train on pseudo-labels in rounds, or on mixed batches; return scores, last module and trainer."""
+    import lightning
+
+    from rdfia.pseudo_labels import PseudoLabelModule, confident
+
+    scores, module, seconds = {}, adapted, 0.0
+    target = digits.target.train_data
+    for number in range(1, args.pseudo_label_rounds + 1):
+        if args.pseudo_labels == "rounds":
+            numbers, labels = confident(
+                outputs(module, target)[1], 0.0 if args.fast_dev_run else args.threshold
+            )
+            digits.pseudo_label(numbers, labels)
+            scores[f"round_{number}_coverage"] = len(numbers) / len(target)
+            right = (target.labels[numbers.to(target.labels.device)].cpu() == labels).float().mean()
+            scores[f"round_{number}_label_accuracy"] = right.item()
+        lightning.seed_everything(args.seed + 1000 * number, workers=True, verbose=False)
+        student = PseudoLabelModule(
+            form=args.pseudo_labels, threshold=args.threshold, seed=args.seed, **module_flags(args)
+        )
+        student.begin_with(module)
+        name = f"{args.name}_round_{number}"
+        again = dataclasses.replace(args, name=name, max_epochs=args.pseudo_label_epochs)
+        tested, trainer = train(again, student, digits, data)
+        seconds += tested.pop("seconds")
+        scores |= {f"round_{number}_target_accuracy": tested["target_accuracy"]}
+        scores |= tested
+        module = student
+    digits.pseudo_labelled = None
+    return scores | {"seconds": seconds}, module, trainer
+
+
+def draw(
+    folder: Path,
+    trainer: "lightning.Trainer",
+    history: Path,
+    modules: dict[str, "DANNModule"],
+    images: dict[str, "ImageTensors"],
+    seed: int,
+    size: int,
+) -> None:
+    """Draw the figures of one seed.
+
+    Args:
+        folder: The run folder.
+        trainer: Knows where else figures are shown.
+        history: Folder of the row that was asked for, with its metrics.csv.
+        modules: By row, that row last but for pseudo-labels.
+        images: Test images of source and target.
+        seed: Of t-SNE.
+        size: Images of each domain in t-SNE.
+    """
+    import torch
+
+    from rdfia import embeddings, plots, runs
+
+    def save(name: str, figure: "plots.Figure") -> None:
+        runs.save_figure(folder, name, figure, trainer)
+
+    grids = {name: data[range(min(64, len(data)))][0] for name, data in images.items()}
+    save("domains", plots.image_grids(grids))
+    save("curves", plots.dann_curves(runs.read_metrics(history), smooth=50))
+
+    order = {name: embeddings.sample(len(data), size, seed) for name, data in images.items()}
+    chosen = {name: data.part(order[name]) for name, data in images.items()}
+    labels = torch.cat([data.labels.cpu() for data in chosen.values()])
+    domains = torch.cat([torch.full((len(data),), n) for n, data in enumerate(chosen.values())])
+    panels = {}
+    for row, module in modules.items():
+        places = embeddings.tsne(torch.cat([outputs(module, data)[0] for data in chosen.values()]), seed=seed)
+        panels[f"{row}, by domain"] = (places, domains, list(chosen))
+        panels[f"{row}, by class"] = (places, labels, [str(digit) for digit in range(10)])
+    save("tsne", plots.scatter(panels, columns=2, title="t-SNE of the features of test images"))
+
+    truth = images["target"].labels.cpu()
+    told = {row: outputs(module, images["target"])[1].argmax(1) for row, module in modules.items()}
+    for row, labels in told.items():
+        counts = torch.bincount(truth * 10 + labels, minlength=100).reshape(10, 10)
+        share = f"{row}: {(labels == truth).double().mean():.4f} of target test images"
+        save(f"confusion_{row}", plots.confusion_matrix(counts, [str(d) for d in range(10)], title=share))
+    if {"source-only", "dann"} <= set(told):
+        gained = ((told["dann"] == truth) & (told["source-only"] != truth)).nonzero()[:40, 0]
+        captions = [f"{truth[n]}, not {told['source-only'][n]}" for n in gained]
+        title = "target images that only the adapted network gets right: what it says, what source-only says"
+        save("gained", plots.captioned(images["target"][gained][0], captions, title=title))
+
+
+def main(args: Args) -> dict[str, Any]:
+    """Train all rows with all seeds, test, draw; return the content of results.json."""
+    # Imported here, so that --help does not wait for torch.
+    import lightning
+
+    from rdfia import embeddings, runs, training, wandb_run
+    from rdfia.dann import DANNModule
+
+    rows = [*dict.fromkeys(row for row in args.compare if row != args.row()), args.row()]
+    seeds = list(dict.fromkeys(args.seeds or (args.seed,)))
+    digits = digit_pair(args)
+    digits.prepare_data()
+    digits.setup()
+    digits.train_dataloader()  # says now if a batch is too large
+    data = digits.describe()
+    folder = training.open_run(args, DANNModule(**module_flags(args)), data)
+    images = {"source": digits.source.test_data, "target": digits.target.test_data}
+    metrics: dict[str, list[float]] = {}
+    modules: dict[str, DANNModule] = {}  # of the first seed, for the figures
+    for seed in seeds:
+        digits.seed = seed
+        for row in rows:
+            own = {"name": f"{row}_seed_{seed}", "output_dir": folder, "seed": seed, "overwrite": False}
+            part = dataclasses.replace(args, **own, **ROWS[row])
+            lightning.seed_everything(seed, workers=True, verbose=False)
+            module = DANNModule(**module_flags(part))
+            scores, trainer = train(part, module, digits, data)
+            found = [
+                outputs(module, domain, 64 if args.fast_dev_run else 2000)[0] for domain in images.values()
+            ]
+            scores["a_distance"] = embeddings.proxy_a_distance(*found)
+            for name, value in scores.items():
+                metrics.setdefault(f"{row}/{name}", []).append(value)
+            modules.setdefault(row, module)
+        if args.pseudo_label_rounds:
+            scores, student, trainer = self_train(part, module, digits, data)
+            for name, value in scores.items():
+                metrics.setdefault(f"pseudo-labels/{name}", []).append(value)
+            modules.setdefault("pseudo-labels", student)
+    if not trainer.is_global_zero:
+        return {}
+
+    notes = ["target_accuracy_by_oracle chooses the epoch by target labels: for comparison only"]
+    if args.pseudo_label_rounds:
+        notes.append("round_n_label_accuracy uses target labels to count only")
+    results = runs.write_results(
+        folder,
+        trainer,
+        technique="dann",
+        seeds=seeds,
+        data=data,
+        metrics=metrics,
+        selection="last epoch",
+        wall_seconds=sum(sum(values) for name, values in metrics.items() if name.endswith("/seconds")),
+        notes=notes,
+    )
+    size = 20 if args.fast_dev_run else 500
+    draw(folder, trainer, folder / f"{args.row()}_seed_{seeds[0]}", modules, images, seeds[0], size)
+    wandb_run.finish_last()
+    columns = ("source_loss", "source_accuracy", "target_loss", "target_accuracy", "a_distance")
+    print(f"{'':16}" + "".join(f"{column.replace('_', ' '):>18}" for column in columns))
+    for row in modules:
+        shown = [results["metrics"].get(f"{row}/{column}") for column in columns]
+        print(f"{row:16}" + "".join(f"{'' if value is None else spread(value):>18}" for value in shown))
+    written = f"results.json, figures/ and a folder for each training in {folder}"
+    print("a dry run, nothing kept" if args.fast_dev_run else written)
+    return results
+
+
+def spread(metric: dict[str, Any]) -> str:
+    """Return mean ± std, or the value of a single seed."""
+    return f"{metric['mean']:.4f}" + (f" ± {metric['std']:.4f}" if metric["std"] is not None else "")
+
+
+if __name__ == "__main__":
+    run_script(main, Args)

@@ -1,0 +1,425 @@
+import copy
+import math
+
+import lightning
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, log_loss
+from torch import nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
+
+from datamodules.mnist_to_mnist_m import MNISTToMNISTMDataModule
+from rdfia.dann import (
+    PAPER,
+    SCHEDULES,
+    DANNModule,
+    DomainAdversarialNetwork,
+    DomainScores,
+    domain_loss,
+    ganin,
+    information,
+    neighbourhood_density,
+    rate_factor,
+    reverse_gradient,
+    standardized,
+)
+from rdfia.training import RandomState
+
+SMALL = {"network": "paper", "domain_width": 10}
+
+
+def trainer(**settings) -> lightning.Trainer:
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    quiet |= {"accelerator": "cpu", "num_sanity_val_steps": 0, "enable_checkpointing": False}
+    return lightning.Trainer(**{**quiet, **settings})
+
+
+def pairs(count: int = 48, size: int = 16, *, target=None, target_labels=None) -> DataLoader:
+    """Return batches as the data module makes them."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(2, count, 3, 28, 28, generator=generator)
+    labels = torch.arange(count) % 10
+    target = images[1] if target is None else target
+    target_labels = labels if target_labels is None else target_labels
+    data = TensorDataset(images[0], labels, target, target_labels)
+
+    def collate(items):
+        source, given, other, hidden = (torch.stack(part) for part in zip(*items, strict=True))
+        return {"source": (source, given), "target": (other, hidden)}
+
+    return DataLoader(data, size, collate_fn=collate)
+
+
+def trained(module: DANNModule, batches: DataLoader, epochs: int = 2) -> dict[str, torch.Tensor]:
+    torch.manual_seed(1)
+    trainer(max_epochs=epochs).fit(module, batches)
+    return module.network.state_dict()
+
+
+# The reversal and the schedules, against values worked out by hand
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.3, -1.0, torch.tensor(0.7)])
+def test_the_reversal_is_the_identity_with_a_scaled_and_turned_gradient(strength):
+    x = torch.tensor([[1.0, -2.0], [3.0, 4.0]], requires_grad=True)
+    y = reverse_gradient(x, strength)
+    assert torch.equal(y, x)
+    (y**2).sum().backward()
+    torch.testing.assert_close(x.grad, -strength * 2 * x.detach())
+
+
+def test_a_strength_for_each_image():
+    x = torch.ones(3, 2, requires_grad=True)
+    reverse_gradient(x, torch.tensor([[0.0], [1.0], [2.0]])).sum().backward()
+    assert x.grad.tolist() == [[0, 0], [-1, -1], [-2, -2]]
+
+
+def test_lambda_at_begin_middle_and_end():
+    assert [SCHEDULES["ganin"](p) for p in (0, 0.5, 1)] == pytest.approx([0, 0.9866143, 0.9999092], abs=1e-7)
+    assert [SCHEDULES["constant"](p) for p in (0, 0.5, 1)] == [1, 1, 1]
+    assert [SCHEDULES["linear"](p) for p in (0, 0.5, 1)] == [0, 0.5, 1]
+    assert [SCHEDULES["off"](p) for p in (0, 0.5, 1)] == [0, 0, 0]
+
+
+def test_learning_rate_at_begin_middle_and_end():
+    assert [rate_factor(p, "ganin") for p in (0, 0.5, 1)] == pytest.approx(
+        [1, 0.2608474, 0.1655596], abs=1e-6
+    )
+    assert [rate_factor(p, "cosine") for p in (0, 0.5, 1)] == pytest.approx([1, 0.5, 0])
+    assert [rate_factor(p, "none") for p in (0, 0.5, 1)] == [1, 1, 1]
+
+
+def test_the_domain_loss_is_the_binary_cross_entropy_of_both():
+    source, target = torch.randn(8), torch.randn(8)
+    both = torch.cat([source, target])
+    expected = functional.binary_cross_entropy_with_logits(both, torch.arange(16) // 8 * 1.0)
+    torch.testing.assert_close(domain_loss(source, target), expected)
+    assert domain_loss(torch.tensor([9e4]), torch.tensor([-9e4])).isfinite()
+
+
+# The label-free scores, against float64 rewrites
+
+
+def test_information_is_that_of_the_joint_distribution():
+    p = torch.randn(50, 4).softmax(1).double()
+    joint = p / 50
+    independent = joint.sum(1, keepdim=True) * joint.sum(0, keepdim=True)
+    torch.testing.assert_close(information(p), (joint * (joint / independent).log()).sum())
+    assert information(torch.eye(10)[torch.arange(100) % 10]) == pytest.approx(math.log(10))
+    assert information(torch.eye(10)[torch.zeros(100, dtype=torch.long)]) == pytest.approx(0, abs=1e-6)
+
+
+def test_neighbourhood_density_is_that_of_its_definition():
+    p = torch.randn(40, 5).softmax(1).double()
+    total = 0.0
+    for i in range(40):
+        others = [j for j in range(40) if j != i]
+        logits = torch.stack([functional.cosine_similarity(p[i], p[j], 0) / 0.05 for j in others])
+        q = logits.softmax(0)
+        total -= float((q * q.log()).sum())
+    assert float(neighbourhood_density(p)) == pytest.approx(total / 40)
+    # each image's neighbours are the nine others of its class, all alike
+    assert float(neighbourhood_density(torch.eye(10)[torch.arange(100) % 10])) == pytest.approx(
+        math.log(9), 1e-3
+    )
+
+
+def test_scores_are_those_of_scikit_learn():
+    scores = DomainScores(is_target=True)
+    logits, told, labels = torch.randn(30, 10), torch.randn(30), torch.arange(30) % 10
+    for rows in torch.arange(30).split(11):  # parts of different sizes count each image once
+        scores.update(logits[rows], told[rows], labels[rows])
+    found = scores.compute()
+    assert float(found["accuracy"]) == pytest.approx(accuracy_score(labels, logits.argmax(1)))
+    assert float(found["loss"]) == pytest.approx(
+        log_loss(labels, logits.softmax(1), labels=range(10)), rel=1e-5
+    )
+    assert float(found["domain_accuracy"]) == pytest.approx(accuracy_score(torch.ones(30), told > 0))
+    assert float(found["domain_loss"]) == pytest.approx(
+        log_loss(torch.ones(30), told.sigmoid(), labels=[0, 1]), rel=1e-5
+    )
+    source = DomainScores(is_target=False)
+    source.update(logits, told, labels)
+    assert float(source.compute()["domain_accuracy"]) == pytest.approx(1 - float(found["domain_accuracy"]))
+
+
+# The networks
+
+
+def test_the_paper_network_has_the_parameters_of_the_paper():
+    network = DomainAdversarialNetwork("paper", batch_norm=False)
+    count = {name: sum(p.numel() for p in part.parameters()) for name, part in network.named_children()}
+    assert count["features"] == (3 * 25 + 1) * 32 + (32 * 25 + 1) * 48
+    assert count["classifier"] == (48 * 7 * 7 + 1) * 100 + 101 * 100 + 101 * 10
+    assert count["domain_classifier"] == (48 * 7 * 7 + 1) * 100 + 101
+    assert network.extract(torch.rand(2, 3, 28, 28)).shape == (2, 48 * 7 * 7)
+
+
+def test_standardized_images_do_not_depend_on_contrast_and_brightness():
+    images = torch.rand(4, 3, 28, 28)
+    same = standardized(images)
+    torch.testing.assert_close(standardized(0.5 * images + 0.2), same, rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(same.mean((1, 2, 3)), torch.zeros(4), atol=1e-5, rtol=0)
+    assert standardized(torch.zeros(1, 3, 28, 28)).abs().max() == 0  # no division by zero
+
+
+@pytest.mark.parametrize("network", ["paper", "modern"])
+def test_scores_do_not_depend_on_the_rest_of_the_batch(network):
+    module = DANNModule(network=network).eval()
+    images = torch.rand(6, 3, 28, 28)
+    torch.testing.assert_close(module(images)[:2], module(images[:2]), rtol=1e-4, atol=1e-5)
+
+
+# What a training step does
+
+
+def gradients(module: DANNModule, batch) -> dict[str, torch.Tensor]:
+    """Return the gradients of one training step, its dropout seeded."""
+    module.log = lambda *args, **kwargs: None
+    module.log_dict = lambda *args, **kwargs: None
+    module._trainer = type("Stub", (), {"global_step": 1, "estimated_stepping_batches": 2})()
+    torch.manual_seed(0)
+    module.train().zero_grad()
+    module.training_step(batch, 0).backward()
+    return {name: p.grad.clone() for name, p in module.network.named_parameters() if p.grad is not None}
+
+
+def plain(**changes) -> DANNModule:
+    """Return a module without BatchNorm and dropout, always with the same weights."""
+    torch.manual_seed(0)
+    return DANNModule(**{**SMALL, "batch_norm": False, "dropout": 0.0, "average_decay": 0.0, **changes})
+
+
+def test_lambda_scales_what_reaches_the_features_and_nothing_else():
+    batch = next(iter(pairs()))
+    strengths = (0.0, 1.0, 3.0)
+    none, one, three = (gradients(plain(strength=value), batch) for value in strengths)
+    turned = gradients(plain(reversal=False), batch)
+    weight = ganin(0.5)
+    for name in none:
+        if name.startswith("features"):
+            pushed = none[name] - one[name]
+            assert pushed.abs().max() > 0
+            torch.testing.assert_close(none[name] - three[name], 3 * pushed, rtol=1e-3, atol=1e-6)
+            # without the reversal the same gradient, at full strength, the other way
+            torch.testing.assert_close((turned[name] - none[name]) * weight, pushed, rtol=1e-3, atol=1e-6)
+        else:  # classifier and domain classifier learn at full rate
+            torch.testing.assert_close(none[name], three[name])
+
+
+def test_the_step_is_that_of_the_formula():
+    batch = next(iter(pairs()))
+    module = plain()
+    found = gradients(module, batch)
+    network = plain().network
+    (source, labels), (target, _) = batch["source"], batch["target"]
+    features = [network.extract(source), network.extract(target)]
+    network.zero_grad()
+    class_loss = functional.cross_entropy(network.classifier(features[0]), labels)
+    told = torch.cat([network.tell_domain(part) for part in features])
+    told_loss = functional.binary_cross_entropy_with_logits(told, torch.arange(32) // 16 * 1.0)
+    weights = dict(network.named_parameters())
+    by_class = torch.autograd.grad(class_loss, weights.values(), allow_unused=True, retain_graph=True)
+    by_domain = torch.autograd.grad(told_loss, weights.values(), allow_unused=True)
+    for (name, weight), a, b in zip(weights.items(), by_class, by_domain, strict=True):
+        a, b = (torch.zeros_like(weight) if part is None else part for part in (a, b))
+        factor = -ganin(0.5) if name.startswith("features") else 1.0
+        torch.testing.assert_close(found[name], a + factor * b, rtol=1e-4, atol=1e-6)
+
+
+def test_one_pass_and_two_differ_by_batch_norm_only():
+    batch = next(iter(pairs()))
+    for batch_norm, same in ((False, True), (True, False)):
+        one, two = (
+            gradients(plain(batch_norm=batch_norm, passes=passes), batch)
+            for passes in ("concatenated", "separate")
+        )
+        close = [torch.allclose(one[name], two[name], rtol=1e-3, atol=1e-5) for name in one]
+        assert all(close) == same
+
+
+def test_separate_passes_normalise_each_domain_by_itself():
+    module = DANNModule(**SMALL, scaling="none", dropout=0.0, average_decay=0.0)
+    batch = next(iter(pairs()))
+    bright = {"source": batch["source"], "target": (batch["target"][0] * 0.1 + 0.9, batch["target"][1])}
+    norm, seen = module.network.features[1], []
+    handle = norm.register_forward_hook(lambda layer, inputs, output: seen.append(output.detach()))
+    gradients(module, bright)
+    assert len(seen) == 2
+    assert max(output.mean().abs().item() for output in seen) < 1e-3  # each domain's own mean is gone
+    seen.clear()
+    module.passes = "concatenated"
+    gradients(module, bright)
+    handle.remove()
+    source, target = seen[0].split(16)
+    apart = (source.mean((0, 2, 3)) - target.mean((0, 2, 3))).abs()
+    assert apart.max() > 0.3  # the domains' means differ still
+
+
+# What training looks at
+
+
+def test_no_target_label_reaches_the_loss():
+    generator = torch.Generator().manual_seed(3)
+    garbage = torch.randint(-5, 99, (48,), generator=generator)
+    for flags in ({}, {"reversal": False}, {"adapt": False}):
+        torch.manual_seed(0)
+        module = DANNModule(**SMALL, **flags)
+        twin = copy.deepcopy(module)
+        first, second = trained(module, pairs()), trained(twin, pairs(target_labels=garbage))
+        for name, value in first.items():
+            assert torch.equal(value, second[name]), name
+
+
+def test_source_only_never_looks_at_the_target_and_dann_does():
+    nothing = torch.full((48, 3, 28, 28), torch.nan)
+    for adapt in (False, True):
+        torch.manual_seed(0)
+        module = DANNModule(**SMALL, adapt=adapt)
+        weights = trained(module, pairs(target=nothing))
+        assert all(value.isfinite().all() for value in weights.values()) != adapt
+
+
+def test_the_upper_bound_trains_on_the_target_alone():
+    batches, other = pairs(), pairs(target=pairs().dataset.tensors[0], target_labels=torch.arange(48) % 7)
+    found = []
+    for loader, labelled in ((batches, "source"), (other, "target")):
+        torch.manual_seed(0)
+        found.append(trained(DANNModule(**SMALL, adapt=False, labelled=labelled), loader))
+    assert not torch.equal(found[0]["classifier.0.weight"], found[1]["classifier.0.weight"])
+    same = pairs(target=pairs().dataset.tensors[0])
+    torch.manual_seed(0)
+    again = trained(DANNModule(**SMALL, adapt=False, labelled="target"), same)
+    assert torch.equal(found[0]["classifier.0.weight"], again["classifier.0.weight"])
+    with pytest.raises(ValueError, match="nothing to adapt"):
+        DANNModule(labelled="target")
+
+
+class Notes(lightning.Callback):
+    """Keeps lambda and learning rate of each step."""
+
+    def __init__(self):
+        self.steps = []
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        self.steps.append((float(trainer.callback_metrics["train/strength"]), rate))
+
+
+@pytest.mark.parametrize("stop", [4, 6, 7])
+@pytest.mark.parametrize("flags", [{}, PAPER])
+def test_a_resumed_run_ends_bit_for_bit_as_the_uninterrupted(mnist, tmp_path, stop, flags):
+    """Stopped within an epoch of 6 batches, after it, or within the second: lambda, rate, dropout."""
+    digits = MNISTToMNISTMDataModule(mnist, batch_size=16, image_size=28)
+    settings = flags | SMALL
+    torch.manual_seed(0)
+    whole = DANNModule(**settings)
+    first, resumed = copy.deepcopy(whole), DANNModule(**settings)
+    notes = [Notes(), Notes(), Notes()]
+    torch.manual_seed(1)
+    trainer(max_epochs=2, callbacks=[notes[0], RandomState()]).fit(whole, digits)
+    lr, decay = (0.01, "ganin") if flags else (1e-3, "cosine")
+    expected = [(ganin(step / 12), lr * rate_factor(step / 12, decay)) for step in range(12)]
+    assert torch.tensor(notes[0].steps).allclose(torch.tensor(expected), atol=1e-6)
+
+    class Save(lightning.Callback):
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+            if trainer.global_step == stop:
+                trainer.save_checkpoint(tmp_path / "part.ckpt")
+
+    torch.manual_seed(1)
+    trainer(max_epochs=2, callbacks=[notes[1], RandomState(), Save()]).fit(first, digits)
+    torch.manual_seed(2)
+    trainer(max_epochs=2, callbacks=[notes[2], RandomState()]).fit(
+        resumed, digits, ckpt_path=tmp_path / "part.ckpt", weights_only=True
+    )
+    assert notes[2].steps == notes[0].steps[stop:]
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_training_without_an_end_is_refused():
+    with pytest.raises(ValueError, match="give the trainer max_epochs or max_steps"):
+        trainer(max_epochs=-1).fit(DANNModule(**SMALL), pairs())
+
+
+# DANN aligns two shifted Gaussians
+
+
+def toy(strength: float) -> tuple[float, float]:
+    """Train a linear feature of two inputs; return target accuracy and the domains' distance.
+
+    Both inputs tell the class in the source. In the target the second is shifted by 6.
+    """
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(2000) % 2
+    source = torch.randn(2000, 2, generator=generator) * 0.5 + (labels * 2.0 - 1)[:, None]
+    target = torch.randn(2000, 2, generator=generator) * 0.5 + (labels * 2.0 - 1)[:, None]
+    target[:, 1] += 6
+    torch.manual_seed(0)
+    feature, classifier, domain = nn.Linear(2, 1, bias=False), nn.Linear(1, 1), nn.Linear(1, 1)
+    nn.init.constant_(feature.weight, 0.5)
+    networks = nn.ModuleList([feature, classifier, domain])
+    optimizer = torch.optim.SGD(networks.parameters(), lr=0.05)
+    for _ in range(2000):
+        s, t = feature(source), feature(target)
+        loss = functional.binary_cross_entropy_with_logits(classifier(s)[:, 0], labels * 1.0)
+        told = [domain(reverse_gradient(part, strength))[:, 0] for part in (s, t)]
+        optimizer.zero_grad()
+        (loss + domain_loss(*told)).backward()
+        optimizer.step()
+    right = ((classifier(t)[:, 0] > 0) == labels.bool()).float().mean().item()
+    return right, ((s.mean() - t.mean()).abs() / s.std()).item()
+
+
+def test_dann_aligns_shifted_gaussians_and_source_only_does_not():
+    accuracy, distance = toy(0.0)
+    assert accuracy < 0.55  # all of the target lies on one side
+    assert distance > 2
+    accuracy, distance = toy(1.0)
+    assert accuracy > 0.95  # Bayes, with the first input alone: 0.977
+    assert distance < 0.3
+
+
+# Alone in a notebook, and at its real work
+
+
+def test_it_is_usable_with_a_bare_trainer(mnist):
+    digits = MNISTToMNISTMDataModule(mnist, batch_size=16, image_size=28)
+    module = DANNModule(**SMALL)
+    bare = trainer(max_epochs=1)
+    bare.fit(module, digits)
+    assert {"val/source_accuracy", "val/target_accuracy", "val/target_entropy", "train/strength"} <= set(
+        bare.callback_metrics
+    )
+    tested = bare.test(module, digits, verbose=False)
+    assert tested
+    assert int(module.counts.sum()) == len(digits.target.test_data)
+    probabilities = torch.cat(bare.predict(module, digits.target.test_dataloader()))
+    assert probabilities.shape == (37, 10)
+    torch.testing.assert_close(probabilities.sum(1), torch.ones(37))
+
+
+def test_the_paper_recipe_is_accepted_and_saved(tmp_path):
+    module = DANNModule(**PAPER)
+    other = trainer(max_epochs=1, default_root_dir=tmp_path)
+    other.fit(module, pairs())
+    other.save_checkpoint(tmp_path / "dann.ckpt")
+    loaded = DANNModule.load_from_checkpoint(tmp_path / "dann.ckpt", weights_only=True).eval()
+    images = torch.rand(2, 3, 28, 28)
+    assert torch.equal(loaded(images), module.eval()(images))
+    assert loaded.average is None
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"lr": -1.0}, "lr is not"),
+        ({"dropout": 1.0}, "dropout is"),
+        ({"average_decay": 1.5}, "average_decay"),
+    ],
+)
+def test_bad_settings_are_named(flags, message):
+    with pytest.raises(ValueError, match=message):
+        DANNModule(**flags)
