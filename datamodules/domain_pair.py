@@ -1,5 +1,6 @@
 """Two data sets of the same classes, a batch of each in every training step."""
 
+import warnings
 from typing import Any, Protocol
 
 import lightning
@@ -102,7 +103,10 @@ class DomainPairDataModule(lightning.LightningDataModule):
                 num_batches=longest // self.batch_size,
             )
             loaders[name] = BatchLoader(on_device(data, domain), order, num_workers=domain.num_workers)
-        return CombinedLoader(loaders, "min_size")
+        with warnings.catch_warnings():
+            # of Lightning to itself, for each CombinedLoader
+            warnings.filterwarnings("ignore", ".*isinstance.treespec")
+            return CombinedLoader(loaders, "min_size")
 
     def val_dataloader(self) -> list[BatchLoader]:
         """Return source and target; each validation image is scored exactly once."""

@@ -69,7 +69,8 @@ def curves(
             if 1 < smooth < len(y):
                 axes.plot(x, y, color=colour, alpha=0.25, linewidth=0.7)
                 mean = np.convolve(y, np.ones(smooth) / smooth, mode="valid")
-                axes.plot(x[smooth - 1 :], mean, color=colour, label=name)
+                first = (smooth - 1) // 2  # the middle of the window, so that nothing lags
+                axes.plot(x[first : first + len(mean)], mean, color=colour, label=name)
             else:
                 axes.plot(x, y, color=colour, label=name, marker="o" if len(y) < 60 else None)
         axes.set_xscale("log" if log_x else "linear")

@@ -209,6 +209,11 @@ def self_train(
             numbers, labels = confident(
                 outputs(module, target)[1], 0.0 if args.fast_dev_run else args.threshold
             )
+            if len(numbers) < args.batch_size:
+                raise ValueError(
+                    f"{len(numbers)} pseudo-labels reach --threshold {args.threshold}, fewer than a batch of "
+                    f"{args.batch_size}; lower it, or adapt for longer"
+                )
             digits.pseudo_label(numbers, labels)
             scores[f"round_{number}_coverage"] = len(numbers) / len(target)
             right = (target.labels[numbers.to(target.labels.device)].cpu() == labels).float().mean()

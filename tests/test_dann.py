@@ -1,9 +1,13 @@
 import copy
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import lightning
 import pytest
 import torch
+from conftest import write_mnist
 from sklearn.metrics import accuracy_score, log_loss
 from torch import nn
 from torch.nn import functional
@@ -423,3 +427,26 @@ def test_the_paper_recipe_is_accepted_and_saved(tmp_path):
 def test_bad_settings_are_named(flags, message):
     with pytest.raises(ValueError, match=message):
         DANNModule(**flags)
+
+
+def test_two_processes_train_as_one_does(tmp_path):
+    """The same steps, lambda and scores; each image once; no process sees a digit beside its copy."""
+    write_mnist(tmp_path, train=240, test=30)
+    worker = Path(__file__).with_name("ddp_dann.py")
+    for processes in (1, 2):
+        command = [sys.executable, str(worker), str(tmp_path), str(processes), str(tmp_path)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+    names = ("1_0", "2_0", "2_1")
+    alone, first, second = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in names)
+    assert first["strength"] == second["strength"] == alone["strength"]
+    assert alone["strength"] == pytest.approx([ganin(step / 22) for step in range(22)], abs=1e-6)
+    for domain, seen in alone["seen"].items():
+        both = torch.stack([first["seen"][domain], second["seen"][domain]], 2).flatten(1)
+        assert torch.equal(both, seen)
+    assert alone["scores"].keys() == first["scores"].keys()
+    for name, value in alone["scores"].items():
+        assert first["scores"][name] == second["scores"][name] == pytest.approx(value, rel=1e-3, abs=1e-4)
+    for name, value in alone["weights"].items():
+        assert torch.equal(first["weights"][name], second["weights"][name]), name
+        torch.testing.assert_close(first["weights"][name], value, rtol=1e-3, atol=1e-4)

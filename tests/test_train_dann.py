@@ -1,0 +1,128 @@
+"""The script, in process and as users call it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import write_mnist, write_mnist_m
+from test_usps import write_usps
+from train_dann import Args, main
+
+from rdfia.runs import read_metrics
+
+ROOT = Path(__file__).parents[1]
+
+
+def small(tmp_path: Path, **changes) -> Args:
+    settings = {"data_dir": tmp_path / "data", "output_dir": tmp_path / "runs", "accelerator": "cpu"}
+    settings |= {"network": "paper", "domain_width": 10, "max_epochs": 2, "batch_size": 40}
+    return Args(**{**settings, **changes})
+
+
+@pytest.fixture
+def digits(tmp_path):
+    write_mnist(tmp_path / "data")
+    write_mnist_m(tmp_path / "data", train=480)
+
+
+def test_a_dry_run_touches_everything_and_writes_nothing(tmp_path, digits, capsys):
+    results = main(small(tmp_path, fast_dev_run=True, pseudo_label_rounds=1))
+    assert {name.split("/")[0] for name in results["metrics"]} == {"source-only", "dann", "pseudo-labels"}
+    assert "a dry run, nothing kept" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def test_a_run_leaves_the_table_and_figures_and_goes_on(tmp_path, digits, capsys):
+    everything = ("source-only", "no-reversal", "target-trained")
+    asked = small(tmp_path, compare=everything, pseudo_label_rounds=1, pseudo_label_epochs=1, threshold=0.0)
+    results = main(asked)
+    folder = tmp_path / "runs" / "dann"
+    assert json.loads((folder / "results.json").read_text()) == results
+    metrics = results["metrics"]
+    rows = {*everything, "dann", "pseudo-labels"}
+    assert {name.split("/")[0] for name in metrics} == rows
+    for row in rows:
+        for selection in ("source", "information", "density", "oracle"):
+            assert 0 <= metrics[f"{row}/target_accuracy_by_{selection}"]["mean"] <= 1
+        # no domain loss where nothing is trained to tell the domains
+        assert (f"{row}/target_domain_loss" in metrics) == (row in ("dann", "no-reversal"))
+    assert metrics["pseudo-labels/round_1_coverage"]["mean"] > 0
+    assert results["selection"] == "last epoch"
+    assert results["data"]["target"]["name"] == "MNIST-M, common release"
+    figures = {path.stem for path in (folder / "figures").iterdir()}
+    assert figures == {"domains", "curves", "tsne", "gained"} | {f"confusion_{row}" for row in rows}
+    history = read_metrics(folder / "dann_seed_0")
+    assert len(history["train/strength"][1]) == 2 * (440 // 40)
+    assert len(history["val/target_entropy"][1]) == 2
+    out = capsys.readouterr().out
+    assert "target accuracy" in out
+    assert "no-reversal" in out
+
+
+def test_another_seed_is_added_and_what_is_done_only_scored_again(tmp_path, digits):
+    once = main(small(tmp_path, max_epochs=1, compare=()))["metrics"]
+    twice = main(small(tmp_path, max_epochs=1, compare=(), seeds=(0, 1)))["metrics"]
+    for name, value in twice.items():
+        assert len(value["values"]) == 2
+        if name != "dann/seconds":
+            assert value["values"][0] == pytest.approx(once[name]["mean"], rel=1e-5), name
+    assert twice["dann/source_loss"]["std"] > 0
+
+
+def test_the_row_follows_from_the_flags(tmp_path):
+    rows = {
+        "dann": {},
+        "no-reversal": {"reversal": False},
+        "source-only": {"adapt": False},
+        "target-trained": {"adapt": False, "labelled": "target"},
+    }
+    for row, flags in rows.items():
+        assert small(tmp_path, **flags).row() == row
+    with pytest.raises(ValueError, match="add --no-adapt"):
+        small(tmp_path, labelled="target")
+
+
+@pytest.mark.parametrize("pair", ["mnist-m:mnist", "mnist:usps"])
+def test_other_pairs(tmp_path, digits, pair):
+    write_usps(tmp_path / "data" / "USPS")
+    results = main(small(tmp_path, pair=pair, max_epochs=1, compare=()))
+    assert set(results["data"]) == {"source", "target"}
+    names = {"mnist": "MNIST", "mnist-m": "MNIST-M, common release", "usps": "USPS"}
+    assert [results["data"][name]["name"] for name in ("source", "target")] == [
+        names[name] for name in pair.split(":")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"pair": "mnist:svhn"}, "--pair is two of mnist, mnist-m, usps"),
+        ({"pair": "mnist:usps"}, r"prepare_data.py usps"),
+        ({"batch_size": 400}, "larger than the 110"),
+        ({"pseudo_label_rounds": -1}, "--pseudo-label-rounds is at least 0"),
+    ],
+)
+def test_bad_input_is_named_and_leaves_nothing(tmp_path, digits, flags, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        main(small(tmp_path, **flags))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_too_few_pseudo_labels_are_one_line_and_keep_what_is_done(tmp_path, digits):
+    command = [sys.executable, str(ROOT / "scripts" / "train_dann.py"), "--data-dir", str(tmp_path / "data")]
+    command += [
+        "--output-dir",
+        str(tmp_path / "runs"),
+        "--max-epochs",
+        "1",
+        "--compare",
+        "--accelerator",
+        "cpu",
+    ]
+    command += ["--pseudo-label-rounds", "1", "--threshold", "1", "--batch-size", "40", "--network", "paper"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: no prediction reaches 1.0")
+    assert (tmp_path / "runs" / "dann" / "dann_seed_0" / "checkpoints" / "last.ckpt").exists()

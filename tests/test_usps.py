@@ -1,0 +1,63 @@
+import bz2
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torchvision.datasets import USPS
+
+from datamodules.usps import USPSDataModule, load_usps
+
+
+def write_usps(folder: Path, train: int = 48, test: int = 12) -> None:
+    """Write small files in libsvm's format, as torchvision downloads them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    generator = np.random.default_rng(0)
+    for name, count in (("usps.bz2", train), ("usps.t.bz2", test)):
+        lines = []
+        for number in range(count):
+            pixels = generator.uniform(-1, 1, 256).round(4)
+            values = " ".join(f"{place}:{value}" for place, value in enumerate(pixels, 1))
+            lines.append(f"{number % 10 + 1} {values} \n")
+        (folder / name).write_bytes(bz2.compress("".join(lines).encode()))
+
+
+@pytest.mark.parametrize("place", ["USPS", "."])
+def test_images_and_labels_are_those_of_torchvision(tmp_path, place):
+    write_usps(tmp_path / place)
+    for part in ("train", "test"):
+        images, labels = load_usps(tmp_path, part)
+        reference = USPS(tmp_path / place, train=part == "train")
+        assert labels.tolist() == reference.targets
+        apart = images[:, 0].int() - torch.from_numpy(reference.data).int()
+        assert apart.min() >= 0  # torchvision cuts the fraction off, we round
+        assert apart.max() <= 1
+
+
+def test_digits_are_as_large_as_those_of_mnist(tmp_path):
+    write_usps(tmp_path)
+    digits = USPSDataModule(tmp_path, channels=3, batch_size=8)
+    digits.prepare_data()
+    digits.setup()
+    assert [len(part) for part in (digits.train_data, digits.val_data, digits.test_data)] == [44, 4, 12]
+    images, _ = next(iter(digits.train_dataloader()))
+    assert images.shape == (8, 3, 28, 28)
+    assert images[..., :4, :].abs().max() == 0
+    assert images[..., 4:24, 4:24].std() > 0.05
+    assert digits.describe()["name"] == "USPS"
+
+
+def test_missing_and_damaged_files_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"prepare_data.py usps"):
+        USPSDataModule(tmp_path).prepare_data()
+    write_usps(tmp_path)
+    whole = (tmp_path / "usps.bz2").read_bytes()
+    for content in (
+        whole[:500],
+        b"no bz2",
+        bz2.compress(b"words and no digits\n"),
+        bz2.compress(b"77 1:0.5\n"),
+    ):
+        (tmp_path / "usps.bz2").write_bytes(content)
+        with pytest.raises(ValueError, match=r"usps.bz2"):
+            load_usps(tmp_path, "train")
