@@ -92,7 +92,7 @@ class DomainAdversarialNetwork(nn.Module):
 
     ``paper`` is the MNIST network of Ganin et al.: two 5x5 convolutions of 32 and 48 channels with pooling,
     a 100-100-10 classifier, a 100-1 domain classifier. ``modern`` has five 3x3 convolutions in place of the
-    two: it sees as far with fewer weights, and adapts better. What else the names of the paper leave open:
+    two, and adapts better: its features are smaller, deeper and leave the domain classifier less to go by.
 
     Args:
         trunk: ``paper`` or ``modern``.
@@ -119,10 +119,13 @@ class DomainAdversarialNetwork(nn.Module):
         super().__init__()
         self.scaling = scaling
 
-        def convolution(inputs: int, outputs: int, size: int) -> list[nn.Module]:
-            # BatchNorm has a bias of its own.
-            layer = nn.Conv2d(inputs, outputs, size, padding=size // 2, bias=not batch_norm)
-            return [layer, *([nn.BatchNorm2d(outputs)] if batch_norm else [])]
+        def stage(inputs: int, outputs: int, size: int, *, pool: bool = False) -> list[nn.Module]:
+            # BatchNorm has a bias of its own; after pooling there is a quarter of the work left for it.
+            layers: list[nn.Module] = [
+                nn.Conv2d(inputs, outputs, size, padding=size // 2, bias=not batch_norm)
+            ]
+            layers += [nn.MaxPool2d(2)] if pool else []
+            return [*layers, *([nn.BatchNorm2d(outputs)] if batch_norm else []), nn.ReLU()]
 
         def hidden(inputs: int, outputs: int) -> list[nn.Module]:
             layer = nn.Linear(inputs, outputs, bias=not batch_norm)
@@ -130,34 +133,19 @@ class DomainAdversarialNetwork(nn.Module):
 
         if trunk == "paper":
             width = 48 * 7 * 7
-            # Pooling before ReLU is the same and less work.
             self.features = nn.Sequential(
-                *convolution(3, 32, 5),
-                nn.MaxPool2d(2),
-                nn.ReLU(),
-                *convolution(32, 48, 5),
-                nn.Dropout2d(dropout),
-                nn.MaxPool2d(2),
-                nn.ReLU(),
-                nn.Flatten(),
+                *stage(3, 32, 5, pool=True), *stage(32, 48, 5, pool=True), nn.Dropout2d(dropout), nn.Flatten()
             )
         else:
             width = 64 * 3 * 3
             self.features = nn.Sequential(
-                *convolution(3, 32, 3),
-                nn.ReLU(),
-                *convolution(32, 32, 3),
-                nn.MaxPool2d(2),
-                nn.ReLU(),
+                *stage(3, 32, 3),
+                *stage(32, 32, 3, pool=True),
                 nn.Dropout2d(dropout / 2),
-                *convolution(32, 64, 3),
-                nn.ReLU(),
-                *convolution(64, 64, 3),
-                nn.MaxPool2d(2),
-                nn.ReLU(),
+                *stage(32, 64, 3),
+                *stage(64, 64, 3, pool=True),
                 nn.Dropout2d(dropout),
-                *convolution(64, 64, 3),
-                nn.ReLU(),
+                *stage(64, 64, 3),
                 nn.AvgPool2d(2),
                 nn.Flatten(),
             )
@@ -226,8 +214,9 @@ def neighbourhood_density(probabilities: Tensor, temperature: float = 0.05) -> T
 class DomainScores(Metric):
     """All that is asked about one domain, each image counted once, exact under DDP.
 
-    ``compute`` returns loss, accuracy, domain_loss, domain_accuracy, and, without labels, entropy of the
-    predictions, information and density (see `information` and `neighbourhood_density`).
+    ``compute`` returns loss, accuracy, domain_loss and domain_accuracy; of the target also what needs no
+    labels: entropy of the predictions, information and density (see `information` and
+    `neighbourhood_density`).
 
     Args:
         is_target: What the domain classifier should say.
@@ -254,16 +243,18 @@ class DomainScores(Metric):
         """Return the scores as float scalars."""
         logits, labels = dim_zero_cat(self.logits), dim_zero_cat(self.labels)
         domain_logits = dim_zero_cat(self.domain_logits) * (1 if self.is_target else -1)
-        probabilities = logits.softmax(1)
-        return {
+        scores = {
             "loss": functional.cross_entropy(logits, labels),
             "accuracy": (logits.argmax(1) == labels).float().mean(),
             "domain_loss": functional.softplus(-domain_logits).mean(),
             "domain_accuracy": (domain_logits > 0).float().mean(),
-            "entropy": entropy(probabilities).mean(),
-            "information": information(probabilities),
-            "density": neighbourhood_density(probabilities),
         }
+        if self.is_target:
+            probabilities = logits.softmax(1)
+            scores["entropy"] = entropy(probabilities).mean()
+            scores["information"] = information(probabilities)
+            scores["density"] = neighbourhood_density(probabilities)
+        return scores
 
 
 # The recipe of Ganin et al., as keywords of `DANNModule`, but for two things without which the domain

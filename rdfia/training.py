@@ -51,6 +51,7 @@ MAY_CHANGE = (
     "max_epochs",
     "seeds",
     "compare",
+    "ablation",
     "pseudo_label_rounds",
     "data_dir",
     "output_dir",

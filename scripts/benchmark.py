@@ -3,6 +3,7 @@
 Examples:
     python scripts/benchmark.py data --data-dir /path/to/data
     python scripts/benchmark.py svm --data-dir /path/to/data
+    python scripts/benchmark.py dann --data-dir /path/to/data
 
 data: MNIST batches of 128, float in [0, 1], through our loader and through torchvision's MNIST with ToTensor
 and a DataLoader with 2 workers; and the time to generate MNIST-M.
@@ -10,6 +11,10 @@ and a DataLoader with 2 workers; and the time to generate MNIST-M.
 svm: features of VGG16's pool5, and of relu5_3 and pool5, on 15 Scene, from the files on, by us (bf16) and
 by the usual loop (ImageFolder, DataLoader with 2 workers, float32, one pass a layer); then a sweep of 8
 values of C, fit and test, by us and by scikit-learn's SVC on the features, whose predictions are compared.
+
+dann: training steps of train_dann.py (bf16, through Lightning, with logging), beside the same steps written
+without Lightning, and beside the usual loop (torchvision datasets, PIL, ToTensor, a DataLoader with 2 workers
+for each domain, float32) on the same network and batches of 128 + 128.
 """
 
 import os
@@ -33,7 +38,7 @@ BATCH_SIZE = 128
 class Args:
     """Measure our code beside the usual one."""
 
-    what: Annotated[Literal["data", "svm"], tyro.conf.Positional] = "data"
+    what: Annotated[Literal["data", "svm", "dann"], tyro.conf.Positional] = "data"
     """What to measure."""
     data_dir: Path | None = None
     """Data folder, or `sample`; else $RDFIA_DATA, else ./data."""
@@ -41,6 +46,8 @@ class Args:
     """Passes over the data; the median counts."""
     images: int = 256
     """svm: photographs of which features are extracted in turns."""
+    steps: int = 60
+    """dann: training steps in a turn, after 5 that do not count."""
     cache_dir: Path | None = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "rdfia" / "features"
     """svm: where train_svm.py keeps features; `None` for none."""
     output: Path | None = None
@@ -264,6 +271,143 @@ def measure_svm(args: Args) -> dict[str, Any]:
     }
 
 
+def usual_pairs(root: Path, folder: Path, steps: int) -> Iterable[Any]:
+    """Return pairs of batches as the usual loop makes them: MNIST by torchvision, MNIST-M from PNG files."""
+    import torch
+    from PIL import Image
+    from torch.utils.data import DataLoader
+    from torchvision import datasets, transforms
+
+    from datamodules.mnist_m import MNISTMDataModule
+
+    target = MNISTMDataModule(root, image_size=28)
+    target.setup()
+    count = (steps + 5) * BATCH_SIZE
+    for number, label in enumerate(target.train_data.labels[:count].tolist()):
+        path = folder / "mnist_m" / str(label) / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(target.train_data.images[number].permute(1, 2, 0).numpy()).save(path)
+    grey = transforms.Compose([transforms.Grayscale(3), transforms.ToTensor()])
+    usual_mnist(root, folder)  # unpacks
+    digits = datasets.MNIST(folder, transform=grey)
+    coloured = datasets.ImageFolder(folder / "mnist_m", transforms.ToTensor())
+    torch.manual_seed(0)
+    loading: dict[str, Any] = {"batch_size": BATCH_SIZE, "shuffle": True, "num_workers": 2, "drop_last": True}
+    return [DataLoader(digits, **loading), DataLoader(coloured, **loading)]
+
+
+def measure_dann(args: Args) -> dict[str, Any]:
+    """Measure training steps in turns."""
+    import lightning
+    import torch
+    from torch.nn import functional
+
+    from datamodules.files import data_root
+    from datamodules.mnist_to_mnist_m import MNISTToMNISTMDataModule
+    from rdfia import training
+    from rdfia.command_line import TrainerArgs
+    from rdfia.dann import (
+        DANNModule,
+        DomainAdversarialNetwork,
+        domain_loss,
+        ganin,
+        reverse_gradient,
+        standardized,
+    )
+    from rdfia.gan import update_average
+
+    root = data_root(args.data_dir)
+    digits = MNISTToMNISTMDataModule(args.data_dir, batch_size=BATCH_SIZE, image_size=28)
+    digits.setup()
+    warm, steps = 5, args.steps
+
+    def train_step(
+        network: DomainAdversarialNetwork, extract: Any, optimizer: Any, batch: Any, progress: float
+    ) -> None:
+        """Make the step of `DANNModule`, without Lightning and without logging."""
+        (source, labels), (target, _) = batch["source"], batch["target"]
+        features = [extract(source), extract(target)]
+        told = [network.tell_domain(reverse_gradient(part, ganin(progress))) for part in features]
+        loss = functional.cross_entropy(network.classifier(features[0]).float(), labels)
+        optimizer.zero_grad()
+        (loss + domain_loss(*told)).backward()
+        optimizer.step()
+
+    def bare() -> float:
+        torch.manual_seed(0)
+        module = DANNModule()
+        optimizer = module.configure_optimizers()
+        for step, (batch, _, _) in enumerate(digits.train_dataloader()):
+            if step == warm:
+                started = time.perf_counter()
+            if step == warm + steps:
+                break
+            with torch.autocast("cpu", torch.bfloat16):
+                train_step(module.network, module.network.extract, optimizer, batch, step / (warm + steps))
+            assert module.average is not None
+            update_average(module.average, module.network, 0.999, step)
+        return (time.perf_counter() - started) / steps
+
+    def ours() -> float:
+        torch.manual_seed(0)
+
+        class Clock(lightning.Callback):
+            def on_train_batch_start(self, *step: Any) -> None:
+                if step[-1] == warm:
+                    self.started = time.perf_counter()
+                if step[-1] == warm + steps:
+                    self.ended = time.perf_counter()
+
+        clock = Clock()
+        with tempfile.TemporaryDirectory() as place:
+            flags = TrainerArgs(accelerator="cpu", precision="bf16-mixed", max_epochs=1)
+            trainer = training.make_trainer(
+                flags, Path(place), monitor="val/source_accuracy", mode="max", callbacks=[clock]
+            )
+            trainer.fit_loop.epoch_loop.max_steps = warm + steps + 1
+            trainer.fit(DANNModule(), digits)
+        return (clock.ended - clock.started) / steps
+
+    def usual() -> float:
+        torch.manual_seed(0)
+        module = DANNModule(average_decay=0.0)
+        network = module.network.to(memory_format=torch.contiguous_format)
+        optimizer = module.configure_optimizers()
+
+        def extract(images: torch.Tensor) -> torch.Tensor:
+            features: torch.Tensor = network.features(standardized(images))  # no channels_last
+            return features
+
+        for step, (source, target) in enumerate(zip(*loaders, strict=False)):
+            if step == warm:
+                started = time.perf_counter()
+            batch = {"source": source, "target": target}
+            train_step(network, extract, optimizer, batch, step / (warm + steps))
+            if step == warm + steps - 1:
+                break
+        return (time.perf_counter() - started) / steps
+
+    times: dict[str, list[float]] = {"our": [], "bare": [], "usual": []}
+    with tempfile.TemporaryDirectory() as folder:
+        loaders = usual_pairs(root, Path(folder), steps)
+        for _ in range(args.repeats):
+            for name, run in {"our": ours, "bare": bare, "usual": usual}.items():
+                times[name].append(run())
+            print({name: round(values[-1], 4) for name, values in times.items()}, flush=True)
+
+    def ratio(above: str, below: str) -> float:
+        """Return the median over the turns."""
+        return round(median(a / b for a, b in zip(times[above], times[below], strict=True)), 2)
+
+    return {
+        "steps": steps,
+        **{f"{name}_step_seconds": round(median(values), 4) for name, values in times.items()},
+        **{f"{name}_images_per_second": round(2 * BATCH_SIZE / median(v)) for name, v in times.items()},
+        "times_as_fast_as_usual": ratio("usual", "our"),
+        "over_bare_step": ratio("our", "bare"),
+    }
+
+
 def main(args: Args) -> dict[str, Any]:
     """Measure, print and write the figures."""
     import torch
@@ -271,7 +415,7 @@ def main(args: Args) -> dict[str, Any]:
     from rdfia.runs import git_commit, write_json
 
     commit = git_commit()  # before anything changes
-    measured = {"data": measure_data, "svm": measure_svm}[args.what](args)
+    measured = {"data": measure_data, "svm": measure_svm, "dann": measure_dann}[args.what](args)
     results = {
         "command": " ".join(["python", *sys.argv]),
         "commit": commit,

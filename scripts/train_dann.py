@@ -6,6 +6,7 @@ Examples:
 """
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,13 +21,38 @@ if TYPE_CHECKING:
     from datamodules.tensors import ImageTensors
     from rdfia.dann import DANNModule
 
-Row = Literal["source-only", "no-reversal", "dann", "target-trained"]
-# What a row of the table is trained with.
+# What can be trained for comparison, and the flags in which it differs from what is asked for.
 ROWS: dict[str, dict[str, Any]] = {
     "source-only": {"adapt": False, "reversal": True, "labelled": "source"},
     "no-reversal": {"adapt": True, "reversal": False, "labelled": "source"},
     "dann": {"adapt": True, "reversal": True, "labelled": "source"},
     "target-trained": {"adapt": False, "reversal": True, "labelled": "target"},
+}
+# One change each to the paper's recipe (--network paper).
+ABLATION: dict[str, dict[str, Any]] = {
+    "as published": {"scaling": "symmetric", "dropout": 0.0},
+    "images in [-1, 1]": {"scaling": "symmetric"},
+    "no dropout": {"dropout": 0.0},
+    "BatchNorm": {"batch_norm": True},
+    "BatchNorm, separate passes": {"batch_norm": True, "passes": "separate"},
+    "Adam": {"optimizer": "adam", "lr": 1e-3, "momentum": 0.5},
+    "Adam, BatchNorm": {"optimizer": "adam", "lr": 1e-3, "momentum": 0.5, "batch_norm": True},
+    "Adam, BatchNorm, separate passes": {
+        "optimizer": "adam",
+        "lr": 1e-3,
+        "momentum": 0.5,
+        "batch_norm": True,
+        "passes": "separate",
+    },
+    "rate 0.03": {"lr": 0.03},
+    "no decay of the rate": {"decay": "none"},
+    "momentum 0.5": {"momentum": 0.5},
+    "lambda up to 0.1": {"strength": 0.1},
+    "lambda 1 from the start": {"schedule": "constant"},
+    "He initialization": {"initialization": "he"},
+    "domain classifier 1,024 wide": {"domain_width": 1024},
+    "weights averaged": {"average_decay": 0.999},
+    "float32": {"precision": "float32"},
 }
 # How an epoch can be chosen: the metric, and whether it needs labels of the target.
 SELECTIONS = {
@@ -49,8 +75,10 @@ class Args(TrainerArgs):
     """Train once with each, in place of --seed."""
     pair: str = "mnist:mnist-m"
     """Source and target, of mnist, mnist-m, usps."""
-    compare: tuple[Row, ...] = ("source-only",)
+    compare: tuple[Literal["source-only", "no-reversal", "dann", "target-trained"], ...] = ("source-only",)
     """Trained besides, with the same settings."""
+    ablation: bool = False
+    """Train with one change at a time besides; with --network paper."""
     adapt: bool = True
     """Train against the domain classifier."""
     reversal: bool = True
@@ -98,6 +126,8 @@ class Args(TrainerArgs):
         super().__post_init__()
         if self.pseudo_label_rounds < 0 or self.pseudo_label_epochs < 1:
             raise ValueError("--pseudo-label-rounds is at least 0 and --pseudo-label-epochs at least 1")
+        if self.ablation and self.network != "paper":
+            raise ValueError("--ablation changes the paper's recipe; add --network paper")
         if self.labelled == "target" and self.adapt:
             raise ValueError("--labelled target is the upper bound, with nothing to adapt; add --no-adapt")
 
@@ -157,13 +187,18 @@ def outputs(
 
 
 def train(
-    args: Args, module: "DANNModule", digits: "DomainPairDataModule", data: dict[str, Any]
+    args: Args,
+    module: "DANNModule",
+    digits: "DomainPairDataModule",
+    data: dict[str, Any],
+    *,
+    select: bool,
 ) -> tuple[dict[str, float], "lightning.Trainer"]:
     """Train one row with one seed, in a folder of its own; leave the last epoch's weights in ``module``.
 
     Returns:
-        Test scores of the last epoch, and target_accuracy of those that each of `SELECTIONS` chooses; the
-        trainer.
+        Test scores of the last epoch, if ``select`` also target_accuracy of the epochs that each of
+        `SELECTIONS` chooses; the trainer.
     """
     from lightning.pytorch.callbacks import ModelCheckpoint
 
@@ -174,11 +209,11 @@ def train(
     best = [
         ModelCheckpoint(folder / "checkpoints", f"best_{name}", monitor=metric, mode="max")
         for name, metric in SELECTIONS.items()
-        if name != "source"  # best.ckpt
+        if select and name != "source"  # best.ckpt
     ]
     trainer = training.make_trainer(args, folder, monitor=SELECTIONS["source"], mode="max", callbacks=[*best])
     scores = {"seconds": training.fit(args, trainer, module, digits)}
-    if not args.fast_dev_run:
+    if select and not args.fast_dev_run:
         for name in SELECTIONS:
             path = folder / "checkpoints" / ("best.ckpt" if name == "source" else f"best_{name}.ckpt")
             tested = trainer.test(module, digits, ckpt_path=path, weights_only=True, verbose=False)
@@ -225,7 +260,7 @@ def self_train(
         student.begin_with(module)
         name = f"{args.name}_round_{number}"
         again = dataclasses.replace(args, name=name, max_epochs=args.pseudo_label_epochs)
-        tested, trainer = train(again, student, digits, data)
+        tested, trainer = train(again, student, digits, data, select=True)
         seconds += tested.pop("seconds")
         scores |= {f"round_{number}_target_accuracy": tested["target_accuracy"]}
         scores |= tested
@@ -294,10 +329,13 @@ def main(args: Args) -> dict[str, Any]:
     # Imported here, so that --help does not wait for torch.
     import lightning
 
-    from rdfia import embeddings, runs, training, wandb_run
+    from rdfia import embeddings, plots, runs, training, wandb_run
     from rdfia.dann import DANNModule
 
-    rows = [*dict.fromkeys(row for row in args.compare if row != args.row()), args.row()]
+    asked = args.row()
+    rows = {row: ROWS[row] for row in args.compare if row != asked}
+    rows |= ABLATION if args.ablation else {}
+    rows[asked] = ROWS[asked]  # last, for the pseudo-labels
     seeds = list(dict.fromkeys(args.seeds or (args.seed,)))
     digits = digit_pair(args)
     digits.prepare_data()
@@ -310,19 +348,21 @@ def main(args: Args) -> dict[str, Any]:
     modules: dict[str, DANNModule] = {}  # of the first seed, for the figures
     for seed in seeds:
         digits.seed = seed
-        for row in rows:
-            own = {"name": f"{row}_seed_{seed}", "output_dir": folder, "seed": seed, "overwrite": False}
-            part = dataclasses.replace(args, **own, **ROWS[row])
+        for row, changes in rows.items():
+            name = f"{re.sub(r'[^A-Za-z0-9.]+', '-', row)}_seed_{seed}"
+            own = {"name": name, "output_dir": folder, "seed": seed, "overwrite": False}
+            part = dataclasses.replace(args, **own, **changes)
             lightning.seed_everything(seed, workers=True, verbose=False)
             module = DANNModule(**module_flags(part))
-            scores, trainer = train(part, module, digits, data)
+            scores, trainer = train(part, module, digits, data, select=row in ROWS)
             found = [
                 outputs(module, domain, 64 if args.fast_dev_run else 2000)[0] for domain in images.values()
             ]
             scores["a_distance"] = embeddings.proxy_a_distance(*found)
             for name, value in scores.items():
                 metrics.setdefault(f"{row}/{name}", []).append(value)
-            modules.setdefault(row, module)
+            if row in ROWS:
+                modules.setdefault(row, module)
         if args.pseudo_label_rounds:
             scores, student, trainer = self_train(part, module, digits, data)
             for name, value in scores.items():
@@ -346,13 +386,20 @@ def main(args: Args) -> dict[str, Any]:
         notes=notes,
     )
     size = 20 if args.fast_dev_run else 500
-    draw(folder, trainer, folder / f"{args.row()}_seed_{seeds[0]}", modules, images, seeds[0], size)
+    draw(folder, trainer, folder / f"{asked}_seed_{seeds[0]}", modules, images, seeds[0], size)
+    accuracies = {
+        name.split("/")[0]: value["mean"]
+        for name, value in results["metrics"].items()
+        if name.endswith("/target_accuracy")
+    }
+    rows_drawn = plots.bars({"accuracy on the target's test images": accuracies})
+    runs.save_figure(folder, "target_accuracy", rows_drawn, trainer)
     wandb_run.finish_last()
     columns = ("source_loss", "source_accuracy", "target_loss", "target_accuracy", "a_distance")
-    print(f"{'':16}" + "".join(f"{column.replace('_', ' '):>18}" for column in columns))
-    for row in modules:
+    print(f"{'':33}" + "".join(f"{column.replace('_', ' '):>18}" for column in columns))
+    for row in accuracies:
         shown = [results["metrics"].get(f"{row}/{column}") for column in columns]
-        print(f"{row:16}" + "".join(f"{'' if value is None else spread(value):>18}" for value in shown))
+        print(f"{row:33}" + "".join(f"{'' if value is None else spread(value):>18}" for value in shown))
     written = f"results.json, figures/ and a folder for each training in {folder}"
     print("a dry run, nothing kept" if args.fast_dev_run else written)
     return results

@@ -247,7 +247,7 @@ def test_separate_passes_normalise_each_domain_by_itself():
     module = DANNModule(**SMALL, scaling="none", dropout=0.0, average_decay=0.0)
     batch = next(iter(pairs()))
     bright = {"source": batch["source"], "target": (batch["target"][0] * 0.1 + 0.9, batch["target"][1])}
-    norm, seen = module.network.features[1], []
+    norm, seen = module.network.features[2], []
     handle = norm.register_forward_hook(lambda layer, inputs, output: seen.append(output.detach()))
     gradients(module, bright)
     assert len(seen) == 2
@@ -429,6 +429,7 @@ def test_bad_settings_are_named(flags, message):
         DANNModule(**flags)
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_does(tmp_path):
     """The same steps, lambda and scores; each image once; no process sees a digit beside its copy."""
     write_mnist(tmp_path, train=240, test=30)

@@ -1,18 +1,21 @@
 """The script, in process and as users call it."""
 
+import inspect
 import json
-import subprocess
-import sys
+import re
 from pathlib import Path
 
 import pytest
+import torch
+import train_dann
 from conftest import write_mnist, write_mnist_m
 from test_usps import write_usps
-from train_dann import Args, main
+from train_dann import ABLATION, Args, main
 
+from rdfia.dann import PAPER, DANNModule
 from rdfia.runs import read_metrics
 
-ROOT = Path(__file__).parents[1]
+DEFAULTS = inspect.signature(DANNModule).parameters
 
 
 def small(tmp_path: Path, **changes) -> Args:
@@ -52,7 +55,9 @@ def test_a_run_leaves_the_table_and_figures_and_goes_on(tmp_path, digits, capsys
     assert results["selection"] == "last epoch"
     assert results["data"]["target"]["name"] == "MNIST-M, common release"
     figures = {path.stem for path in (folder / "figures").iterdir()}
-    assert figures == {"domains", "curves", "tsne", "gained"} | {f"confusion_{row}" for row in rows}
+    assert figures == {"domains", "curves", "tsne", "gained", "target_accuracy"} | {
+        f"confusion_{row}" for row in rows
+    }
     history = read_metrics(folder / "dann_seed_0")
     assert len(history["train/strength"][1]) == 2 * (440 // 40)
     assert len(history["val/target_entropy"][1]) == 2
@@ -69,6 +74,32 @@ def test_another_seed_is_added_and_what_is_done_only_scored_again(tmp_path, digi
         if name != "dann/seconds":
             assert value["values"][0] == pytest.approx(once[name]["mean"], rel=1e-5), name
     assert twice["dann/source_loss"]["std"] > 0
+
+
+def test_the_ablation_makes_one_change_at_a_time(tmp_path, digits, monkeypatch):
+    some = {name: ABLATION[name] for name in ("as published", "Adam, BatchNorm, separate passes", "float32")}
+    monkeypatch.setattr(train_dann, "ABLATION", some)
+    asked = small(tmp_path, max_epochs=1, compare=(), ablation=True, precision="bf16-mixed")
+    metrics = main(asked)["metrics"]
+    assert {name.split("/")[0] for name in metrics} == {*some, "dann"}
+    folder = tmp_path / "runs" / "dann"
+    base = json.loads((folder / "dann_seed_0" / "args.json").read_text())
+    for name, changes in some.items():
+        place = re.sub(r"[^A-Za-z0-9.]+", "-", name)
+        flags = json.loads((folder / f"{place}_seed_0" / "args.json").read_text())
+        assert {
+            flag: flags[flag] for flag in flags if flags[flag] != base[flag] and flag != "name"
+        } == changes
+    published = torch.load(folder / "as-published_seed_0/checkpoints/last.ckpt", weights_only=True)
+    assert published["hyper_parameters"]["dropout"] == 0
+    assert published["hyper_parameters"]["scaling"] == "symmetric"
+
+
+def test_each_change_differs_from_the_recipe():
+    for changes in ABLATION.values():
+        for flag, value in changes.items():
+            default = {"strength": 1.0, "schedule": "ganin", "precision": "bf16-mixed"} | PAPER
+            assert default.get(flag, DEFAULTS[flag].default if flag in DEFAULTS else None) != value, flag
 
 
 def test_the_row_follows_from_the_flags(tmp_path):
@@ -101,6 +132,7 @@ def test_other_pairs(tmp_path, digits, pair):
         ({"pair": "mnist:svhn"}, "--pair is two of mnist, mnist-m, usps"),
         ({"pair": "mnist:usps"}, r"prepare_data.py usps"),
         ({"batch_size": 400}, "larger than the 110"),
+        ({"network": "modern", "ablation": True}, "add --network paper"),
         ({"pseudo_label_rounds": -1}, "--pseudo-label-rounds is at least 0"),
     ],
 )
@@ -110,19 +142,7 @@ def test_bad_input_is_named_and_leaves_nothing(tmp_path, digits, flags, message)
     assert not (tmp_path / "runs").exists()
 
 
-def test_too_few_pseudo_labels_are_one_line_and_keep_what_is_done(tmp_path, digits):
-    command = [sys.executable, str(ROOT / "scripts" / "train_dann.py"), "--data-dir", str(tmp_path / "data")]
-    command += [
-        "--output-dir",
-        str(tmp_path / "runs"),
-        "--max-epochs",
-        "1",
-        "--compare",
-        "--accelerator",
-        "cpu",
-    ]
-    command += ["--pseudo-label-rounds", "1", "--threshold", "1", "--batch-size", "40", "--network", "paper"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
-    assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith("error: no prediction reaches 1.0")
+def test_too_few_pseudo_labels_are_named_and_keep_what_is_done(tmp_path, digits):
+    with pytest.raises(ValueError, match=r"no prediction reaches 1.0, .* lower --threshold"):
+        main(small(tmp_path, max_epochs=1, compare=(), pseudo_label_rounds=1, threshold=1.0))
     assert (tmp_path / "runs" / "dann" / "dann_seed_0" / "checkpoints" / "last.ckpt").exists()
