@@ -19,10 +19,8 @@ import lightning
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torchmetrics import Metric
-from torchmetrics.classification import MulticlassConfusionMatrix
-from torchmetrics.utilities.data import dim_zero_cat
 
+from rdfia.domain_scores import DomainScores
 from rdfia.gan import share_statistics, update_average
 
 Batch = dict[str, tuple[Tensor, Tensor]]  # images and labels of "source" and of "target"
@@ -181,82 +179,6 @@ class DomainAdversarialNetwork(nn.Module):
         return logits
 
 
-def entropy(probabilities: Tensor) -> Tensor:
-    """Return the entropy, in nats, of probabilities (..., K): (...,)."""
-    entropies: Tensor = torch.special.entr(probabilities).sum(-1)
-    return entropies
-
-
-def information(probabilities: Tensor) -> Tensor:
-    """Return the mutual information, in nats, of image and class, from probabilities (N, K).
-
-    Large where single predictions are certain and all classes are predicted (Shi & Sha, ICML 2012): a score
-    that needs no labels, at most log K.
-    """
-    return entropy(probabilities.mean(0)) - entropy(probabilities).mean()
-
-
-def neighbourhood_density(probabilities: Tensor, temperature: float = 0.05) -> Tensor:
-    """Return the soft neighbourhood density (Saito et al., ICCV 2021) of predictions (N, K).
-
-    The mean entropy of each prediction's similarities to the others: large where predictions form dense
-    clusters. Needs no labels.
-    """
-    points = functional.normalize(probabilities)
-    found = []
-    for rows in torch.split(torch.arange(len(points), device=points.device), 1024):  # bounds the memory
-        similarity: Tensor = points[rows] @ points.T / temperature
-        similarity[torch.arange(len(rows)), rows] = -torch.inf
-        found.append(entropy(similarity.softmax(1)))
-    return torch.cat(found).mean()
-
-
-class DomainScores(Metric):
-    """All that is asked about one domain, each image counted once, exact under DDP.
-
-    ``compute`` returns loss, accuracy, domain_loss and domain_accuracy; of the target also what needs no
-    labels: entropy of the predictions, information and density (see `information` and
-    `neighbourhood_density`).
-
-    Args:
-        is_target: What the domain classifier should say.
-    """
-
-    full_state_update = False
-    logits: list[Tensor]
-    domain_logits: list[Tensor]
-    labels: list[Tensor]
-
-    def __init__(self, *, is_target: bool) -> None:
-        super().__init__()
-        self.is_target = is_target
-        for name in ("logits", "domain_logits", "labels"):
-            self.add_state(name, [], dist_reduce_fx="cat")
-
-    def update(self, logits: Tensor, domain_logits: Tensor, labels: Tensor) -> None:
-        """Add class logits (B, K), domain logits (B,) and labels (B,)."""
-        self.logits.append(logits.float())
-        self.domain_logits.append(domain_logits.float())
-        self.labels.append(labels)
-
-    def compute(self) -> dict[str, Tensor]:
-        """Return the scores as float scalars."""
-        logits, labels = dim_zero_cat(self.logits), dim_zero_cat(self.labels)
-        domain_logits = dim_zero_cat(self.domain_logits) * (1 if self.is_target else -1)
-        scores = {
-            "loss": functional.cross_entropy(logits, labels),
-            "accuracy": (logits.argmax(1) == labels).float().mean(),
-            "domain_loss": functional.softplus(-domain_logits).mean(),
-            "domain_accuracy": (domain_logits > 0).float().mean(),
-        }
-        if self.is_target:
-            probabilities = logits.softmax(1)
-            scores["entropy"] = entropy(probabilities).mean()
-            scores["information"] = information(probabilities)
-            scores["density"] = neighbourhood_density(probabilities)
-        return scores
-
-
 # The recipe of Ganin et al., as keywords of `DANNModule`, but for two things without which the domain
 # classifier wins (README has the ablation): images are standardized one by one, and maps are dropped.
 PAPER: dict[str, Any] = {
@@ -364,8 +286,6 @@ class DANNModule(lightning.LightningModule):
             self.network.domain_classifier.requires_grad_(False)
         self.average = copy.deepcopy(self.network).requires_grad_(False) if average_decay else None
         self.source_scores, self.target_scores = DomainScores(is_target=False), DomainScores(is_target=True)
-        self.confusion = MulticlassConfusionMatrix(10)
-        self.counts: Tensor | None = None
 
     @property
     def evaluated(self) -> DomainAdversarialNetwork:
@@ -423,9 +343,9 @@ class DANNModule(lightning.LightningModule):
         told_loss = domain_loss(source_told, target_told)
         self._log_class(class_loss, logits, labels)
         right = ((source_told < 0).float().mean() + (target_told > 0).float().mean()) / 2
+        self.log("train/domain_loss", told_loss.detach())
+        self.log("train/domain_accuracy", right)
         self.log("train/strength", strength)
-        values = {"train/domain_loss": told_loss.detach(), "train/domain_accuracy": right}
-        self.log_dict(values)
         return class_loss + told_loss
 
     def _log_class(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
@@ -440,23 +360,21 @@ class DANNModule(lightning.LightningModule):
         if self.average is not None:
             update_average(self.average, self.network, self.average_decay, self.trainer.global_step)
 
-    def _score(self, batch: tuple[Tensor, Tensor], domain: int) -> Tensor:
+    def _score(self, batch: tuple[Tensor, Tensor], domain: int) -> None:
         images, labels = batch
         features = self.evaluated.extract(images)
         logits: Tensor = self.evaluated.classifier(features)
         scores = (self.source_scores, self.target_scores)[domain]
         scores.update(logits, self.evaluated.tell_domain(features), labels)
-        return logits
 
     def _log_scores(self, stage: str) -> None:
         for name, scores in {"source": self.source_scores, "target": self.target_scores}.items():
             if not scores.labels:
                 continue
             for noun, value in scores.compute().items():
-                if self.adapt or not noun.startswith("domain"):  # else nothing has taught it
-                    self.log(
-                        f"{stage}/{name}_{noun}", value, sync_dist=True
-                    )  # equal on all processes already
+                # Nothing has taught the domain classifier where there was no adaptation.
+                if self.adapt or not noun.startswith("domain"):
+                    self.log(f"{stage}/{name}_{noun}", value, sync_dist=True)
             scores.reset()
 
     def on_validation_epoch_start(self) -> None:
@@ -476,16 +394,12 @@ class DANNModule(lightning.LightningModule):
         self._log_scores("val")
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Score source images (loader 0) or target images (loader 1), and count the target's confusions."""
-        logits = self._score(batch, dataloader_idx)
-        if dataloader_idx:
-            self.confusion.update(logits, batch[1])
+        """Score source images (loader 0) or target images (loader 1)."""
+        self._score(batch, dataloader_idx)
 
     def on_test_epoch_end(self) -> None:
-        """Log test/target_accuracy and so on; set ``counts`` (true class, predicted class) of the target."""
+        """Log test/source_accuracy, test/target_accuracy and the other scores."""
         self._log_scores("test")
-        self.counts = self.confusion.compute().cpu()
-        self.confusion.reset()
 
     def predict_step(self, batch: tuple[Tensor, Tensor] | Tensor, batch_idx: int) -> Tensor:
         """Return class probabilities (B, 10) of images (B, 3, 28, 28), with or without labels beside them."""

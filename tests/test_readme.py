@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from train_dann import ABLATION
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -125,6 +126,59 @@ def test_the_fine_tuning_table_is_that_of_its_results():
         assert seconds == f"{results(file.strip('`'))['wall_seconds']:.0f}", file
 
 
+def spread(metric: dict, digits: int = 4) -> str:
+    """Return mean ± std over three seeds."""
+    assert len(metric["values"]) == 3
+    return f"{metric['mean']:.{digits}f} ± {metric['std']:.{digits}f}"
+
+
+def test_the_table_of_the_papers_network_is_that_of_its_results():
+    metrics = results("dann_paper")["metrics"]
+    rows = table("the paper's network, 20 epochs")
+    assert [row[0] for row in rows] == ["source-only", "no-reversal", "dann", "target-trained"]
+    for row, *cells in rows:
+        found = []
+        for domain in ("source", "target"):
+            found += [f"{metrics[f'{row}/{domain}_loss']['mean']:.3f}"]
+            found += [spread(metrics[f"{row}/{domain}_accuracy"])]
+        for noun in ("domain_loss", "domain_accuracy"):
+            names = [f"{row}/{domain}_{noun}" for domain in ("source", "target")]
+            found += [" / ".join(f"{metrics[n]['mean']:.3f}" for n in names) if names[0] in metrics else "-"]
+        found += [f"{metrics[f'{row}/a_distance']['mean']:.2f}"]
+        assert cells == found, row
+
+
+def test_the_table_of_the_default_network_is_that_of_its_results():
+    metrics = results("dann")["metrics"]
+    rows = table("the default network, 10 epochs")
+    assert [row[0] for row in rows] == ["source-only", "dann", "pseudo-labels"]
+    for row, *cells in rows:
+        names = ["source_accuracy", "target_accuracy"]
+        names += [f"target_accuracy_by_{how}" for how in ("source", "information", "density", "oracle")]
+        assert cells == [spread(metrics[f"{row}/{name}"]) for name in names], row
+
+
+def test_the_ablation_table_is_that_of_its_results():
+    metrics = results("dann_ablation")["metrics"]
+    base = metrics["dann/target_accuracy"]
+    rows = table("change to the paper's recipe")
+    assert {name for name, *_ in rows} == {"none", *ABLATION}
+    for name, accuracy, difference, source in rows:
+        row = "dann" if name == "none" else name
+        value = metrics[f"{row}/target_accuracy"]
+        assert accuracy == spread(value, 3), name
+        assert source == spread(metrics[f"{row}/source_accuracy"], 3), name
+        assert difference == ("" if name == "none" else f"{value['mean'] - base['mean']:+.3f}"), name
+
+
+def test_the_dann_speed_table_is_that_of_its_results():
+    measured = results("benchmark_dann")
+    rows = table("DANN, speed")
+    assert len(rows) >= 5
+    for name, value in rows:
+        assert value == f"{measured[name.replace(' ', '_')]:,}", name
+
+
 def test_the_facts_in_the_text_are_those_of_the_results():
     gan = results("gan")
     commit = gan["commit"]
@@ -140,6 +194,11 @@ def test_the_facts_in_the_text_are_those_of_the_results():
 def test_the_tree_names_every_file(folder):
     for path in (ROOT / folder).glob("*.py"):
         assert path.name in README or path.name == "__init__.py", path
+
+
+def test_result_files_that_are_named_exist():
+    for name in re.findall(r"`results/(\w+\.json)`", README):
+        assert (ROOT / "results" / name).is_file(), name
 
 
 def test_pictures_exist():

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import train_dann
 import train_svm
 
 from datamodules.files import SAMPLES
@@ -49,6 +50,17 @@ def test_real_digits_are_the_floor_of_the_scores(data):
     assert scores["judge_fid"] < 0.1
     assert scores["precision"] > 0.8
     assert scores["recall"] > 0.8
+
+
+def test_dann_adapts_within_an_epoch(data, tmp_path):
+    settings = {"max_epochs": 1, "precision": "bf16-mixed", "accelerator": "cpu"}
+    metrics = train_dann.main(train_dann.Args(data_dir=data, output_dir=tmp_path / "runs", **settings))[
+        "metrics"
+    ]
+    source_only, adapted = (metrics[f"{row}/target_accuracy"]["mean"] for row in ("source-only", "dann"))
+    assert 0.4 < source_only < 0.7
+    assert adapted > 0.85
+    assert metrics["dann/source_accuracy"]["mean"] > 0.975
 
 
 def test_the_judge_never_saw_the_embedded_digits(data):

@@ -146,3 +146,14 @@ def test_too_few_pseudo_labels_are_named_and_keep_what_is_done(tmp_path, digits)
     with pytest.raises(ValueError, match=r"no prediction reaches 1.0, .* lower --threshold"):
         main(small(tmp_path, max_epochs=1, compare=(), pseudo_label_rounds=1, threshold=1.0))
     assert (tmp_path / "runs" / "dann" / "dann_seed_0" / "checkpoints" / "last.ckpt").exists()
+
+
+@pytest.mark.slow
+def test_dann_learns_the_embedded_target(tmp_path):
+    settings = {"max_epochs": 15, "batch_size": 64, "accelerator": "cpu", "precision": "bf16-mixed"}
+    results = main(Args(data_dir="sample", output_dir=tmp_path, pseudo_label_rounds=1, **settings))
+    metrics = {name: value["mean"] for name, value in results["metrics"].items()}
+    assert metrics["source-only/source_accuracy"] > 0.95
+    assert metrics["dann/target_accuracy"] > metrics["source-only/target_accuracy"] + 0.1
+    assert metrics["pseudo-labels/target_accuracy"] > metrics["dann/target_accuracy"]
+    assert metrics["pseudo-labels/round_1_label_accuracy"] > metrics["dann/target_accuracy"]
