@@ -180,7 +180,8 @@ class DomainAdversarialNetwork(nn.Module):
 
 
 # The recipe of Ganin et al., as keywords of `DANNModule`, but for two things without which the domain
-# classifier wins (README has the ablation): images are standardized one by one, and maps are dropped.
+# classifier wins (README has the ablation): images are standardized one by one, where they subtract the mean,
+# and maps are dropped. (Their batches hold 64 images of each domain.)
 PAPER: dict[str, Any] = {
     "network": "paper",
     "scaling": "standardized",
@@ -224,9 +225,10 @@ class DANNModule(lightning.LightningModule):
         strength: Lambda's largest value. It weighs the reversed gradient only: the domain classifier
             itself learns at full rate.
         passes: ``separate``: source and target go through the network one after the other, so BatchNorm
-            normalises each by its own statistics, in the domain classifier too, and the running statistics
-            for evaluation average both. ``concatenated``: in one batch, normalised together, which leaves
-            what differs in the means for the domain classifier to see.
+            normalises each by its own statistics, in the domain classifier too; for evaluation the running
+            statistics of these average both, those of the classifier are the source's. ``concatenated``: in
+            one batch, normalised together, which leaves what differs in the means for the domain classifier
+            to see.
         optimizer: ``adam``, or ``sgd`` as in the paper.
         lr: Learning rate at the start.
         momentum: SGD's, or Adam's first decay: 0.5 keeps the two sides from oscillating.

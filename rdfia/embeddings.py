@@ -4,6 +4,8 @@ van der Maaten & Hinton, "Visualizing data using t-SNE", JMLR 2008; Ben-David et
 representations for domain adaptation", NeurIPS 2006.
 """
 
+import math
+
 import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.manifold import TSNE
@@ -41,8 +43,9 @@ def tsne(features: Tensor, *, perplexity: float = 30.0, seed: int = 0) -> Tensor
 def proxy_a_distance(source: Tensor, target: Tensor, *, seed: int = 0) -> float:
     """Return ``2 (1 - 2 e)``, where e is a linear classifier's error at telling the domains apart.
 
-    0: it guesses; 2: it is always right. The classifier (logistic regression on standardized features) is
-    fitted on half of the images and tested on the others.
+    0: it guesses; 2: it is always right; nan: a feature is not finite, as after a training that diverged. The
+    classifier (logistic regression on standardized features) is fitted on half of the images and tested on
+    the others.
 
     Args:
         source: Features (N, F).
@@ -54,6 +57,8 @@ def proxy_a_distance(source: Tensor, target: Tensor, *, seed: int = 0) -> float:
     """
     if min(len(source), len(target)) < 2:
         raise ValueError(f"needs two images of each domain, got {len(source)} and {len(target)}")
+    if not (source.isfinite().all() and target.isfinite().all()):
+        return math.nan
     halves = []
     for domain in (source, target):
         order = sample(len(domain), len(domain), seed)

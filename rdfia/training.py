@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +49,6 @@ MAY_CHANGE = (
     "cache_dir",
     "memory_gb",
     "max_epochs",
-    "seeds",
-    "compare",
-    "ablation",
-    "pseudo_label_rounds",
     "data_dir",
     "output_dir",
     "accelerator",
@@ -135,6 +131,13 @@ class StopCleanly(Callback):
             )
             raise Interrupted(f"interrupted{saved}")
 
+    def on_train_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """Tell `fit` if a signal came after the last batch: all is trained, but the user wants out."""
+        stop = self.received is not None
+        if trainer.world_size > 1:
+            stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
+        self.leaving = stop
+
     def teardown(self, trainer: lightning.Trainer, module: lightning.LightningModule, stage: str) -> None:
         """Give the signals back."""
         for number, handler in self._handlers.items():
@@ -145,16 +148,16 @@ class StopCleanly(Callback):
 class RandomState(Callback):
     """Keeps the state of torch's random numbers in checkpoints, so that dropout goes on where it was.
 
-    All processes go on with the state of the first, as they all begin with one seed.
+    All processes go on with the state of the first and of its GPU, as they all begin with one seed.
     """
 
     def __init__(self) -> None:
         self.saved: dict[str, Any] = {}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the states of CPU and GPUs."""
-        gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-        return {"cpu": torch.get_rng_state(), "gpus": gpus}
+        """Return the states of CPU and, where there is one, of this process's GPU."""
+        state = {"cpu": torch.get_rng_state()}
+        return state | ({"gpu": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the states until training starts: what comes before it may draw, too."""
@@ -164,8 +167,8 @@ class RandomState(Callback):
         """Set the states of the checkpoint that the run goes on from."""
         if self.saved:
             torch.set_rng_state(self.saved["cpu"].cpu())
-            if len(self.saved["gpus"]) == torch.cuda.device_count():
-                torch.cuda.set_rng_state_all([state.cpu() for state in self.saved["gpus"]])
+            if "gpu" in self.saved and torch.cuda.is_available():
+                torch.cuda.set_rng_state(self.saved["gpu"].cpu())
             self.saved = {}
 
 
@@ -250,8 +253,8 @@ def check_checkpoint(path: Path, module: nn.Module, max_epochs: int) -> None:
         )
 
 
-def check_flags(path: Path, flags: dict[str, Any]) -> None:
-    """Check that a run goes on with the flags and data it began with, but for flags of ``MAY_CHANGE``.
+def check_flags(path: Path, flags: dict[str, Any], may_change: Collection[str] = MAY_CHANGE) -> None:
+    """Check that a run goes on with the flags and data it began with, but for flags of ``may_change``.
 
     Raises:
         ValueError: One differs, or the file is damaged.
@@ -264,15 +267,27 @@ def check_flags(path: Path, flags: dict[str, Any]) -> None:
         then, now = json.dumps(began["data"]), json.dumps(flags["data"])
         raise ValueError(f"{path.parent} was trained on {then}, this command reads {now}; {MEND}")
     for name, value in began.items():
-        if name in flags and name not in MAY_CHANGE and flags[name] != value:
+        if name in flags and name not in may_change and flags[name] != value:
             flag = f"--{name.replace('_', '-')}"
             raise ValueError(f"{path} has {flag} {value}, this command says {flags[name]}; {MEND}")
 
 
-def open_run(args: TrainerArgs, module: nn.Module, data: dict[str, Any]) -> Path:
+def open_run(
+    args: TrainerArgs,
+    module: nn.Module,
+    data: dict[str, Any],
+    *,
+    may_change: Collection[str] = MAY_CHANGE,
+) -> Path:
     """Make the run folder, or check the one to go on with, and write flags and data to ``args.json``.
 
     Call it when data and flags are known to be good: bad input shall leave nothing behind.
+
+    Args:
+        args: The flags.
+        module: To be trained.
+        data: What it is trained on.
+        may_change: Flags that may differ from those that the run began with.
 
     Raises:
         ValueError: The device is missing, the folder cannot be written, or its checkpoint is not one to go on
@@ -299,7 +314,7 @@ def open_run(args: TrainerArgs, module: nn.Module, data: dict[str, Any]) -> Path
         check_checkpoint(last, module, args.max_epochs)
     begun = last.exists() or (folder / "results.json").exists()
     if begun and not args.overwrite and (folder / "args.json").exists():
-        check_flags(folder / "args.json", flags)
+        check_flags(folder / "args.json", flags, may_change)
     if args.overwrite and folder.exists() and not (folder / "args.json").exists():
         raise ValueError(f"--overwrite deletes run folders, and {folder} holds no args.json")
     if is_first_process():
@@ -362,12 +377,12 @@ def make_trainer(
         logger=loggers,
         callbacks=[
             best,
-            last,
             Timer(),
             RandomState(),
             StopCleanly(checkpoints / "last.ckpt"),
             TQDMProgressBar(refresh_rate=10) if watched else EpochLines(monitor),
             *callbacks,
+            last,  # so that last.ckpt holds what all others have come to
         ],
         plugins=[AtomicCheckpoints()],
         enable_progress_bar=watched,
@@ -391,8 +406,14 @@ def fit(
     resume = last.exists() and not args.overwrite and not args.fast_dev_run
     trainer.fit(module, datamodule, ckpt_path=last if resume else None, weights_only=True)
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined] # set at run time
-    timer = next(callback for callback in callbacks if isinstance(callback, Timer))
-    return timer.time_elapsed("train")
+    if any(callback.leaving for callback in callbacks if isinstance(callback, StopCleanly)):
+        raise Interrupted(f"interrupted; {last} is complete, the same command goes on from there")
+    if args.fast_dev_run:
+        timer = next(callback for callback in callbacks if isinstance(callback, Timer))
+        return timer.time_elapsed("train")
+    # What the checkpoint says, so that a run that is only scored again has the time it had.
+    checkpoint = torch.load(last, map_location="cpu", weights_only=True, mmap=True)
+    return float(checkpoint["callbacks"]["Timer"]["time_elapsed"]["train"])
 
 
 def save_module(trainer: lightning.Trainer, module: lightning.LightningModule, folder: Path) -> None:

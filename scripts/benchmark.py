@@ -320,6 +320,8 @@ def measure_dann(args: Args) -> dict[str, Any]:
     digits = MNISTToMNISTMDataModule(args.data_dir, batch_size=BATCH_SIZE, image_size=28)
     digits.setup()
     warm, steps = 5, args.steps
+    if len(digits.train_dataloader()) <= warm + steps:
+        raise ValueError(f"--steps is at most {len(digits.train_dataloader()) - warm - 1} on this data")
 
     def train_step(
         network: DomainAdversarialNetwork, extract: Any, optimizer: Any, batch: Any, progress: float

@@ -30,7 +30,7 @@ ROWS: dict[str, dict[str, Any]] = {
 }
 # One change each to the paper's recipe (--network paper).
 ABLATION: dict[str, dict[str, Any]] = {
-    "as published": {"scaling": "symmetric", "dropout": 0.0},
+    "both, as published": {"scaling": "symmetric", "dropout": 0.0},
     "images in [-1, 1]": {"scaling": "symmetric"},
     "no dropout": {"dropout": 0.0},
     "BatchNorm": {"batch_norm": True},
@@ -54,6 +54,12 @@ ABLATION: dict[str, dict[str, Any]] = {
     "weights averaged": {"average_decay": 0.999},
     "float32": {"precision": "float32"},
 }
+PSEUDO_LABELS = ("pseudo_label_rounds", "pseudo_labels", "pseudo_label_epochs", "threshold")
+# Flags that say what is trained besides, which no single row hangs on, as rows have them.
+NOT_OF_ROWS: dict[str, Any] = {"seeds": (), "compare": (), "ablation": False, "pseudo_label_rounds": 0}
+NOT_OF_ROWS |= {"pseudo_labels": "rounds", "pseudo_label_epochs": 3, "threshold": 0.9}
+# When a run goes on. Not max_epochs: lambda and learning rate follow from how far of them is done.
+MAY_CHANGE = ("data_dir", "output_dir", "accelerator", "devices", "num_nodes", "wandb", "overwrite")
 # How an epoch can be chosen: the metric, and whether it needs labels of the target.
 SELECTIONS = {
     "source": "val/source_accuracy",
@@ -71,6 +77,8 @@ class Args(TrainerArgs):
     """Name of the run folder; the same name goes on."""
     max_epochs: int = 10
     """Passes over the training data."""
+    batch_size: int = 128
+    """Images of each domain in a step, over all processes together."""
     seeds: tuple[int, ...] = ()
     """Train once with each, in place of --seed."""
     pair: str = "mnist:mnist-m"
@@ -128,6 +136,14 @@ class Args(TrainerArgs):
             raise ValueError("--pseudo-label-rounds is at least 0 and --pseudo-label-epochs at least 1")
         if self.ablation and self.network != "paper":
             raise ValueError("--ablation changes the paper's recipe; add --network paper")
+        if not 0 <= self.threshold <= 1:
+            raise ValueError(f"--threshold lies between 0 and 1, got {self.threshold}")
+        if self.domain_width is not None and self.domain_width < 1:
+            raise ValueError(f"--domain-width is at least 1, got {self.domain_width}")
+        if any(seed < 0 for seed in self.seeds):
+            raise ValueError(f"--seeds are at least 0, got {min(self.seeds)}")
+        if self.pseudo_label_rounds and self.labelled == "target":
+            raise ValueError("--pseudo-label-rounds after training on the target's labels proves nothing")
         if self.labelled == "target" and self.adapt:
             raise ValueError("--labelled target is the upper bound, with nothing to adapt; add --no-adapt")
 
@@ -170,16 +186,14 @@ def module_flags(args: Args) -> dict[str, Any]:
     return recipe | given | {"schedule": args.schedule, "strength": args.strength, **ROWS[args.row()]}
 
 
-def outputs(
-    module: "DANNModule", data: "ImageTensors", size: int | None = None
-) -> tuple["torch.Tensor", "torch.Tensor"]:
-    """Return features (N, F) and probabilities (N, 10) of images, or of the first ``size``."""
+def outputs(module: "DANNModule", data: "ImageTensors") -> tuple["torch.Tensor", "torch.Tensor"]:
+    """Return features (N, F) and probabilities (N, 10) of images."""
     import torch
 
     network = module.evaluated.eval()
     features, probabilities = [], []
     with torch.no_grad():
-        for numbers in torch.split(torch.arange(min(len(data), size or len(data))), 1000):
+        for numbers in torch.split(torch.arange(len(data)), 1000):
             seen = network.extract(data[numbers][0].to(module.device))
             features.append(seen.float().cpu())
             probabilities.append(network.classifier(seen).float().softmax(1).cpu())
@@ -204,10 +218,12 @@ def train(
 
     from rdfia import training, wandb_run
 
-    folder = training.open_run(args, module, data)
+    folder = training.open_run(args, module, data, may_change=MAY_CHANGE)
     wandb_run.finish_last()  # that of the row before
     best = [
-        ModelCheckpoint(folder / "checkpoints", f"best_{name}", monitor=metric, mode="max")
+        ModelCheckpoint(
+            folder / "checkpoints", f"best_{name}", monitor=metric, mode="max", enable_version_counter=False
+        )
         for name, metric in SELECTIONS.items()
         if select and name != "source"  # best.ckpt
     ]
@@ -235,19 +251,21 @@ def self_train(
     """Train on pseudo-labels in rounds, or on mixed batches; return scores, last module and trainer."""
     import lightning
 
+    from rdfia.features import weights_hash
     from rdfia.pseudo_labels import PseudoLabelModule, confident
 
     scores, module, seconds = {}, adapted, 0.0
     target = digits.target.train_data
     for number in range(1, args.pseudo_label_rounds + 1):
         if args.pseudo_labels == "rounds":
-            numbers, labels = confident(
-                outputs(module, target)[1], 0.0 if args.fast_dev_run else args.threshold
-            )
+            least = 0.0 if args.fast_dev_run else args.threshold
+            balanced = not args.fast_dev_run
+            numbers, labels = confident(outputs(module, target)[1], least, balanced=balanced)
             if len(numbers) < args.batch_size:
                 raise ValueError(
-                    f"{len(numbers)} pseudo-labels reach --threshold {args.threshold}, fewer than a batch of "
-                    f"{args.batch_size}; lower it, or adapt for longer"
+                    f"{len(numbers)} pseudo-labels are left at --threshold {args.threshold} with as many of "
+                    f"each class, fewer than a batch of {args.batch_size}; lower it, or adapt for longer "
+                    "under another --name"
                 )
             digits.pseudo_label(numbers, labels)
             scores[f"round_{number}_coverage"] = len(numbers) / len(target)
@@ -260,7 +278,9 @@ def self_train(
         student.begin_with(module)
         name = f"{args.name}_round_{number}"
         again = dataclasses.replace(args, name=name, max_epochs=args.pseudo_label_epochs)
-        tested, trainer = train(again, student, digits, data, select=True)
+        # What the round hangs on besides its flags: it must not go on from a student of another teacher.
+        taught = data | {"teacher": weights_hash(module.evaluated)}
+        tested, trainer = train(again, student, digits, taught, select=True)
         seconds += tested.pop("seconds")
         scores |= {f"round_{number}_target_accuracy": tested["target_accuracy"]}
         scores |= tested
@@ -306,7 +326,10 @@ def draw(
     domains = torch.cat([torch.full((len(data),), n) for n, data in enumerate(chosen.values())])
     panels = {}
     for row, module in modules.items():
-        places = embeddings.tsne(torch.cat([outputs(module, data)[0] for data in chosen.values()]), seed=seed)
+        features = torch.cat([outputs(module, data)[0] for data in chosen.values()])
+        if not features.isfinite().all():  # diverged: the table says so
+            continue
+        places = embeddings.tsne(features, seed=seed)
         panels[f"{row}, by domain"] = (places, domains, list(chosen))
         panels[f"{row}, by class"] = (places, labels, [str(digit) for digit in range(10)])
     save("tsne", plots.scatter(panels, columns=2, title="t-SNE of the features of test images"))
@@ -334,7 +357,10 @@ def main(args: Args) -> dict[str, Any]:
 
     asked = args.row()
     rows = {row: ROWS[row] for row in args.compare if row != asked}
-    rows |= ABLATION if args.ablation else {}
+    if args.ablation:
+        rows |= {
+            row: changes for row, changes in ABLATION.items() if changes != {"precision": args.precision}
+        }
     rows[asked] = ROWS[asked]  # last, for the pseudo-labels
     seeds = list(dict.fromkeys(args.seeds or (args.seed,)))
     digits = digit_pair(args)
@@ -342,7 +368,8 @@ def main(args: Args) -> dict[str, Any]:
     digits.setup()
     digits.train_dataloader()  # says now if a batch is too large
     data = digits.describe()
-    folder = training.open_run(args, DANNModule(**module_flags(args)), data)
+    free = {*MAY_CHANGE, *NOT_OF_ROWS}  # rows and rounds are added, and look after themselves
+    folder = training.open_run(args, DANNModule(**module_flags(args)), data, may_change=free)
     images = {"source": digits.source.test_data, "target": digits.target.test_data}
     metrics: dict[str, list[float]] = {}
     modules: dict[str, DANNModule] = {}  # of the first seed, for the figures
@@ -351,20 +378,22 @@ def main(args: Args) -> dict[str, Any]:
         for row, changes in rows.items():
             name = f"{re.sub(r'[^A-Za-z0-9.]+', '-', row)}_seed_{seed}"
             own = {"name": name, "output_dir": folder, "seed": seed, "overwrite": False}
-            part = dataclasses.replace(args, **own, **changes)
+            part = dataclasses.replace(args, **own, **NOT_OF_ROWS, **changes)
             lightning.seed_everything(seed, workers=True, verbose=False)
             module = DANNModule(**module_flags(part))
             scores, trainer = train(part, module, digits, data, select=row in ROWS)
-            found = [
-                outputs(module, domain, 64 if args.fast_dev_run else 2000)[0] for domain in images.values()
-            ]
-            scores["a_distance"] = embeddings.proxy_a_distance(*found)
+            # Drawn at random: the first half of MNIST's test set is cleaner than the second.
+            size = 64 if args.fast_dev_run else 2000
+            drawn = [domain.part(embeddings.sample(len(domain), size)) for domain in images.values()]
+            scores["a_distance"] = embeddings.proxy_a_distance(*(outputs(module, some)[0] for some in drawn))
             for name, value in scores.items():
                 metrics.setdefault(f"{row}/{name}", []).append(value)
             if row in ROWS:
                 modules.setdefault(row, module)
         if args.pseudo_label_rounds:
-            scores, student, trainer = self_train(part, module, digits, data)
+            asked_for = {flag: getattr(args, flag) for flag in PSEUDO_LABELS}
+            teacher = dataclasses.replace(part, **asked_for)
+            scores, student, trainer = self_train(teacher, module, digits, data)
             for name, value in scores.items():
                 metrics.setdefault(f"pseudo-labels/{name}", []).append(value)
             modules.setdefault("pseudo-labels", student)

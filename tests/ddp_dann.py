@@ -28,6 +28,19 @@ class Notes(lightning.Callback):
             self.seen[name].append(images[:, 0, 0, 0])
 
 
+def settings_of(processes: int) -> dict[str, Any]:
+    """Return the settings of a trainer."""
+    return {
+        "accelerator": "cpu",
+        "devices": processes,
+        "strategy": "ddp" if processes > 1 else "auto",
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "num_sanity_val_steps": 0,
+    }
+
+
 def main(data_dir: str, processes: int, output: Path) -> None:
     """Train two epochs."""
     torch.manual_seed(0)
@@ -36,20 +49,17 @@ def main(data_dir: str, processes: int, output: Path) -> None:
     settings = {"batch_norm": False, "dropout": 0.0, "domain_width": 10}
     module = DANNModule(network="paper", optimizer="sgd", lr=0.01, momentum=0.9, **settings)
     notes = Notes()
-    trainer = lightning.Trainer(
-        accelerator="cpu",
-        devices=processes,
-        strategy="ddp" if processes > 1 else "auto",
-        max_epochs=2,
-        logger=False,
-        callbacks=[notes],
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        num_sanity_val_steps=0,
-    )
+    trainer = lightning.Trainer(**settings_of(processes), max_epochs=2, callbacks=[notes])
     trainer.fit(module, digits)
     scores = {name: float(value) for name, value in trainer.callback_metrics.items() if "val" in name}
     saved = {"weights": module.state_dict(), "scores": scores}
+    if processes > 1:
+        # With BatchNorm, whose statistics each process has of its own.
+        normalised = DANNModule(network="paper", dropout=0.0, domain_width=10)
+        again = lightning.Trainer(**settings_of(processes), max_epochs=1)
+        again.fit(normalised, digits)
+        found = {name: float(value) for name, value in again.callback_metrics.items() if "val" in name}
+        saved["normalised"] = {"weights": normalised.state_dict(), "scores": found}
     saved |= {"strength": notes.strength, "seen": {name: torch.stack(s) for name, s in notes.seen.items()}}
     torch.save(saved, output / f"{processes}_{trainer.global_rank}.pt")
 

@@ -428,7 +428,7 @@ def test_bad_settings_are_named(flags, message):
 
 @pytest.mark.slow
 def test_two_processes_train_as_one_does(tmp_path):
-    """The same steps, lambda and scores; each image once; no process sees a digit beside its copy."""
+    """The same steps, images, lambda and scores."""
     write_mnist(tmp_path, train=240, test=30)
     worker = Path(__file__).with_name("ddp_dann.py")
     for processes in (1, 2):
@@ -448,3 +448,11 @@ def test_two_processes_train_as_one_does(tmp_path):
     for name, value in alone["weights"].items():
         assert torch.equal(first["weights"][name], second["weights"][name]), name
         torch.testing.assert_close(first["weights"][name], value, rtol=1e-3, atol=1e-4)
+    # BatchNorm: all processes are scored with the statistics of the first, which the checkpoint holds
+    normalised = DANNModule(network="paper", dropout=0.0, domain_width=10)
+    normalised.load_state_dict(first["normalised"]["weights"])
+    digits = MNISTToMNISTMDataModule(tmp_path, batch_size=20, image_size=28)
+    scores = trainer().validate(normalised, digits, verbose=False)
+    for name, value in {name: value for part in scores for name, value in part.items()}.items():
+        for rank in (first, second):
+            assert rank["normalised"]["scores"][name] == pytest.approx(value, rel=1e-3, abs=1e-4), name

@@ -44,6 +44,7 @@ def test_the_a_distance_of_two_gaussians_is_that_of_the_bayes_error():
 def test_domains_of_different_sizes_count_the_same():
     assert proxy_a_distance(torch.randn(40, 3), torch.randn(800, 3) + 30) == pytest.approx(2)
     assert abs(proxy_a_distance(torch.randn(100, 3), torch.randn(2000, 3))) < 0.3
+    assert math.isnan(proxy_a_distance(torch.tensor([[1.0], [torch.nan]]), torch.randn(2, 1)))
     with pytest.raises(ValueError, match="two images of each domain, got 1 and 5"):
         proxy_a_distance(torch.randn(1, 3), torch.randn(5, 3))
 
