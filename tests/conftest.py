@@ -1,5 +1,6 @@
 """Fakes in the real on-disk formats, and no network."""
 
+import bz2
 import gzip
 import socket
 import sys
@@ -75,6 +76,19 @@ def write_bsds500(root: Path, count: int = 3) -> None:
     for number in range(count):
         size = (60, 40) if number % 2 else (40, 60)
         write_picture(root / "BSDS500" / "data" / "images" / "train" / f"{number}.jpg", size, number)
+
+
+def write_usps(folder: Path, train: int = 48, test: int = 12) -> None:
+    """Write small files in libsvm's format, as torchvision downloads them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    generator = np.random.default_rng(0)
+    for name, count in (("usps.bz2", train), ("usps.t.bz2", test)):
+        lines = []
+        for number in range(count):
+            pixels = generator.uniform(-1, 1, 256).round(4)
+            values = " ".join(f"{place}:{value}" for place, value in enumerate(pixels, 1))
+            lines.append(f"{number % 10 + 1} {values} \n")
+        (folder / name).write_bytes(bz2.compress("".join(lines).encode()))
 
 
 def write_scene15(root: Path, train: int = 5, test: int = 4) -> None:

@@ -146,6 +146,7 @@ for _ in range(30):
 """
 
 
+@pytest.mark.slow
 def test_writers_of_the_same_file_do_not_meet(tmp_path):
     folder = tmp_path / "features"
     writers = [subprocess.Popen([sys.executable, "-c", WRITER, folder, str(number)]) for number in range(2)]

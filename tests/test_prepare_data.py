@@ -4,7 +4,7 @@ import zipfile
 
 import prepare_data
 import pytest
-from conftest import write_bsds500, write_mnist, write_mnist_m, write_picture, write_scene15
+from conftest import write_bsds500, write_mnist, write_mnist_m, write_picture, write_scene15, write_usps
 from prepare_data import Args, main
 
 from datamodules import files
@@ -32,6 +32,7 @@ def test_what_is_there_is_found_and_named(tmp_path, capsys):
     write_mnist(tmp_path)
     write_bsds500(tmp_path)
     write_scene15(tmp_path)
+    write_usps(tmp_path / "USPS")
     write_picture(tmp_path / "imagenet-samples" / "n01440764_tench.JPEG", (300, 300), 0)
     (tmp_path / "weights").symlink_to(files.SAMPLES / "weights")
     rows = main(Args("all", tmp_path, architectures=("squeezenet1_1",)))
@@ -39,6 +40,7 @@ def test_what_is_there_is_found_and_named(tmp_path, capsys):
         "mnist": "partial",
         "bsds500": "partial",
         "mnist-m": "complete",  # generated now
+        "usps": "partial",
         "scene15": "partial",
         "imagenet-samples": "complete",
         "weights": "complete",
@@ -93,7 +95,9 @@ def test_the_release_of_mnist_m_is_counted(tmp_path):
 
 
 def test_what_is_missing_is_asked_for_and_named(tmp_path, offline, capsys):
-    with pytest.raises(ValueError, match=r"not ready in .*: mnist, bsds500, mnist-m, scene15, imagenet-"):
+    with pytest.raises(
+        ValueError, match=r"not ready in .*: mnist, bsds500, mnist-m, usps, scene15, imagenet-"
+    ):
         main(Args("all", tmp_path / "new", architectures=()))
     assert any("train-images-idx3-ubyte.gz" in url for url in offline)
     for url in (prepare_data.BSDS500_URL, prepare_data.SCENE15_URL, prepare_data.IMAGENET_25_URL):

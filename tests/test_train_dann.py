@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import train_dann
-from conftest import write_mnist, write_mnist_m
-from test_usps import write_usps
+from conftest import write_mnist, write_mnist_m, write_usps
 from train_dann import ABLATION, SELECTIONS, Args, main
 
 from rdfia.dann import PAPER, DANNModule

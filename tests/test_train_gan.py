@@ -183,6 +183,7 @@ def test_a_full_disk_is_one_line_and_keeps_what_was_whole(tmp_path, mnist):
     assert list(checkpoints.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_two_processes_end_with_one_result(tmp_path, mnist):
     arguments = ["--data-dir", mnist, "--output-dir", tmp_path / "runs", "--batch-size", 32]
     arguments += ["--max-epochs", 1, "--devices", 2, "--accelerator", "cpu", "--generator-features", 4]

@@ -1,25 +1,11 @@
 import bz2
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from conftest import write_usps
 from torchvision.datasets import USPS
 
 from datamodules.usps import USPSDataModule, load_usps
-
-
-def write_usps(folder: Path, train: int = 48, test: int = 12) -> None:
-    """Write small files in libsvm's format, as torchvision downloads them."""
-    folder.mkdir(parents=True, exist_ok=True)
-    generator = np.random.default_rng(0)
-    for name, count in (("usps.bz2", train), ("usps.t.bz2", test)):
-        lines = []
-        for number in range(count):
-            pixels = generator.uniform(-1, 1, 256).round(4)
-            values = " ".join(f"{place}:{value}" for place, value in enumerate(pixels, 1))
-            lines.append(f"{number % 10 + 1} {values} \n")
-        (folder / name).write_bytes(bz2.compress("".join(lines).encode()))
 
 
 @pytest.mark.parametrize("place", ["USPS", "."])
