@@ -12,7 +12,8 @@ comes to work on the target, none of whose labels are used:
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import lightning
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rdfia.domain_scores import DomainScores
+from rdfia.domain_scores import DomainScores, entropy
 from rdfia.gan import share_statistics, update_average
 
 Batch = dict[str, tuple[Tensor, Tensor]]  # images and labels of "source" and of "target"
@@ -179,6 +180,20 @@ class DomainAdversarialNetwork(nn.Module):
         return logits
 
 
+@contextmanager
+def statistics_kept(network: nn.Module) -> Iterator[None]:
+    """Let BatchNorm normalise by the batch, and leave the running statistics, for evaluation, as they are."""
+    norms = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d)]
+    before = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, before, strict=True):
+            norm.momentum = momentum
+
+
 # The recipe of Ganin et al., as keywords of `DANNModule`, but for two things without which the domain
 # classifier wins (README has the ablation): images are standardized one by one, where they subtract the mean,
 # and maps are dropped. (Their batches hold 64 images of each domain.)
@@ -225,10 +240,10 @@ class DANNModule(lightning.LightningModule):
         strength: Lambda's largest value. It weighs the reversed gradient only: the domain classifier
             itself learns at full rate.
         passes: ``separate``: source and target go through the network one after the other, so BatchNorm
-            normalises each by its own statistics, in the domain classifier too; for evaluation the running
-            statistics of these average both, those of the classifier are the source's. ``concatenated``: in
-            one batch, normalised together, which leaves what differs in the means for the domain classifier
-            to see.
+            normalises each by its own statistics, in the domain classifier too; the running statistics of
+            features and classifier, for evaluation, are those of the target, which the network is for (Li et
+            al., AdaBN, 2018). ``concatenated``: in one batch, normalised together, which leaves what differs
+            in the means for the domain classifier to see.
         optimizer: ``adam``, or ``sgd`` as in the paper.
         lr: Learning rate at the start.
         momentum: SGD's, or Adam's first decay: 0.5 keeps the two sides from oscillating.
@@ -332,7 +347,10 @@ class DANNModule(lightning.LightningModule):
         strength = self.strength * self.schedule(self.progress()) if self.reversal else -1.0
         tell = self.network.tell_domain
         if self.passes == "separate":
-            source_features, target_features = self.network.extract(source), self.network.extract(target)
+            with statistics_kept(self.network):
+                source_features = self.network.extract(source)
+                logits = self.network.classifier(source_features)
+            target_features = self.network.extract(target)
             source_told = tell(reverse_gradient(source_features, strength))
             target_told = tell(reverse_gradient(target_features, strength))
         else:
@@ -340,13 +358,16 @@ class DANNModule(lightning.LightningModule):
             source_features, target_features = torch.split(features, [len(source), len(target)])
             told = tell(reverse_gradient(features, strength))
             source_told, target_told = torch.split(told, [len(source), len(target)])
-        logits = self.network.classifier(source_features)
+            logits = self.network.classifier(source_features)
+        with torch.no_grad():  # for the log, and for BatchNorm's statistics
+            target_logits = self.network.classifier(target_features)
         class_loss = functional.cross_entropy(logits.float(), labels)
         told_loss = domain_loss(source_told, target_told)
         self._log_class(class_loss, logits, labels)
         right = ((source_told < 0).float().mean() + (target_told > 0).float().mean()) / 2
         self.log("train/domain_loss", told_loss.detach())
         self.log("train/domain_accuracy", right)
+        self.log("train/target_entropy", entropy(target_logits.float().softmax(1)).mean())
         self.log("train/strength", strength)
         return class_loss + told_loss
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rdfia.dann import Batch, DANNModule
+from rdfia.dann import Batch, DANNModule, statistics_kept
 
 
 def confident(
@@ -99,7 +99,7 @@ class PseudoLabelModule(DANNModule):
     """Trains a classifier on labelled source images and pseudo-labelled target images.
 
     Start from an adapted network: ``module.begin_with(adapted)``. Source and target go through the network
-    one after the other.
+    one after the other, and BatchNorm's running statistics are those of the target.
 
     Args:
         form: ``rounds``: the target's labels in a batch are pseudo-labels, made before. ``mixed``: they are
@@ -153,7 +153,8 @@ class PseudoLabelModule(DANNModule):
             key = (self.seed, self.trainer.global_step)
             place = {"rank": self.global_rank, "world_size": self.trainer.world_size}
             source, target = jittered(source, (*key, 0), **place), jittered(target, (*key, 1), **place)
-        logits = self.network(source)
+        with statistics_kept(self.network):  # the network is for the target
+            logits = self.network(source)
         class_loss = functional.cross_entropy(logits.float(), labels)
         # The mean over all images of the batch: those without a label count as 0, and none divides by 0.
         losses = functional.cross_entropy(

@@ -259,6 +259,26 @@ def test_separate_passes_normalise_each_domain_by_itself():
     assert apart.max() > 0.3  # the domains' means differ still
 
 
+@pytest.mark.parametrize("passes", ["separate", "concatenated"])
+def test_separate_passes_evaluate_with_the_statistics_of_the_target(passes):
+    batch = next(iter(pairs()))
+    dark = {"source": (batch["source"][0] * 0.1, batch["source"][1]), "target": batch["target"]}
+    module = DANNModule(**SMALL, scaling="none", dropout=0.0, average_decay=0.0, passes=passes)
+    alone = copy.deepcopy(module.network).train()
+    alone(batch["target"][0])  # one pass over the target alone
+    gradients(module, dark)
+    for part in ("features", "classifier"):
+        found = getattr(module.network, part).state_dict()
+        means = {
+            name: value for name, value in getattr(alone, part).state_dict().items() if "running" in name
+        }
+        same = [torch.allclose(found[name], value, atol=1e-5) for name, value in means.items()]
+        assert same
+        assert all(same) == (passes == "separate")
+    norms = [layer for layer in module.network.modules() if isinstance(layer, nn.BatchNorm2d)]
+    assert all(norm.momentum == 0.1 for norm in norms)  # as it was
+
+
 # What training looks at
 
 
