@@ -99,7 +99,7 @@ class PseudoLabelModule(DANNModule):
     """Trains a classifier on labelled source images and pseudo-labelled target images.
 
     Start from an adapted network: ``module.begin_with(adapted)``. Source and target go through the network
-    one after the other, and BatchNorm's running statistics are those of the target.
+    one after the other; BatchNorm's running statistics are those of the target.
 
     Args:
         form: ``rounds``: the target's labels in a batch are pseudo-labels, made before. ``mixed``: they are
@@ -145,6 +145,9 @@ class PseudoLabelModule(DANNModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the source's loss plus the weighted one of the target."""
         (source, labels), (target, given) = batch["source"], batch["target"]
+        with torch.no_grad():
+            # BatchNorm's statistics, of the target as it is tested: jitter blurs, which changes them.
+            self.network(target)
         weight = self.weight
         if self.form == "mixed":
             given = self.label(target)
@@ -153,13 +156,11 @@ class PseudoLabelModule(DANNModule):
             key = (self.seed, self.trainer.global_step)
             place = {"rank": self.global_rank, "world_size": self.trainer.world_size}
             source, target = jittered(source, (*key, 0), **place), jittered(target, (*key, 1), **place)
-        with statistics_kept(self.network):  # the network is for the target
-            logits = self.network(source)
+        with statistics_kept(self.network):
+            logits, target_logits = self.network(source), self.network(target)
         class_loss = functional.cross_entropy(logits.float(), labels)
         # The mean over all images of the batch: those without a label count as 0, and none divides by 0.
-        losses = functional.cross_entropy(
-            self.network(target).float(), given, ignore_index=-1, reduction="none"
-        )
+        losses = functional.cross_entropy(target_logits.float(), given, ignore_index=-1, reduction="none")
         self._log_class(class_loss, logits, labels)
         self.log("train/coverage", (given >= 0).float().mean())
         self.log("train/pseudo_label_loss", losses.detach().mean())

@@ -77,6 +77,18 @@ def test_the_loss_is_that_of_source_and_weighted_target():
             torch.testing.assert_close(found[name], weight.grad, rtol=1e-4, atol=1e-6)
 
 
+def test_statistics_are_those_of_the_target_as_it_is_tested():
+    batch = next(iter(pairs()))
+    torch.manual_seed(0)
+    module = PseudoLabelModule(**SMALL, dropout=0.0, average_decay=0.0)
+    alone = copy.deepcopy(module.network).train()
+    alone(batch["target"][0])
+    gradients(module, batch)
+    for name, value in alone.state_dict().items():
+        if "running" in name:
+            torch.testing.assert_close(module.network.state_dict()[name], value, rtol=1e-4, atol=1e-5)
+
+
 def test_mixed_batches_look_at_no_target_label_and_rounds_do():
     other = torch.arange(48) % 3
     for form, same in (("mixed", True), ("rounds", False)):
