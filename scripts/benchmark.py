@@ -320,8 +320,9 @@ def measure_dann(args: Args) -> dict[str, Any]:
     digits = MNISTToMNISTMDataModule(args.data_dir, batch_size=BATCH_SIZE, image_size=28)
     digits.setup()
     warm, steps = 5, args.steps
-    if len(digits.train_dataloader()) <= warm + steps:
-        raise ValueError(f"--steps is at most {len(digits.train_dataloader()) - warm - 1} on this data")
+    most = len(digits.target.train_data) // BATCH_SIZE - warm - 1
+    if steps > most:
+        raise ValueError(f"--steps is at most {most} on this data")
 
     def train_step(
         network: DomainAdversarialNetwork, extract: Any, optimizer: Any, batch: Any, progress: float

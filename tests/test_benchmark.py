@@ -1,0 +1,37 @@
+"""The benchmarks run and write what README reads."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "benchmark.py"
+
+
+def call(*arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(SCRIPT), *map(str, arguments), "--data-dir", "sample", "--repeats", "1"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.slow
+def test_dann_side_by_side(tmp_path):
+    done = call("dann", "--steps", "3", "--output", tmp_path / "found.json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "found.json").read_text())
+    for name in ("our", "bare", "usual"):
+        assert found[f"{name}_images_per_second"] == pytest.approx(
+            256 / found[f"{name}_step_seconds"], rel=0.01
+        )
+    assert found["times_as_fast_as_usual"] == pytest.approx(
+        found["usual_step_seconds"] / found["our_step_seconds"], rel=0.01
+    )
+
+
+@pytest.mark.slow
+def test_more_steps_than_there_are_is_one_line(tmp_path):
+    done = call("dann", "--steps", "99", "--output", tmp_path / "found.json")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: --steps is at most")
+    assert not (tmp_path / "found.json").exists()
