@@ -180,7 +180,8 @@ def gradients(module: DANNModule, batch) -> dict[str, torch.Tensor]:
     """Return the gradients of one training step, its dropout seeded."""
     module.log = lambda *args, **kwargs: None
     module.log_dict = lambda *args, **kwargs: None
-    module._trainer = type("Stub", (), {"global_step": 1, "estimated_stepping_batches": 2})()
+    stub = {"global_step": 1, "estimated_stepping_batches": 2, "global_rank": 0, "world_size": 1}
+    module._trainer = type("Stub", (), stub)()
     torch.manual_seed(0)
     module.train().zero_grad()
     module.training_step(batch, 0).backward()
