@@ -107,8 +107,18 @@ def load_mnist(root: Path, *, train: bool) -> tuple[Tensor, Tensor]:
 
 
 def to_size(images: Tensor, image_size: int) -> Tensor:
-    """Pad 28x28 digits with black to ``image_size``, as LeNet-5 did: no pixel of the digit changes."""
+    """Pad square images with black to ``image_size``, as LeNet-5 did: no pixel of the digit changes."""
     return pad(images, [(image_size - images.shape[-1]) // 2] * 4)
+
+
+def check_shape(image_size: int, channels: int) -> None:
+    """Check what digits can be read as.
+
+    Raises:
+        ValueError: They cannot be read so.
+    """
+    if image_size not in (28, 32) or channels not in (1, 3):
+        raise ValueError(f"image_size is 28 or 32 and channels 1 or 3, got {image_size} and {channels}")
 
 
 def hold_out(length: int, val_fraction: float) -> int:
@@ -162,8 +172,7 @@ class MNISTDataModule(lightning.LightningDataModule):
         train_on_val: bool = False,
     ) -> None:
         super().__init__()
-        if image_size not in (28, 32) or channels not in (1, 3):
-            raise ValueError(f"image_size is 28 or 32 and channels 1 or 3, got {image_size} and {channels}")
+        check_shape(image_size, channels)
         if not 0 < val_fraction < 1:
             raise ValueError(f"val_fraction lies between 0 and 1, got {val_fraction}")
         self.data_dir, self.batch_size = data_dir, batch_size

@@ -1,7 +1,6 @@
 """USPS digits (Hull 1994), the 7,291 + 2,007 of 16x16 in the libsvm files that torchvision downloads."""
 
 import bz2
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from datamodules.files import data_root, not_found
-from datamodules.mnist import hold_out
+from datamodules.mnist import check_shape, hold_out, to_size
 from datamodules.tensors import BatchLoader, ImageTensors, describe, eval_loader, train_loader
 
 FILES = {"train": "usps.bz2", "test": "usps.t.bz2"}
@@ -44,7 +43,7 @@ def load_usps(root: Path, part: str) -> tuple[Tensor, Tensor]:
     try:
         with bz2.open(path) as file:
             pixels, labels = load_svmlight_file(file, n_features=256)
-    except (ValueError, OSError, EOFError, zlib.error) as error:
+    except (ValueError, OSError, EOFError) as error:
         raise ValueError(
             f"{path} is no libsvm file of digits ({error}); delete it and run: "
             "python scripts/prepare_data.py usps"
@@ -63,7 +62,8 @@ class USPSDataModule(lightning.LightningDataModule):
     of MNIST. Validation is the last twelfth of the training digits.
 
     Args:
-        data_dir: Where `USPS/usps.bz2` and `USPS/usps.t.bz2` lie. By default `$RDFIA_DATA`, else `./data`.
+        data_dir: Where ``USPS/usps.bz2`` and ``USPS/usps.t.bz2`` lie. By default ``$RDFIA_DATA``, else
+            ``./data``.
         batch_size: Images in one training step, over all processes together.
         seed: Of the order of the training batches.
         num_workers: 0 is fastest: the digits live in memory.
@@ -82,8 +82,7 @@ class USPSDataModule(lightning.LightningDataModule):
         channels: int = 1,
     ) -> None:
         super().__init__()
-        if image_size not in (28, 32) or channels not in (1, 3):
-            raise ValueError(f"image_size is 28 or 32 and channels 1 or 3, got {image_size} and {channels}")
+        check_shape(image_size, channels)
         self.data_dir, self.batch_size = data_dir, batch_size
         self.seed, self.num_workers = seed, num_workers
         self.image_size, self.channels = image_size, channels
@@ -104,9 +103,8 @@ class USPSDataModule(lightning.LightningDataModule):
         self.test_data = self._part(*load_usps(data_root(self.data_dir), "test"))
 
     def _part(self, images: Tensor, labels: Tensor) -> ImageTensors:
-        edge = (self.image_size - 20) // 2
         digits = interpolate(images.float(), (20, 20), mode="bilinear", antialias=True)
-        padded = torch.nn.functional.pad(digits.round().to(torch.uint8), [edge] * 4)
+        padded = to_size(digits.round().to(torch.uint8), self.image_size)
         return ImageTensors(padded, labels, channels=self.channels)
 
     def describe(self) -> dict[str, Any]:

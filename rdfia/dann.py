@@ -195,8 +195,8 @@ def statistics_kept(network: nn.Module) -> Iterator[None]:
 
 
 # The recipe of Ganin et al., as keywords of `DANNModule`, but for two things without which the domain
-# classifier wins (README has the ablation): images are standardized one by one, where they subtract the mean,
-# and maps are dropped. (Their batches hold 64 images of each domain.)
+# classifier wins (train_dann.py --ablation): images are standardized one by one, where they subtract the
+# mean, and maps are dropped. (Their batches hold 64 images of each domain.)
 PAPER: dict[str, Any] = {
     "network": "paper",
     "scaling": "standardized",
@@ -224,7 +224,7 @@ class DANNModule(lightning.LightningModule):
 
     Progress, on which lambda and learning rate depend, is the steps done over those planned: right after
     a resume and on several processes, and it needs ``max_epochs`` or ``max_steps``. The defaults are what
-    works best here; ``DANNModule(**PAPER)`` has the settings of the paper.
+    works best here; ``DANNModule(**PAPER)`` has the settings of the paper, but for two.
 
     Args:
         network: ``paper`` or ``modern``; this and the next five, see `DomainAdversarialNetwork`.

@@ -5,12 +5,11 @@ lower rates of lower layers as in Howard & Ruder, "Universal language model fine
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, Literal
 
 import lightning
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -19,6 +18,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 
 from rdfia.backbones import load_backbone
 from rdfia.features import layer_features
+from rdfia.views import random_views
 
 Stage = Literal["head", "top", "all"]
 
@@ -28,37 +28,6 @@ def stage_of(epoch: int, unfreeze_top_at: int | None, unfreeze_all_at: int | Non
     if unfreeze_all_at is not None and epoch >= unfreeze_all_at:
         return "all"
     return "top" if unfreeze_top_at is not None and epoch >= unfreeze_top_at else "head"
-
-
-def random_views(
-    images: Tensor, key: Iterable[int], *, smallest: float = 0.35, rank: int = 0, world_size: int = 1
-) -> Tensor:
-    """Return a random part of each image (B, C, H, W), resized to its size, and mirrored half of the time.
-
-    What is drawn depends on ``key`` and ``rank`` alone, so a resumed run sees the views that it would have
-    seen, and the processes of a run see, together, what one would.
-
-    Args:
-        images: (B, C, H, W).
-        key: Non-negative integers, such as a seed and the number of a batch.
-        smallest: Part of an image's area that a view has at least.
-        rank: Of this process among ``world_size``.
-        world_size: Number of processes.
-    """
-    draw = np.random.default_rng(list(key)).uniform(size=(len(images) * world_size, 5))[rank::world_size]
-    drawn = torch.from_numpy(draw).to(images.device, torch.float32)
-    area, shape, x, y, mirror = drawn.unbind(1)
-    side = (smallest + (1 - smallest) * area).sqrt()
-    stretch = (4 / 3) ** (shape - 0.5)  # width to height from 3:4 to 4:3
-    width, height = (side * stretch).clamp(max=1), (side / stretch).clamp(max=1)
-    transform = images.new_zeros(len(images), 2, 3, dtype=torch.float32)
-    transform[:, 0, 0] = width * torch.where(mirror < 0.5, -1.0, 1.0)
-    transform[:, 1, 1] = height
-    # in coordinates from -1 to 1, a window of half width w has its middle within 1 - w
-    transform[:, 0, 2], transform[:, 1, 2] = (1 - width) * (2 * x - 1), (1 - height) * (2 * y - 1)
-    with torch.autocast(images.device.type, enabled=False):
-        places = functional.affine_grid(transform, list(images.shape), align_corners=False)
-        return functional.grid_sample(images, places, padding_mode="reflection", align_corners=False)
 
 
 class FineTuneModule(lightning.LightningModule):

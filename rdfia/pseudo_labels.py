@@ -12,15 +12,14 @@ segmentation via class-balanced self-training", ECCV 2018. Two forms:
 """
 
 import math
-from collections.abc import Iterable
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from rdfia.dann import Batch, DANNModule, statistics_kept
+from rdfia.views import jittered
 
 
 def confident(
@@ -69,30 +68,6 @@ def rising_weight(progress: float, *, start: float = 0.1, end: float = 0.6, fina
         final: The last weight.
     """
     return final * min(max((progress - start) / (end - start), 0.0), 1.0)
-
-
-def jittered(images: Tensor, key: Iterable[int], *, rank: int = 0, world_size: int = 1) -> Tensor:
-    """Return images (B, C, H, W), each turned, scaled and shifted a little, so that it stays the same digit.
-
-    By at most 15 degrees, 15 % and 2 pixels of 28. What is drawn depends on ``key`` and ``rank`` alone, so a
-    resumed run sees what it would have seen, and the processes of a run see, together, what one would.
-
-    Args:
-        images: (B, C, H, W).
-        key: Non-negative integers, such as a seed and the number of a batch.
-        rank: Of this process among ``world_size``.
-        world_size: Number of processes.
-    """
-    draw = np.random.default_rng(list(key)).uniform(-1, 1, (len(images) * world_size, 4))[rank::world_size]
-    turn, scale, right, down = torch.from_numpy(draw).to(images.device, torch.float32).unbind(1)
-    angle, size = turn * math.radians(15), 1 + 0.15 * scale
-    rows = [
-        torch.stack([angle.cos() * size, -angle.sin() * size, right / 7], 1),
-        torch.stack([angle.sin() * size, angle.cos() * size, down / 7], 1),
-    ]
-    with torch.autocast(images.device.type, enabled=False):
-        places = functional.affine_grid(torch.stack(rows, 1), list(images.shape), align_corners=False)
-        return functional.grid_sample(images, places, padding_mode="border", align_corners=False)
 
 
 class PseudoLabelModule(DANNModule):

@@ -45,17 +45,19 @@ MEANT = (
 
 MEND = "use another --name, or --overwrite to start anew"
 # Flags that may differ when a run goes on; any other would make two runs of one.
-MAY_CHANGE = (
-    "cache_dir",
-    "memory_gb",
-    "max_epochs",
-    "data_dir",
-    "output_dir",
-    "accelerator",
-    "devices",
-    "num_nodes",
-    "wandb",
-    "overwrite",
+MAY_CHANGE = frozenset(
+    {
+        "cache_dir",
+        "memory_gb",
+        "max_epochs",
+        "data_dir",
+        "output_dir",
+        "accelerator",
+        "devices",
+        "num_nodes",
+        "wandb",
+        "overwrite",
+    }
 )
 
 
@@ -108,16 +110,13 @@ class StopCleanly(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Save if asked to stop; all processes together, since a signal may reach only one."""
+        """Save if asked to stop."""
         # The last batch of an epoch is followed by validation, which saves; a stop before it would lose that.
         if trainer.is_last_batch:
             return
-        stop = self.received is not None
-        if trainer.world_size > 1:
-            stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
-        if stop and not is_dry_run(trainer):
+        self.leaving = self._asked(trainer)
+        if self.leaving and not is_dry_run(trainer):
             trainer.save_checkpoint(self.checkpoint)
-        self.leaving = stop
 
     def on_train_batch_start(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, batch: Any, batch_idx: int
@@ -133,10 +132,14 @@ class StopCleanly(Callback):
 
     def on_train_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         """Tell `fit` if a signal came after the last batch: all is trained, but the user wants out."""
-        stop = self.received is not None
-        if trainer.world_size > 1:
-            stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
-        self.leaving = stop
+        self.leaving = self._asked(trainer)
+
+    def _asked(self, trainer: lightning.Trainer) -> bool:
+        """Return whether a signal came to any process: it may reach only one, and all must leave together."""
+        asked = self.received is not None
+        return (
+            asked if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(asked, all=False)
+        )
 
     def teardown(self, trainer: lightning.Trainer, module: lightning.LightningModule, stage: str) -> None:
         """Give the signals back."""

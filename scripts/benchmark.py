@@ -25,11 +25,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from rdfia.command_line import run_script
+
+if TYPE_CHECKING:
+    from datamodules.tensors import ImageTensors
 
 BATCH_SIZE = 128
 
@@ -62,17 +65,22 @@ def images_per_second(loader: Iterable[Any]) -> float:
     return count / (time.perf_counter() - started)
 
 
-def usual_mnist(root: Path, folder: Path) -> Any:
-    """Return torchvision's loader of the same digits; it reads only decompressed files."""
-    import torchvision
-    from torch.utils.data import DataLoader
-
+def unpack_mnist(root: Path, folder: Path) -> None:
+    """Write MNIST's files to ``folder``, decompressed: torchvision reads no others."""
     from datamodules.mnist import OFFICIAL_MD5, find_idx, read_bytes
 
     raw = folder / "MNIST" / "raw"
     raw.mkdir(parents=True)
     for name in OFFICIAL_MD5:
         (raw / name).write_bytes(read_bytes(find_idx(root, name)))
+
+
+def usual_mnist(root: Path, folder: Path) -> Any:
+    """Return torchvision's loader of the same digits."""
+    import torchvision
+    from torch.utils.data import DataLoader
+
+    unpack_mnist(root, folder)
     digits = torchvision.datasets.MNIST(folder, transform=torchvision.transforms.ToTensor())
     return DataLoader(digits, batch_size=BATCH_SIZE, shuffle=True, num_workers=2, drop_last=True)
 
@@ -114,6 +122,11 @@ def seconds_of(work: Callable[[], Any]) -> float:
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
+
+
+def ratio(above: list[float], below: list[float]) -> float:
+    """Return the median over the turns of one time divided by another."""
+    return round(median(a / b for a, b in zip(above, below, strict=True)), 2)
 
 
 def usual_features(folder: Path, networks: list[Any], count: int) -> None:
@@ -189,10 +202,6 @@ def measure_svm(args: Args) -> dict[str, Any]:
             times[name].append(seconds_of(run) / len(chosen))
         print({name: round(values[-1], 4) for name, values in times.items()}, flush=True)
 
-    def ratio(above: str, below: str) -> float:
-        """Return the median over the turns."""
-        return round(median(a / b for a, b in zip(times[above], times[below], strict=True)), 2)
-
     pixels = torch.cat([scenes.train_data.images, scenes.test_data.images])
     count = len(pixels)
     layer = open_layers(
@@ -256,9 +265,11 @@ def measure_svm(args: Args) -> dict[str, Any]:
     return {
         "photographs_in_turns": len(chosen),
         **{f"{name}_seconds_an_image": round(median(values), 4) for name, values in times.items()},
-        "pool5_times_as_fast": ratio("usual_pool5", "our_pool5"),
-        "relu5_3_and_pool5_times_as_fast": ratio("usual_relu5_3_and_pool5", "our_relu5_3_and_pool5"),
-        "our_pool5_over_bare_forward": ratio("our_pool5", "bare_forward"),
+        "pool5_times_as_fast": ratio(times["usual_pool5"], times["our_pool5"]),
+        "relu5_3_and_pool5_times_as_fast": ratio(
+            times["usual_relu5_3_and_pool5"], times["our_relu5_3_and_pool5"]
+        ),
+        "our_pool5_over_bare_forward": ratio(times["our_pool5"], times["bare_forward"]),
         "gram_seconds": round(gram_seconds, 2),
         "our_sweep_seconds": round(our_seconds, 2),
         "scikit_learn_sweep_seconds": round(usual_seconds, 1),
@@ -271,24 +282,19 @@ def measure_svm(args: Args) -> dict[str, Any]:
     }
 
 
-def usual_pairs(root: Path, folder: Path, steps: int) -> Iterable[Any]:
-    """Return pairs of batches as the usual loop makes them: MNIST by torchvision, MNIST-M from PNG files."""
+def usual_pairs(root: Path, folder: Path, target: "ImageTensors", count: int) -> list[Any]:
+    """Return loaders as the usual loop has them: torchvision's MNIST, ``count`` PNG files of MNIST-M."""
     import torch
     from PIL import Image
     from torch.utils.data import DataLoader
     from torchvision import datasets, transforms
 
-    from datamodules.mnist_m import MNISTMDataModule
-
-    target = MNISTMDataModule(root, image_size=28)
-    target.setup()
-    count = (steps + 5) * BATCH_SIZE
-    for number, label in enumerate(target.train_data.labels[:count].tolist()):
+    for number, label in enumerate(target.labels[:count].tolist()):
         path = folder / "mnist_m" / str(label) / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(target.train_data.images[number].permute(1, 2, 0).numpy()).save(path)
+        Image.fromarray(target.images[number].permute(1, 2, 0).numpy()).save(path)
     grey = transforms.Compose([transforms.Grayscale(3), transforms.ToTensor()])
-    usual_mnist(root, folder)  # unpacks
+    unpack_mnist(root, folder)
     digits = datasets.MNIST(folder, transform=grey)
     coloured = datasets.ImageFolder(folder / "mnist_m", transforms.ToTensor())
     torch.manual_seed(0)
@@ -327,7 +333,7 @@ def measure_dann(args: Args) -> dict[str, Any]:
     def train_step(
         network: DomainAdversarialNetwork, extract: Any, optimizer: Any, batch: Any, progress: float
     ) -> None:
-        """Make the step of `DANNModule`, without Lightning and without logging."""
+        """Make the step of `DANNModule`, but for what is only logged, such as the target's predictions."""
         (source, labels), (target, _) = batch["source"], batch["target"]
         features = [extract(source), extract(target)]
         told = [network.tell_domain(reverse_gradient(part, ganin(progress))) for part in features]
@@ -392,22 +398,18 @@ def measure_dann(args: Args) -> dict[str, Any]:
 
     times: dict[str, list[float]] = {"our": [], "bare": [], "usual": []}
     with tempfile.TemporaryDirectory() as folder:
-        loaders = usual_pairs(root, Path(folder), steps)
+        loaders = usual_pairs(root, Path(folder), digits.target.train_data, (warm + steps) * BATCH_SIZE)
         for _ in range(args.repeats):
             for name, run in {"our": ours, "bare": bare, "usual": usual}.items():
                 times[name].append(run())
             print({name: round(values[-1], 4) for name, values in times.items()}, flush=True)
 
-    def ratio(above: str, below: str) -> float:
-        """Return the median over the turns."""
-        return round(median(a / b for a, b in zip(times[above], times[below], strict=True)), 2)
-
     return {
         "steps": steps,
         **{f"{name}_step_seconds": round(median(values), 4) for name, values in times.items()},
         **{f"{name}_images_per_second": round(2 * BATCH_SIZE / median(v)) for name, v in times.items()},
-        "times_as_fast_as_usual": ratio("usual", "our"),
-        "over_bare_step": ratio("our", "bare"),
+        "times_as_fast_as_usual": ratio(times["usual"], times["our"]),
+        "over_bare_step": ratio(times["our"], times["bare"]),
     }
 
 

@@ -55,12 +55,7 @@ ABLATION: dict[str, dict[str, Any]] = {
     "float32": {"precision": "float32"},
 }
 PSEUDO_LABELS = ("pseudo_label_rounds", "pseudo_labels", "pseudo_label_epochs", "threshold")
-# Flags that say what is trained besides, which no single row hangs on, as rows have them.
-NOT_OF_ROWS: dict[str, Any] = {"seeds": (), "compare": (), "ablation": False, "pseudo_label_rounds": 0}
-NOT_OF_ROWS |= {"pseudo_labels": "rounds", "pseudo_label_epochs": 3, "threshold": 0.9}
-# When a run goes on. Not max_epochs: lambda and learning rate follow from how far of them is done.
-MAY_CHANGE = ("data_dir", "output_dir", "accelerator", "devices", "num_nodes", "wandb", "overwrite")
-# How an epoch can be chosen: the metric, and whether it needs labels of the target.
+# How an epoch can be chosen. The oracle looks at target labels: it is for the table only.
 SELECTIONS = {
     "source": "val/source_accuracy",
     "information": "val/target_information",
@@ -154,6 +149,22 @@ class Args(TrainerArgs):
         return "dann" if self.reversal else "no-reversal"
 
 
+# Flags that say what is trained besides, which no single row hangs on, as rows have them.
+NOT_OF_ROWS: dict[str, Any] = {"compare": ()} | {
+    name: getattr(Args, name) for name in ("seeds", "ablation", *PSEUDO_LABELS)
+}
+
+
+def may_change() -> frozenset[str]:
+    """Return the flags that may differ when a training goes on.
+
+    Not max_epochs: lambda and learning rate follow from how much of it is done.
+    """
+    from rdfia.training import MAY_CHANGE
+
+    return MAY_CHANGE - {"max_epochs"}
+
+
 def digit_pair(args: Args) -> "DomainPairDataModule":
     """Return the data module of a pair of digit sets by name."""
     from datamodules.domain_pair import DomainPairDataModule
@@ -218,20 +229,21 @@ def train(
 
     from rdfia import training, wandb_run
 
-    folder = training.open_run(args, module, data, may_change=MAY_CHANGE)
+    folder = training.open_run(args, module, data, may_change=may_change())
     wandb_run.finish_last()  # that of the row before
-    best = [
+    stems = {name: "best" if name == "source" else f"best_{name}" for name in SELECTIONS if select}
+    best = {name: folder / "checkpoints" / f"{stem}.ckpt" for name, stem in stems.items()}
+    kept = [
         ModelCheckpoint(
-            folder / "checkpoints", f"best_{name}", monitor=metric, mode="max", enable_version_counter=False
+            path.parent, path.stem, monitor=SELECTIONS[name], mode="max", enable_version_counter=False
         )
-        for name, metric in SELECTIONS.items()
-        if select and name != "source"  # best.ckpt
+        for name, path in best.items()
+        if name != "source"  # the trainer's own best.ckpt
     ]
-    trainer = training.make_trainer(args, folder, monitor=SELECTIONS["source"], mode="max", callbacks=[*best])
+    trainer = training.make_trainer(args, folder, monitor=SELECTIONS["source"], mode="max", callbacks=[*kept])
     scores = {"seconds": training.fit(args, trainer, module, digits)}
-    if select and not args.fast_dev_run:
-        for name in SELECTIONS:
-            path = folder / "checkpoints" / ("best.ckpt" if name == "source" else f"best_{name}.ckpt")
+    if not args.fast_dev_run:
+        for name, path in best.items():
             tested = trainer.test(module, digits, ckpt_path=path, weights_only=True, verbose=False)
             scores[f"target_accuracy_by_{name}"] = merged(tested)["target_accuracy"]
     last: dict[str, Any] = {}
@@ -368,9 +380,13 @@ def main(args: Args) -> dict[str, Any]:
     digits.setup()
     digits.train_dataloader()  # says now if a batch is too large
     data = digits.describe()
-    free = {*MAY_CHANGE, *NOT_OF_ROWS}  # rows and rounds are added, and look after themselves
+    # Rows and rounds are added, and look after themselves.
+    free = may_change() | NOT_OF_ROWS.keys()
     folder = training.open_run(args, DANNModule(**module_flags(args)), data, may_change=free)
     images = {"source": digits.source.test_data, "target": digits.target.test_data}
+    # Drawn at random: the first half of MNIST's test set is cleaner than the second.
+    size = 64 if args.fast_dev_run else 2000
+    drawn = [domain.part(embeddings.sample(len(domain), size)) for domain in images.values()]
     metrics: dict[str, list[float]] = {}
     modules: dict[str, DANNModule] = {}  # of the first seed, for the figures
     for seed in seeds:
@@ -382,9 +398,6 @@ def main(args: Args) -> dict[str, Any]:
             lightning.seed_everything(seed, workers=True, verbose=False)
             module = DANNModule(**module_flags(part))
             scores, trainer = train(part, module, digits, data, select=row in ROWS)
-            # Drawn at random: the first half of MNIST's test set is cleaner than the second.
-            size = 64 if args.fast_dev_run else 2000
-            drawn = [domain.part(embeddings.sample(len(domain), size)) for domain in images.values()]
             scores["a_distance"] = embeddings.proxy_a_distance(*(outputs(module, some)[0] for some in drawn))
             for name, value in scores.items():
                 metrics.setdefault(f"{row}/{name}", []).append(value)

@@ -6,6 +6,7 @@ import socket
 import sys
 from pathlib import Path
 
+import lightning
 import numpy as np
 import pytest
 import torch
@@ -118,6 +119,13 @@ def write_striped_scenes(root: Path) -> None:
                 wave = np.sin((x * np.cos(angle) + y * np.sin(angle)) / width + generator.uniform(0, 6))
                 noisy = 127 + 80 * wave + generator.normal(0, 15, wave.shape)
                 Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(folder / f"{number}.jpg")
+
+
+def quiet_trainer(**settings) -> lightning.Trainer:
+    """Return a trainer on the CPU that prints and writes nothing."""
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    quiet |= {"accelerator": "cpu", "num_sanity_val_steps": 0, "enable_checkpointing": False}
+    return lightning.Trainer(**{**quiet, **settings})
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 import lightning
 import pytest
 import torch
-from conftest import write_mnist
+from conftest import quiet_trainer, write_mnist
 from sklearn.metrics import accuracy_score, log_loss
 from torch import nn
 from torch.nn import functional
@@ -31,12 +31,6 @@ from rdfia.training import RandomState
 SMALL = {"network": "paper", "domain_width": 10}
 
 
-def trainer(**settings) -> lightning.Trainer:
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    quiet |= {"accelerator": "cpu", "num_sanity_val_steps": 0, "enable_checkpointing": False}
-    return lightning.Trainer(**{**quiet, **settings})
-
-
 def pairs(count: int = 48, size: int = 16, *, target=None, target_labels=None) -> DataLoader:
     """Return batches as the data module makes them."""
     generator = torch.Generator().manual_seed(0)
@@ -55,7 +49,7 @@ def pairs(count: int = 48, size: int = 16, *, target=None, target_labels=None) -
 
 def trained(module: DANNModule, batches: DataLoader, epochs: int = 2) -> dict[str, torch.Tensor]:
     torch.manual_seed(1)
-    trainer(max_epochs=epochs).fit(module, batches)
+    quiet_trainer(max_epochs=epochs).fit(module, batches)
     return module.network.state_dict()
 
 
@@ -341,7 +335,7 @@ def test_a_resumed_run_ends_bit_for_bit_as_the_uninterrupted(mnist, tmp_path, st
     first, resumed = copy.deepcopy(whole), DANNModule(**settings)
     notes = [Notes(), Notes(), Notes()]
     torch.manual_seed(1)
-    trainer(max_epochs=2, callbacks=[notes[0], RandomState()]).fit(whole, digits)
+    quiet_trainer(max_epochs=2, callbacks=[notes[0], RandomState()]).fit(whole, digits)
     lr, decay = (0.01, "ganin") if flags else (1e-3, "cosine")
     expected = [(ganin(step / 12), lr * rate_factor(step / 12, decay)) for step in range(12)]
     assert torch.tensor(notes[0].steps).allclose(torch.tensor(expected), atol=1e-6)
@@ -352,9 +346,9 @@ def test_a_resumed_run_ends_bit_for_bit_as_the_uninterrupted(mnist, tmp_path, st
                 trainer.save_checkpoint(tmp_path / "part.ckpt")
 
     torch.manual_seed(1)
-    trainer(max_epochs=2, callbacks=[notes[1], RandomState(), Save()]).fit(first, digits)
+    quiet_trainer(max_epochs=2, callbacks=[notes[1], RandomState(), Save()]).fit(first, digits)
     torch.manual_seed(2)
-    trainer(max_epochs=2, callbacks=[notes[2], RandomState()]).fit(
+    quiet_trainer(max_epochs=2, callbacks=[notes[2], RandomState()]).fit(
         resumed, digits, ckpt_path=tmp_path / "part.ckpt", weights_only=True
     )
     assert notes[2].steps == notes[0].steps[stop:]
@@ -364,7 +358,7 @@ def test_a_resumed_run_ends_bit_for_bit_as_the_uninterrupted(mnist, tmp_path, st
 
 def test_training_without_an_end_is_refused():
     with pytest.raises(ValueError, match="give the trainer max_epochs or max_steps"):
-        trainer(max_epochs=-1).fit(DANNModule(**SMALL), pairs())
+        quiet_trainer(max_epochs=-1).fit(DANNModule(**SMALL), pairs())
 
 
 # DANN aligns two shifted Gaussians
@@ -411,7 +405,7 @@ def test_dann_aligns_shifted_gaussians_and_source_only_does_not():
 def test_it_is_usable_with_a_bare_trainer(mnist):
     digits = MNISTToMNISTMDataModule(mnist, batch_size=16, image_size=28)
     module = DANNModule(**SMALL)
-    bare = trainer(max_epochs=1)
+    bare = quiet_trainer(max_epochs=1)
     bare.fit(module, digits)
     assert {"val/source_accuracy", "val/target_accuracy", "val/target_entropy", "train/strength"} <= set(
         bare.callback_metrics
@@ -425,7 +419,7 @@ def test_it_is_usable_with_a_bare_trainer(mnist):
 
 def test_the_paper_recipe_is_accepted_and_saved(tmp_path):
     module = DANNModule(**PAPER)
-    other = trainer(max_epochs=1, default_root_dir=tmp_path)
+    other = quiet_trainer(max_epochs=1, default_root_dir=tmp_path)
     other.fit(module, pairs())
     other.save_checkpoint(tmp_path / "dann.ckpt")
     loaded = DANNModule.load_from_checkpoint(tmp_path / "dann.ckpt", weights_only=True).eval()
@@ -473,7 +467,7 @@ def test_two_processes_train_as_one_does(tmp_path):
     normalised = DANNModule(network="paper", dropout=0.0, domain_width=10)
     normalised.load_state_dict(first["normalised"]["weights"])
     digits = MNISTToMNISTMDataModule(tmp_path, batch_size=20, image_size=28)
-    scores = trainer().validate(normalised, digits, verbose=False)
+    scores = quiet_trainer().validate(normalised, digits, verbose=False)
     for name, value in {name: value for part in scores for name, value in part.items()}.items():
         for rank in (first, second):
             assert rank["normalised"]["scores"][name] == pytest.approx(value, rel=1e-3, abs=1e-4), name

@@ -1,18 +1,17 @@
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import lightning
 import numpy as np
 import pytest
 import torch
-from conftest import write_striped_scenes
+from conftest import quiet_trainer, write_striped_scenes
 from torch.nn import functional
 
 from datamodules.scene15 import Scene15DataModule
 from datamodules.tensors import ShuffledBatches
-from rdfia.fine_tune import FineTuneModule, random_views, stage_of
+from rdfia.fine_tune import FineTuneModule, stage_of
 
 STAGES = {"unfreeze_top_at": 1, "unfreeze_all_at": 2}
 
@@ -29,12 +28,6 @@ def scenes(folder) -> Scene15DataModule:
     data = Scene15DataModule(folder, image_size=64, batch_size=20)
     data.setup()
     return data
-
-
-def trainer(**settings) -> lightning.Trainer:
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    quiet |= {"accelerator": "cpu", "num_sanity_val_steps": 0, "enable_checkpointing": False}
-    return lightning.Trainer(**{**quiet, **settings})
 
 
 def moved(before: dict, after: dict) -> set[str]:
@@ -67,7 +60,7 @@ def test_stages_by_epoch():
 
 def test_each_stage_moves_what_it_says(scenes):
     notes = Snapshots()
-    trainer(max_epochs=3, callbacks=[notes]).fit(FineTuneModule(**STAGES), scenes)
+    quiet_trainer(max_epochs=3, callbacks=[notes]).fit(FineTuneModule(**STAGES), scenes)
     steps = [moved(before, after) for before, after in zip(notes.weights, notes.weights[1:], strict=False)]
     assert steps == [{"head"}, {"head", "top"}, {"head", "top", "first"}]
 
@@ -78,7 +71,7 @@ def test_a_resumed_run_goes_on_in_its_stage_bit_for_bit(scenes, tmp_path, stoppe
     torch.manual_seed(0)
     whole = FineTuneModule(**STAGES)
     initial = {name: value.clone() for name, value in whole.state_dict().items()}
-    trainer(max_epochs=4).fit(whole, scenes)
+    quiet_trainer(max_epochs=4).fit(whole, scenes)
 
     class Stop(lightning.Callback):
         """Stops early, but lets the rates fall as planned for all epochs."""
@@ -88,12 +81,14 @@ def test_a_resumed_run_goes_on_in_its_stage_bit_for_bit(scenes, tmp_path, stoppe
 
     first = FineTuneModule(**STAGES)
     first.load_state_dict(initial)
-    stopped = trainer(max_epochs=4, callbacks=[Stop()], enable_checkpointing=True, default_root_dir=tmp_path)
+    stopped = quiet_trainer(
+        max_epochs=4, callbacks=[Stop()], enable_checkpointing=True, default_root_dir=tmp_path
+    )
     stopped.fit(first, scenes)
     stopped.save_checkpoint(tmp_path / "part.ckpt")
     assert stopped.current_epoch == stopped_after
     resumed, notes = FineTuneModule(**STAGES), Snapshots()
-    trainer(max_epochs=4, callbacks=[notes]).fit(
+    quiet_trainer(max_epochs=4, callbacks=[notes]).fit(
         resumed, scenes, ckpt_path=tmp_path / "part.ckpt", weights_only=True
     )
     assert moved(notes.weights[-2], notes.weights[-1]) == {"head", "top", "first"}
@@ -109,7 +104,7 @@ def test_a_run_stopped_within_an_epoch_goes_on_in_its_stage(scenes, tmp_path, ba
     torch.manual_seed(0)
     whole = FineTuneModule(**settings)
     initial = {name: value.clone() for name, value in whole.state_dict().items()}
-    trainer(max_epochs=1).fit(whole, scenes)
+    quiet_trainer(max_epochs=1).fit(whole, scenes)
 
     class Save(lightning.Callback):
         """Saves after the first of three batches."""
@@ -120,9 +115,9 @@ def test_a_run_stopped_within_an_epoch_goes_on_in_its_stage(scenes, tmp_path, ba
 
     first = FineTuneModule(**settings)
     first.load_state_dict(initial)
-    trainer(max_epochs=1, callbacks=[Save()]).fit(first, scenes)
+    quiet_trainer(max_epochs=1, callbacks=[Save()]).fit(first, scenes)
     resumed = FineTuneModule(**settings)
-    trainer(max_epochs=1).fit(resumed, scenes, ckpt_path=tmp_path / "part.ckpt", weights_only=True)
+    quiet_trainer(max_epochs=1).fit(resumed, scenes, ckpt_path=tmp_path / "part.ckpt", weights_only=True)
     for name, value in whole.state_dict().items():
         if not name.startswith(("accuracy", "loss", "confusion")):
             assert torch.equal(value, resumed.state_dict()[name]), name
@@ -134,7 +129,7 @@ def test_the_head_learns_as_a_loop_written_out(scenes):
     module = FineTuneModule(augment=False, label_smoothing=0.0, head_lr=1e-2)
     head = torch.nn.Linear(512, 15)
     head.load_state_dict(module.head[0].state_dict())
-    trainer(max_epochs=3).fit(module, scenes)
+    quiet_trainer(max_epochs=3).fit(module, scenes)
     with torch.no_grad():
         maps = [module.backbone.tap(scenes.train_data[[n]][0], ["fire9"])["fire9"] for n in range(60)]
     features = torch.cat(maps).mean((2, 3))
@@ -154,7 +149,7 @@ def test_the_head_learns_as_a_loop_written_out(scenes):
 def test_it_learns(scenes):
     torch.manual_seed(0)
     module = FineTuneModule(unfreeze_all_at=2, head_lr=1e-2, augment=False)
-    run = trainer(max_epochs=8)
+    run = quiet_trainer(max_epochs=8)
     run.fit(module, scenes)
     assert run.test(module, scenes, verbose=False)[0]["test/accuracy"] > 0.6
     assert module.counts.sum() == len(scenes.test_data)
@@ -174,7 +169,7 @@ def test_batch_norm_moves_only_where_it_is_trained_and_wanted(scenes, freeze):
         augment=False,
     )
     before = {name: value.clone() for name, value in module.state_dict().items() if "running" in name}
-    trainer(max_epochs=2, limit_val_batches=1).fit(module, scenes)
+    quiet_trainer(max_epochs=2, limit_val_batches=1).fit(module, scenes)
     changed = {name for name, value in before.items() if not torch.equal(value, module.state_dict()[name])}
     assert changed == (set() if freeze else {name for name in before if "layer4" in name})
 
@@ -182,12 +177,12 @@ def test_batch_norm_moves_only_where_it_is_trained_and_wanted(scenes, freeze):
 def test_the_test_curve_is_logged_beside_validation_and_not_into_it(folder):
     data = Scene15DataModule(folder, image_size=64, batch_size=20, watch_test=True)
     module = FineTuneModule()
-    run = trainer(max_epochs=1)
+    run = quiet_trainer(max_epochs=1)
     run.fit(module, data)
     found = dict(run.callback_metrics)
-    alone = trainer().validate(module, data.val_dataloader()[0], verbose=False)[0]
+    alone = quiet_trainer().validate(module, data.val_dataloader()[0], verbose=False)[0]
     assert found["val/accuracy"] == pytest.approx(alone["val/accuracy"])
-    tested = trainer().test(module, data, verbose=False)[0]
+    tested = quiet_trainer().test(module, data, verbose=False)[0]
     assert found["watched/accuracy"] == pytest.approx(tested["test/accuracy"])
     assert found["watched/loss"] == pytest.approx(tested["test/loss"], rel=1e-5)
 
@@ -207,32 +202,6 @@ def test_a_head_on_whole_maps_fits_its_image_size(scenes):
     module = FineTuneModule(grids=(), image_size=64)
     assert module.head[0].weight.shape == (15, 512 * 3 * 3)
     assert module(scenes.test_data[[0]][0]).shape == (1, 15)
-
-
-def test_views_are_parts_of_the_image_and_follow_from_the_key():
-    ramp = torch.arange(32.0).expand(40, 1, 32, 32)  # brightness is the column
-    views = random_views(ramp, [0, 1])
-    assert torch.equal(views, random_views(ramp, [0, 1]))
-    assert not torch.equal(views, random_views(ramp, [0, 2]))
-    assert views.min() >= 0
-    assert views.max() <= 31
-    rising = (views[:, 0, :, -1] > views[:, 0, :, 0]).all(1)
-    assert 10 < rising.sum() < 30  # about half are mirrored
-    span = (views.amax((1, 2, 3)) - views.amin((1, 2, 3))) / 31
-    assert span.min() > 0.35**0.5 * 0.75**0.5 - 0.05
-    assert span.std() > 0.05
-    halves = [random_views(ramp[rank::2], [0, 1], rank=rank, world_size=2) for rank in range(2)]
-    torch.testing.assert_close(torch.stack(halves, 1).flatten(0, 1), views)
-
-
-def test_a_view_of_the_whole_image_is_the_image_or_its_mirror_image(monkeypatch):
-    images = torch.rand(2, 3, 8, 8)
-    draws = np.array([[1, 0.5, 0.3, 0.3, 0.9], [1, 0.5, 0.3, 0.3, 0.1]])
-    drawn = SimpleNamespace(uniform=lambda size: draws)
-    monkeypatch.setattr(np.random, "default_rng", lambda key: drawn)
-    first, second = random_views(images, [0])
-    torch.testing.assert_close(first, images[0], rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(second, images[1].flip(-1), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.slow

@@ -2,14 +2,15 @@ import copy
 
 import pytest
 import torch
-from test_dann import SMALL, gradients, pairs, trained, trainer
+from conftest import quiet_trainer
+from test_dann import SMALL, gradients, pairs, trained
 from torch.nn import functional
 
 from datamodules.domain_pair import DomainPairDataModule
 from datamodules.mnist import MNISTDataModule
 from datamodules.mnist_m import MNISTMDataModule
 from rdfia.dann import DANNModule
-from rdfia.pseudo_labels import PseudoLabelModule, confident, jittered, rising_weight
+from rdfia.pseudo_labels import PseudoLabelModule, confident, rising_weight
 
 
 def test_confident_predictions_become_labels():
@@ -39,25 +40,6 @@ def test_the_weight_rises_as_lee_has_it():
     for step in range(0, 1001, 50):
         expected = 0 if step < 100 else 3 if step >= 600 else (step - 100) / 500 * 3
         assert rising_weight(step / 1000) == pytest.approx(expected)
-
-
-def test_jitter_depends_on_its_key_alone_and_moves_little():
-    images = torch.rand(8, 3, 28, 28)
-    views = jittered(images, (0, 1))
-    torch.rand(5)
-    assert torch.equal(views, jittered(images, (0, 1)))
-    assert not torch.equal(views, jittered(images, (0, 2)))
-    halves = [jittered(images[rank::2], (0, 1), rank=rank, world_size=2) for rank in range(2)]
-    torch.testing.assert_close(torch.stack(halves, 1).flatten(0, 1), views)
-    # a dot in the middle stays within 2 pixels right and down, and 1 by the rounding
-    dot = torch.zeros(200, 1, 28, 28)
-    dot[:, :, 13:15, 13:15] = 1
-    moved = jittered(dot, (0,))
-    weight = moved.sum((2, 3))[:, 0]
-    for axis in (2, 3):
-        place = (moved.sum(5 - axis)[:, 0] * torch.arange(28)).sum(1) / weight
-        assert (place - 13.5).abs().max() < 2.5
-        assert place.std() > 0.5
 
 
 def test_the_loss_is_that_of_source_and_weighted_target():
@@ -120,7 +102,7 @@ def test_it_begins_with_the_network_that_was_evaluated_and_reloads(tmp_path):
     expected = adapted.eval()(images)
     assert torch.equal(module.eval()(images), expected)
     assert torch.equal(module.network(images), expected)
-    run = trainer(max_epochs=1, default_root_dir=tmp_path)
+    run = quiet_trainer(max_epochs=1, default_root_dir=tmp_path)
     run.fit(module, pairs())
     run.save_checkpoint(tmp_path / "student.ckpt")
     loaded = PseudoLabelModule.load_from_checkpoint(tmp_path / "student.ckpt", weights_only=True)
