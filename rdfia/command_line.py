@@ -26,29 +26,29 @@ class TrainerArgs:
     data_dir: Path | None = None
     """Data folder, or `sample`; else $RDFIA_DATA, else ./data."""
     name: str = "run"
-    """Name of the run folder; the same name goes on."""
+    """Of the run folder; the same goes on."""
     output_dir: Path = Path("runs")
     """Where run folders are made."""
     overwrite: bool = False
-    """Delete the run folder and start anew."""
+    """Delete the run folder first."""
     max_epochs: int = 5
     """Passes over the training data."""
     batch_size: int = 128
-    """Images in a step, over all processes together."""
+    """Images in a step, over all processes."""
     seed: int = 0
     """Of weights, order and latents."""
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     """Kind of device."""
     devices: int | None = None
-    """Devices (processes) on each node; all by default."""
+    """Processes on each node."""
     num_nodes: int = 1
     """Nodes."""
     precision: Precision = "float32"
-    """Number format of the network's work."""
+    """Number format."""
     wandb: bool = False
     """Log to Weights & Biases too."""
     fast_dev_run: bool = False
-    """Run a few batches of everything and write nothing."""
+    """Try a few batches, write nothing."""
 
     def __post_init__(self) -> None:
         limits = {"max_epochs": 1, "batch_size": 1, "seed": 0, "devices": 1, "num_nodes": 1}
@@ -75,7 +75,8 @@ def parse(flags: type[Flags]) -> Flags:
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            return tyro.cli(flags)
+            # Shorter help: --wandb without --no-wandb, INT without None.
+            return tyro.cli(flags, config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone))
     except SystemExit as stop:
         if not stop.code:
             raise

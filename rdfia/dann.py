@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rdfia.domain_scores import DomainScores, entropy
-from rdfia.gan import share_statistics, update_average
+from rdfia.optimization import rate_factor, set_rate, share_statistics, update_average
 
 Batch = dict[str, tuple[Tensor, Tensor]]  # images and labels of "source" and of "target"
 Schedule = Literal["ganin", "constant", "linear", "off"]
@@ -62,16 +62,6 @@ SCHEDULES: dict[Schedule, Callable[[float], float]] = {
     "linear": lambda progress: progress,
     "off": lambda progress: 0.0,
 }
-
-
-def rate_factor(progress: float, decay: Literal["none", "ganin", "cosine"]) -> float:
-    """Return what the learning rate is multiplied with at ``progress`` in [0, 1].
-
-    ``ganin`` is ``(1 + 10 p) ** -0.75``, ``cosine`` falls to 0 at the end.
-    """
-    if decay == "ganin":
-        return math.pow(1 + 10 * progress, -0.75)
-    return (1 + math.cos(math.pi * progress)) / 2 if decay == "cosine" else 1.0
 
 
 def domain_loss(source_logits: Tensor, target_logits: Tensor) -> Tensor:
@@ -331,8 +321,7 @@ class DANNModule(lightning.LightningModule):
         """Set the learning rate of this step."""
         rate = self.lr * rate_factor(self.progress(), self.decay)
         for optimizer in self.trainer.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = rate
+            set_rate(optimizer, rate)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss; log it and what it is made of."""

@@ -138,6 +138,21 @@ def precision_recall(real: Tensor, generated: Tensor, k: int = 3) -> tuple[Tenso
     return precision, recall
 
 
+def diversity(features: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean distance between two images of one class, (10,); nan for fewer than 2 images.
+
+    Args:
+        features: (N, D).
+        labels: (N,) from 0 to 9.
+    """
+    means = []
+    for digit in range(10):
+        own = features[labels == digit].double()
+        # Each image is at distance 0 from itself.
+        means.append(torch.cdist(own, own).sum() / (len(own) * (len(own) - 1)))
+    return torch.stack(means)
+
+
 class DigitScores(Metric):
     """All scores of generated digits against real ones, exact under DDP.
 
@@ -146,6 +161,11 @@ class DigitScores(Metric):
 
     Read them together: the judge has seen nothing but digits, so it can be confident of a blank image, and
     noise can lie inside a ball of the real manifold. Judge-FID and recall tell those.
+
+    Where ``labels`` say which digits the generator was asked for, ``compute`` also returns
+    conditional_accuracy (the judge reads what was asked for), accuracy_0 … accuracy_9, worst_accuracy, and
+    diversity: `diversity` of generated digits over that of real ones, mean over classes; below 1, a class
+    has collapsed to a part of what it is.
 
     ``compute`` returns judge_fid, precision, recall, confident_share (samples with a largest probability
     above 0.9), histogram_distance (total variation distance of the class shares from uniform, 0 to 0.9),
@@ -156,12 +176,16 @@ class DigitScores(Metric):
     full_state_update = False
     real: list[Tensor]
     generated: list[Tensor]
+    real_labels: list[Tensor]
+    asked: list[Tensor]
 
     def __init__(self, *, sync_on_compute: bool = True) -> None:
         super().__init__(sync_on_compute=sync_on_compute)
         self.judge = load_judge()
         self.add_state("real", [], dist_reduce_fx="cat")
         self.add_state("generated", [], dist_reduce_fx="cat")
+        self.add_state("real_labels", [], dist_reduce_fx="cat")
+        self.add_state("asked", [], dist_reduce_fx="cat")
 
     def train(self, mode: bool = True) -> "DigitScores":
         """Keep the judge in eval mode: its BatchNorm statistics must not move with what it judges."""
@@ -169,10 +193,18 @@ class DigitScores(Metric):
         self.judge.eval()
         return self
 
-    def update(self, images: Tensor, *, real: bool) -> None:
-        """Add digits (B, 1, 28, 28) or (B, 1, 32, 32) in [0, 1]."""
-        features = self.judge.features(images)
-        (self.real if real else self.generated).append(features)
+    def update(self, images: Tensor, *, real: bool, labels: Tensor | None = None) -> None:
+        """Add digits.
+
+        Args:
+            images: (B, 1, 28, 28) or (B, 1, 32, 32) in [0, 1].
+            real: Or generated.
+            labels: (B,), what real digits are and what generated ones were asked to be.
+        """
+        (self.real if real else self.generated).append(self.judge.features(images))
+        # One for each image: what is gathered from several processes cannot be absent.
+        known = torch.full((len(images),), -1, device=images.device) if labels is None else labels
+        (self.real_labels if real else self.asked).append(known)
 
     def compute(self) -> dict[str, Tensor]:
         """Return the scores as float scalars."""
@@ -195,16 +227,33 @@ class DigitScores(Metric):
             "n_real": torch.tensor(len(real)),
             "n_generated": torch.tensor(len(generated)),
         }
+        asked = dim_zero_cat(self.asked)
+        if (asked >= 0).any():
+            right = (probabilities.argmax(1) == asked).double()
+            accuracies = torch.stack([right[asked == digit].mean() for digit in range(10)])
+            scores |= {"conditional_accuracy": right.mean()}
+            scores |= {f"accuracy_{digit}": accuracy for digit, accuracy in enumerate(accuracies)}
+            # A class that a small sample holds none of does not count.
+            scores["worst_accuracy"] = accuracies.nan_to_num(torch.inf).min()
+            spread = diversity(generated, asked) / diversity(real, dim_zero_cat(self.real_labels))
+            scores["diversity"] = spread.nanmean()
         return {name: value.float().to(generated.device) for name, value in scores.items()}
 
 
-def score_images(images: Tensor, real: Tensor) -> dict[str, float]:
-    """Return the `DigitScores` of digits (N, 1, 32, 32) against real ones (M, 1, 32, 32), all in [0, 1].
+def score_images(
+    images: Tensor, real: Tensor, *, asked: Tensor | None = None, real_labels: Tensor | None = None
+) -> dict[str, float]:
+    """Return the `DigitScores` of digits, by themselves: one process, which gathers nothing from others.
 
-    For one process by itself: it gathers nothing from others.
+    Args:
+        images: (N, 1, 32, 32) in [0, 1].
+        real: (M, 1, 32, 32) in [0, 1].
+        asked: (N,), which digits the images were asked to be; with ``real_labels``.
+        real_labels: (M,).
     """
     scores = DigitScores(sync_on_compute=False).to(images.device)
-    for digits, are_real in ((images, False), (real, True)):
-        for part in torch.split(digits, 500):
-            scores.update(part, real=are_real)
+    for digits, labels, are_real in ((images, asked, False), (real, real_labels, True)):
+        for numbers in torch.split(torch.arange(len(digits)), 500):
+            known = None if labels is None else labels[numbers]
+            scores.update(digits[numbers], real=are_real, labels=known)
     return {name: float(value) for name, value in scores.compute().items()}

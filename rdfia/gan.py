@@ -14,49 +14,102 @@ overflow in half precision. Inside, images live in [-1, 1]; `GANModule.sample` r
 """
 
 import copy
-from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 import lightning
-import numpy as np
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from rdfia.digit_judge import DigitScores
+from rdfia.latents import draw_latents
+from rdfia.optimization import (
+    Decay,
+    rate_factor,
+    set_rate,
+    share_statistics,
+    update_average,
+)
+
+Loss = Literal["non-saturating", "minimax", "least-squares", "hinge"]
+Initialization = Literal["dcgan", "pytorch", "orthogonal"]
+
+
+def initialize(network: nn.Module, initialization: Initialization) -> None:
+    """Draw a network's weights anew, in place.
+
+    Args:
+        network: Of convolutions and BatchNorm.
+        initialization: ``dcgan``: weights from N(0, 0.02), BatchNorm's scales from N(1, 0.02), as the paper
+            has it. ``orthogonal`` (Saxe et al. 2014). ``pytorch`` leaves the weights as they are.
+    """
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear) and initialization != "pytorch":
+            if initialization == "orthogonal":
+                nn.init.orthogonal_(layer.weight)
+            else:
+                nn.init.normal_(layer.weight, 0.0, 0.02)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+        elif isinstance(layer, nn.BatchNorm2d) and initialization == "dcgan":
+            nn.init.normal_(layer.weight, 1.0, 0.02)
+            nn.init.zeros_(layer.bias)
+
+
+def up(inputs: int, outputs: int, stride: int = 2, padding: int = 1) -> nn.Sequential:
+    """Return a transposed 4x4 convolution, which doubles the size of maps, BatchNorm and ReLU."""
+    # BatchNorm has a bias of its own.
+    convolution = nn.ConvTranspose2d(inputs, outputs, 4, stride, padding, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU())
+
+
+def down(inputs: int, outputs: int) -> nn.Sequential:
+    """Return a 4x4 convolution, which halves the size of maps, BatchNorm and LeakyReLU."""
+    convolution = nn.Conv2d(inputs, outputs, 4, 2, 1, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.LeakyReLU(0.2))
+
+
+def grow(features: int, channels: int) -> nn.Sequential:
+    """Return the layers from maps (B, 4 features, 4, 4) to images (B, channels, 32, 32) in [-1, 1]."""
+    return nn.Sequential(
+        up(4 * features, 2 * features),  # 8x8
+        up(2 * features, features),  # 16x16
+        nn.ConvTranspose2d(features, channels, 4, 2, 1),  # 32x32
+        nn.Tanh(),
+    )
+
+
+def shrink(features: int) -> nn.Sequential:
+    """Return the layers from maps (B, features, 16, 16) to maps (B, 4 features, 4, 4)."""
+    return nn.Sequential(down(features, 2 * features), down(2 * features, 4 * features))
 
 
 class Generator(nn.Module):
     """Latents (B, latent_dim) to images (B, channels, 32, 32) in [-1, 1].
 
-    Transposed 4x4 convolutions double the size three times, from 4x4; BatchNorm and ReLU between them.
-
     Args:
         latent_dim: Numbers in a latent vector.
         features: Width of the last hidden layer; the earlier ones have 2 and 4 times as many.
         channels: Of the images.
+        initialization: Of the weights, see `initialize`.
     """
 
-    def __init__(self, latent_dim: int = 100, features: int = 32, channels: int = 1) -> None:
+    def __init__(
+        self,
+        latent_dim: int = 100,
+        features: int = 32,
+        *,
+        channels: int = 1,
+        initialization: Initialization = "dcgan",
+    ) -> None:
         super().__init__()
-
-        def up(inputs: int, outputs: int, stride: int, padding: int) -> list[nn.Module]:
-            # BatchNorm has a bias of its own.
-            convolution = nn.ConvTranspose2d(inputs, outputs, 4, stride, padding, bias=False)
-            return [convolution, nn.BatchNorm2d(outputs), nn.ReLU()]
-
-        self.layers = nn.Sequential(
-            *up(latent_dim, 4 * features, 1, 0),  # 4x4
-            *up(4 * features, 2 * features, 2, 1),  # 8x8
-            *up(2 * features, features, 2, 1),  # 16x16
-            nn.ConvTranspose2d(features, channels, 4, 2, 1),  # 32x32
-            nn.Tanh(),
-        )
-        self.apply(initialize_dcgan)
+        self.first = up(latent_dim, 4 * features, 1, 0)  # 4x4
+        self.layers = grow(features, channels)
+        initialize(self, initialization)
 
     def forward(self, latents: Tensor) -> Tensor:
         """Map latents (B, latent_dim) to images (B, channels, 32, 32) in [-1, 1]."""
-        images: Tensor = self.layers(latents[:, :, None, None])
+        images: Tensor = self.layers(self.first(latents[:, :, None, None]))
         return images
 
 
@@ -66,109 +119,114 @@ class Discriminator(nn.Module):
     Args:
         features: Width of the first layer; the later ones have 2 and 4 times as many.
         channels: Of the images.
+        initialization: Of the weights, see `initialize`.
     """
 
-    def __init__(self, features: int = 32, channels: int = 1) -> None:
+    def __init__(
+        self, features: int = 32, *, channels: int = 1, initialization: Initialization = "dcgan"
+    ) -> None:
         super().__init__()
-
-        def down(inputs: int, outputs: int) -> list[nn.Module]:
-            convolution = nn.Conv2d(inputs, outputs, 4, 2, 1, bias=False)
-            return [convolution, nn.BatchNorm2d(outputs), nn.LeakyReLU(0.2)]
-
-        self.layers = nn.Sequential(
-            nn.Conv2d(channels, features, 4, 2, 1),  # 16x16; no BatchNorm at the input
-            nn.LeakyReLU(0.2),
-            *down(features, 2 * features),  # 8x8
-            *down(2 * features, 4 * features),  # 4x4
-            nn.Conv2d(4 * features, 1, 4),  # 1x1
-        )
-        self.apply(initialize_dcgan)
+        # No BatchNorm at the input: it would hide how bright the images are.
+        self.first = nn.Sequential(nn.Conv2d(channels, features, 4, 2, 1), nn.LeakyReLU(0.2))  # 16x16
+        self.layers = shrink(features)
+        self.last = nn.Conv2d(4 * features, 1, 4)  # 1x1
+        initialize(self, initialization)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (B, channels, 32, 32) in [-1, 1] to logits (B,)."""
-        logits: Tensor = self.layers(images)
+        logits: Tensor = self.last(self.layers(self.first(images)))
         return logits.flatten()
 
 
-def initialize_dcgan(layer: nn.Module) -> None:
-    """Draw convolution weights from N(0, 0.02) and BatchNorm scales from N(1, 0.02), as the paper does."""
-    if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-        nn.init.normal_(layer.weight, 0.0, 0.02)
-        if layer.bias is not None:
-            nn.init.zeros_(layer.bias)
-    elif isinstance(layer, nn.BatchNorm2d):
-        nn.init.normal_(layer.weight, 1.0, 0.02)
-        nn.init.zeros_(layer.bias)
-
-
-def discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """Return the binary cross-entropy that scores real images 1 plus the one that scores generated ones 0."""
-    real, fake = real_logits.float(), fake_logits.float()
-    return functional.softplus(-real).mean() + functional.softplus(fake).mean()
-
-
-def generator_loss(fake_logits: Tensor) -> Tensor:
-    """Return the non-saturating loss: the binary cross-entropy that scores generated images 1."""
-    return functional.softplus(-fake_logits.float()).mean()
-
-
-def draw_latents(
-    count: int, latent_dim: int, key: Iterable[int], *, rank: int = 0, world_size: int = 1
+def discriminator_loss(
+    real_logits: Tensor, fake_logits: Tensor, loss: Loss = "non-saturating", label_smoothing: float = 0.0
 ) -> Tensor:
-    """Draw latents (count, latent_dim) from N(0, 1) that depend on ``key`` and ``rank`` alone.
-
-    There is no state to lose: a resumed run draws what the uninterrupted one would have drawn, and the
-    processes of a run draw, together, what one process would draw.
+    """Return what the discriminator minimises.
 
     Args:
-        count: Latents for this process.
-        latent_dim: Numbers in each.
-        key: Non-negative integers, such as a seed and the number of a batch.
-        rank: Of this process among ``world_size``.
-        world_size: Number of processes.
+        real_logits: (B,), of real images.
+        fake_logits: (B,), of generated images.
+        loss: ``non-saturating`` and ``minimax``: the binary cross-entropy that scores real images 1 plus the
+            one that scores generated ones 0. ``least-squares`` (Mao et al. 2017): half the squares of what
+            the logits lack of 1 and of 0. ``hinge`` (Lim & Ye 2017): what they lack of 1 and of -1.
+        label_smoothing: Real images are scored 1 less this (Salimans et al. 2016).
     """
-    # torch's CPU generator uses 32 bits of a seed; SeedSequence mixes all of the key into them.
-    seed = int(np.random.SeedSequence(list(key)).generate_state(1)[0])
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(count * world_size, latent_dim, generator=generator)[rank::world_size]
+    real, fake = real_logits.float(), fake_logits.float()
+    if loss == "hinge":
+        return (1 - real).relu().mean() + (1 + fake).relu().mean()
+    if loss == "least-squares":
+        return (real - 1 + label_smoothing).square().mean() / 2 + fake.square().mean() / 2
+    right, wrong = functional.softplus(-real).mean(), functional.softplus(real).mean()
+    return (1 - label_smoothing) * right + label_smoothing * wrong + functional.softplus(fake).mean()
 
 
-@torch.no_grad()
-def update_average(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
-    """Move ``average``'s parameters towards ``model``'s and copy its buffers.
+def generator_loss(fake_logits: Tensor, loss: Loss = "non-saturating") -> Tensor:
+    """Return what the generator minimises.
 
-    The decay rises to ``decay`` as ``(1 + step) / (10 + step)``, so that the random weights of the first
-    steps are soon forgotten. Without the buffers the average would normalise with the statistics of those.
+    Args:
+        fake_logits: (B,), of generated images.
+        loss: ``non-saturating``: the binary cross-entropy that scores generated images 1. ``minimax``, the
+            equation of the game: ``log(1 - D(G(z)))``, with next to no gradient where D is sure.
+            ``least-squares``: half the square of what the logits lack of 1. ``hinge``: minus the logits.
     """
-    decay = min(decay, (1 + step) / (10 + step))
-    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
-    for kept, current in zip(average.buffers(), model.buffers(), strict=True):
-        kept.copy_(current)
+    fake = fake_logits.float()
+    if loss == "minimax":
+        return -functional.softplus(fake).mean()
+    if loss == "least-squares":
+        return (fake - 1).square().mean() / 2
+    return -fake.mean() if loss == "hinge" else functional.softplus(-fake).mean()
 
 
-def share_statistics(module: nn.Module, world_size: int) -> None:
-    """Give all processes the first one's buffers, such as BatchNorm's statistics: checkpoints hold those."""
-    if world_size > 1:
-        for buffer in module.buffers():
-            distributed.broadcast(buffer, 0)
+def squared_gradient(logits: Tensor, images: Tensor) -> Tensor:
+    """Return the mean over images of their squared gradient's length, itself differentiable.
+
+    With it as R1 penalty (Mescheder et al., "Which Training Methods for GANs do actually Converge?", 2018) a
+    discriminator stays smooth around real images, and the generator has a slope to climb.
+
+    Args:
+        logits: (B,), of ``images``.
+        images: (B, C, H, W) that require gradients.
+    """
+    (gradient,) = torch.autograd.grad(logits.float().sum(), images, create_graph=True)
+    return gradient.float().square().sum((1, 2, 3)).mean()
+
+
+# The recipe of the practicals, as keywords of `GANModule`: what the paper does, at width 32.
+PRACTICAL: dict[str, Any] = {
+    "generator_lr": 2e-4,
+    "discriminator_lr": 2e-4,
+    "initialization": "dcgan",
+    "decay": "none",
+    "r1": 0.0,
+}
+R1_EVERY = 4  # the penalty costs as much as the rest of the step, and holds as well when it is rare
 
 
 class GANModule(lightning.LightningModule):
-    """DCGAN with manual optimization: one discriminator step, then one generator step per batch.
+    """DCGAN with manual optimization: a discriminator step, then a generator step per batch.
 
     Right under float32, bf16-mixed and 16-mixed. With several processes use the strategy
     ``ddp_find_unused_parameters_true``, since each of the two losses leaves the other network unused
     (`rdfia.training` picks it). Budget training in epochs: ``trainer.global_step`` counts the steps of
     both optimizers; ``batches_done`` counts batches.
 
+    The defaults are what works best here; ``GANModule(**PRACTICAL)`` is the DCGAN that the practicals train.
+
     Args:
         latent_dim: Numbers in a latent vector.
+        latents: Their distribution: ``normal`` is N(0, 1), ``uniform`` is from -1 to 1.
         generator_features: Width of the generator.
         discriminator_features: Width of the discriminator.
+        initialization: ``dcgan``, ``pytorch`` or ``orthogonal``, see `initialize`.
+        loss: ``non-saturating``, ``minimax``, ``least-squares`` or ``hinge``, see `generator_loss`.
+        label_smoothing: The discriminator scores real images 1 less this; not with hinge.
+        discriminator_steps: The discriminator steps on each batch, the generator on each of so many.
+        r1: Weight of the R1 penalty, half of which times `squared_gradient` is added; 0 for none.
         generator_lr: Adam's learning rate for the generator.
         discriminator_lr: Adam's learning rate for the discriminator.
         beta1: Adam's first decay; 0.5 keeps the two networks from oscillating.
         beta2: Adam's second decay.
+        decay: Of both rates over ``max_epochs``: ``none``, ``linear``, ``cosine``, see `rate_factor`.
         average_decay: Of the exponential moving average of the generator, which makes the samples.
         seed: Of the latents.
         preview_count: Number of fixed latents for previews.
@@ -185,47 +243,80 @@ class GANModule(lightning.LightningModule):
         self,
         *,
         latent_dim: int = 100,
+        latents: Literal["normal", "uniform"] = "normal",
         generator_features: int = 32,
         discriminator_features: int = 32,
+        initialization: Initialization = "dcgan",
+        loss: Loss = "non-saturating",
+        label_smoothing: float = 0.0,
+        discriminator_steps: int = 1,
+        r1: float = 0.0,
         generator_lr: float = 2e-4,
         discriminator_lr: float = 2e-4,
         beta1: float = 0.5,
         beta2: float = 0.999,
+        decay: Decay = "none",
         average_decay: float = 0.999,
         seed: int = 0,
         preview_count: int = 64,
     ) -> None:
         super().__init__()
-        widths = {"latent_dim": latent_dim, "generator_features": generator_features}
-        for name, value in (widths | {"discriminator_features": discriminator_features}).items():
-            if value < 1:
-                raise ValueError(f"{name} is at least 1, got {value}")
-        for name, rate in (("generator_lr", generator_lr), ("discriminator_lr", discriminator_lr)):
+        counts = {"latent_dim": latent_dim, "generator_features": generator_features}
+        counts |= {"discriminator_features": discriminator_features}
+        for name, count in (counts | {"discriminator_steps": discriminator_steps}).items():
+            if count < 1:
+                raise ValueError(f"{name} is at least 1, got {count}")
+        rates = {"generator_lr": generator_lr, "discriminator_lr": discriminator_lr, "r1": r1}
+        for name, rate in rates.items():
             if not rate >= 0:
                 raise ValueError(f"{name} is not negative, got {rate}")
+        shares = {"label_smoothing": label_smoothing, "beta1": beta1, "beta2": beta2}
+        for name, share in (shares | {"average_decay": average_decay}).items():
+            if not 0 <= share < 1:
+                raise ValueError(f"{name} is at least 0 and below 1, got {share}")
+        if label_smoothing and loss == "hinge":
+            raise ValueError("the hinge loss has no labels to smooth; take label_smoothing=0")
         self.save_hyperparameters()
         self.automatic_optimization = False
-        self.latent_dim, self.seed = latent_dim, seed
-        self.generator_lr, self.discriminator_lr = generator_lr, discriminator_lr
-        self.betas = (beta1, beta2)
-        self.average_decay = average_decay
-        self.generator = Generator(latent_dim, generator_features)
-        self.discriminator = Discriminator(discriminator_features)
-        self.average_generator = copy.deepcopy(self.generator).requires_grad_(False)
+        self.latent_dim, self.latents, self.seed = latent_dim, latents, seed
+        self.features, self.initialization = (generator_features, discriminator_features), initialization
+        self.loss, self.label_smoothing, self.r1 = loss, label_smoothing, r1
+        self.discriminator_steps = discriminator_steps
+        self.rates = (discriminator_lr, generator_lr)  # in the order of the optimizers
+        self.betas, self.decay, self.average_decay = (beta1, beta2), decay, average_decay
+        self.generator: nn.Module = Generator(latent_dim, generator_features, initialization=initialization)
+        self.discriminator: nn.Module = Discriminator(discriminator_features, initialization=initialization)
+        self.average_generator: nn.Module = copy.deepcopy(self.generator).requires_grad_(False)
         self.scores = DigitScores()
         # Buffers: on the right device, in every checkpoint, the same grid all run long.
-        self.register_buffer("preview_latents", draw_latents(preview_count, latent_dim, [seed, 0, 0]))
+        self.register_buffer("preview_latents", self.draw(preview_count, 0, 0))
         # Not trainer.global_step, which counts the steps of both optimizers.
         self.batches_done = 0
 
-    def forward(self, latents: Tensor) -> Tensor:
+    def draw(self, count: int, *key: int, rank: int = 0, world_size: int = 1) -> Tensor:
+        """Draw latents (count, latent_dim) that depend on seed, ``key`` and ``rank`` alone."""
+        return draw_latents(
+            count,
+            self.latent_dim,
+            [self.seed, *key],
+            distribution=self.latents,
+            rank=rank,
+            world_size=world_size,
+        )
+
+    def condition(self, labels: Tensor) -> tuple[Tensor, ...]:
+        """Return what both networks are told besides: nothing, where `cGANModule` tells the labels (B,)."""
+        return ()
+
+    def forward(self, latents: Tensor, *condition: Tensor) -> Tensor:
         """Map latents (B, latent_dim) to images (B, 1, 32, 32) in [0, 1] with the averaged generator.
 
         Always in eval mode, so that an image does not depend on the others of its batch.
         """
         average = self.average_generator
         was_training = average.training
-        images: Tensor = average.eval()(latents.to(self.device))
+        told = [part.to(self.device) for part in condition]
+        images: Tensor = average.eval()(latents.to(self.device), *told)
         average.train(was_training)
         return (images.float() + 1) / 2
 
@@ -233,52 +324,61 @@ class GANModule(lightning.LightningModule):
     def sample(self, count: int, *, seed: int | None = None) -> Tensor:
         """Generate images (count, 1, 32, 32) in [0, 1]; the same seed gives the same images."""
         key = [self.seed if seed is None else seed, 3, 0]
-        latents = draw_latents(count, self.latent_dim, key)
+        latents = draw_latents(count, self.latent_dim, key, distribution=self.latents)
         return torch.cat([self(part) for part in torch.split(latents, 1000)])
+
+    def on_train_batch_start(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Set the learning rates of this batch.
+
+        Raises:
+            ValueError: They are to fall and the trainer has no end.
+        """
+        if self.decay == "none":
+            return
+        epochs = self.trainer.max_epochs or -1
+        if epochs < 1:
+            raise ValueError("falling learning rates follow progress: give the trainer max_epochs")
+        progress = self.batches_done / (epochs * self.trainer.num_training_batches)
+        for optimizer, rate in zip(self.trainer.optimizers, self.rates, strict=True):
+            set_rate(optimizer, rate * rate_factor(min(progress, 1.0), self.decay))
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Update the discriminator, then the generator, then the generator's average."""
-        real = batch[0] * 2 - 1
-        latents = draw_latents(
-            len(real),
-            self.latent_dim,
-            [self.seed, 1, self.batches_done],
-            rank=self.global_rank,
-            world_size=self.trainer.world_size,
-        ).to(self.device)
+        real, condition = batch[0] * 2 - 1, self.condition(batch[1])
+        ranks = {"rank": self.global_rank, "world_size": self.trainer.world_size}
+        latents = self.draw(len(real), 1, self.batches_done, **ranks).to(self.device)
         optimizers = self.optimizers()
         assert isinstance(optimizers, list)
         discriminator_optimizer, generator_optimizer = optimizers
 
         # One backward pass right before its own step, never two before two: the fp16 scaler rescales
         # after each step. Detached, so that nothing of this step can reach the generator.
-        fake = self.generator(latents)
+        fake = self.generator(latents, *condition)
         with self.toggled_optimizer(discriminator_optimizer):
+            penalised = self.r1 > 0 and self.batches_done % R1_EVERY == 0
             # Real and generated images in passes of their own, so that BatchNorm does not mix them.
-            real_logits = self.discriminator(real)
-            fake_logits = self.discriminator(fake.detach())
-            d_loss = discriminator_loss(real_logits, fake_logits)
+            real_logits = self.discriminator(real.requires_grad_(penalised), *condition)
+            fake_logits = self.discriminator(fake.detach(), *condition)
+            d_loss = discriminator_loss(real_logits, fake_logits, self.loss, self.label_smoothing)
+            penalty = self.r1 / 2 * squared_gradient(real_logits, real) if penalised else 0.0
             discriminator_optimizer.zero_grad()
-            self.manual_backward(d_loss)
+            self.manual_backward(d_loss + R1_EVERY * penalty)
             discriminator_optimizer.step()
+        self.log("train/discriminator_loss", d_loss, prog_bar=True)
+        for name, logits in {"real_score": real_logits, "fake_score": fake_logits}.items():
+            self.log(f"train/{name}", logits.detach().float().sigmoid().mean())
 
-        with self.toggled_optimizer(generator_optimizer):
-            fooled_logits = self.discriminator(fake)
-            g_loss = generator_loss(fooled_logits)
-            generator_optimizer.zero_grad()
-            self.manual_backward(g_loss)
-            generator_optimizer.step()
+        if (self.batches_done + 1) % self.discriminator_steps == 0:
+            with self.toggled_optimizer(generator_optimizer):
+                g_loss = generator_loss(self.discriminator(fake, *condition), self.loss)
+                generator_optimizer.zero_grad()
+                self.manual_backward(g_loss)
+                generator_optimizer.step()
+            update_average(self.average_generator, self.generator, self.average_decay, self.batches_done)
+            self.log("train/generator_loss", g_loss, prog_bar=True)
 
-        update_average(self.average_generator, self.generator, self.average_decay, self.batches_done)
         self.batches_done += 1
-        self.log_dict({"train/discriminator_loss": d_loss, "train/generator_loss": g_loss}, prog_bar=True)
-        self.log_dict(
-            {
-                "train/real_score": real_logits.detach().float().sigmoid().mean(),
-                "train/fake_score": fake_logits.detach().float().sigmoid().mean(),
-                "train/batch": float(self.batches_done),
-            }
-        )
+        self.log("train/batch", float(self.batches_done))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the number of batches, on which latents and average depend."""
@@ -288,11 +388,13 @@ class GANModule(lightning.LightningModule):
         """Restore the number of batches."""
         self.batches_done = checkpoint["batches_done"]
 
-    def _compare(self, real: Tensor, key: list[int]) -> None:
+    def _compare(self, batch: tuple[Tensor, Tensor], *key: int) -> None:
         """Show the judge a batch of real digits (B, 1, 32, 32) and as many generated ones."""
-        latents = draw_latents(len(real), self.latent_dim, [*key, self.global_rank])
-        self.scores.update(real, real=True)
-        self.scores.update(self(latents), real=False)
+        real, labels = batch
+        condition = self.condition(labels)
+        self.scores.update(real, real=True, labels=labels)
+        generated = self(self.draw(len(real), *key, self.global_rank), *condition)
+        self.scores.update(generated, real=False, labels=labels if condition else None)
 
     def _log_scores(self, stage: str) -> None:
         scores = {f"{stage}/{name}": value for name, value in self.scores.compute().items()}
@@ -309,7 +411,7 @@ class GANModule(lightning.LightningModule):
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Compare validation digits with as many generated ones, from the same latents in each epoch."""
-        self._compare(batch[0], [self.seed, 2, batch_idx])
+        self._compare(batch, 2, batch_idx)
 
     def on_validation_epoch_end(self) -> None:
         """Log val/judge_fid and the other scores."""
@@ -317,7 +419,7 @@ class GANModule(lightning.LightningModule):
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Compare test digits with as many generated ones."""
-        self._compare(batch[0], [self.seed, 4, batch_idx])
+        self._compare(batch, 4, batch_idx)
 
     def on_test_epoch_end(self) -> None:
         """Log test/judge_fid and the other scores."""
@@ -330,7 +432,8 @@ class GANModule(lightning.LightningModule):
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Return the discriminator's Adam and the generator's, in the order in which they step."""
+        networks = (self.discriminator, self.generator)
         return [
-            torch.optim.Adam(self.discriminator.parameters(), lr=self.discriminator_lr, betas=self.betas),
-            torch.optim.Adam(self.generator.parameters(), lr=self.generator_lr, betas=self.betas),
+            torch.optim.Adam(network.parameters(), lr=rate, betas=self.betas)
+            for network, rate in zip(networks, self.rates, strict=True)
         ]

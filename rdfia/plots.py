@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -11,16 +12,23 @@ from torch import Tensor
 Line = tuple[Sequence[float], Sequence[float]]
 
 
-def _tile(axes: Axes, images: Tensor, columns: int, title: str) -> None:
-    """Draw images (N, C, H, W) in [0, 1] as one picture, one grey pixel apart."""
+def sheet(images: Tensor, columns: int) -> np.ndarray:
+    """Return images (N, 1 or 3, H, W) in [0, 1] as one picture (rows, columns[, 3]) uint8, a pixel apart."""
     count, channels, height, width = images.shape
     rows = -(-count // columns)
-    sheet = np.full((rows * (height + 1) + 1, columns * (width + 1) + 1, channels), 0.4, np.float32)
-    for index, image in enumerate(images.float().cpu().numpy()):
+    picture = np.full((rows * (height + 1) + 1, columns * (width + 1) + 1, channels), 102, np.uint8)
+    # What is not a number, of a generator that diverged, is black.
+    pixels = (images.float().nan_to_num(0.0).clamp(0, 1) * 255).round().byte().cpu().numpy()
+    for index, image in enumerate(pixels):
         top = index // columns * (height + 1) + 1
         left = index % columns * (width + 1) + 1
-        sheet[top : top + height, left : left + width] = image.transpose(1, 2, 0)
-    axes.imshow(sheet.squeeze(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        picture[top : top + height, left : left + width] = image.transpose(1, 2, 0)
+    return picture.squeeze(2) if channels == 1 else picture
+
+
+def _tile(axes: Axes, images: Tensor, columns: int, title: str) -> None:
+    """Draw images (N, C, H, W) in [0, 1] as one picture."""
+    axes.imshow(sheet(images, columns), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     axes.set_title(title)
     axes.set_axis_off()
 
@@ -38,6 +46,26 @@ def image_grids(images: Mapping[str, Tensor], *, columns: int = 8, title: str | 
         figure.subplots(1, len(images), squeeze=False)[0], images.items(), strict=True
     ):
         _tile(axes, grid, columns, name)
+    if title:
+        figure.suptitle(title)
+    return figure
+
+
+def image_rows(images: Mapping[str, Tensor], *, title: str | None = None) -> Figure:
+    """Draw one row of images for each name.
+
+    Args:
+        images: By name, each (N, C, H, W) in [0, 1], as many for all.
+        title: Of the figure.
+    """
+    columns = min(len(row) for row in images.values())
+    picture = sheet(torch.cat([row[:columns] for row in images.values()]), columns)
+    figure = Figure(figsize=(0.32 * columns + 2.5, 0.32 * len(images) + 0.6), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    height = (picture.shape[0] - 1) / len(images)
+    axes.set_yticks([height * (number + 0.5) for number in range(len(images))], list(images))
+    axes.set_xticks([])
     if title:
         figure.suptitle(title)
     return figure

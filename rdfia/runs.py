@@ -239,3 +239,8 @@ def write_results(
     if trainer.is_global_zero and not is_dry_run(trainer):
         write_json(path, results)
     return results
+
+
+def spread(metric: dict[str, Any]) -> str:
+    """Return mean ± std, or the value of a single seed."""
+    return f"{metric['mean']:.4f}" + (f" ± {metric['std']:.4f}" if metric["std"] is not None else "")

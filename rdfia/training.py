@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, Timer, TQDMProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from matplotlib.figure import Figure
+from PIL import Image
 from torch import nn
 
 from rdfia.command_line import Interrupted, TrainerArgs
@@ -47,6 +49,7 @@ MEND = "use another --name, or --overwrite to start anew"
 # Flags that may differ when a run goes on; any other would make two runs of one.
 MAY_CHANGE = frozenset(
     {
+        "cache",
         "cache_dir",
         "memory_gb",
         "max_epochs",
@@ -226,6 +229,47 @@ class EpochFigure(Callback):
             save_figure(self.folder, f"{self.name}_epoch_{epoch:03d}", self.draw(module), trainer)
 
 
+class Film(Callback):
+    """Films how images change while a module trains: frames in ``figures/film/``, joined to ``film.gif``.
+
+    Args:
+        folder: The run folder.
+        draw: Makes a frame of the module, (H, W) or (H, W, 3) uint8.
+        frames: About as many, at even distances over the whole training.
+    """
+
+    def __init__(
+        self, folder: Path, draw: Callable[[lightning.LightningModule], np.ndarray], frames: int = 60
+    ) -> None:
+        self.folder, self.draw, self.frames = folder / "figures", draw, frames
+
+    def on_train_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        module: lightning.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Keep a frame, numbered by the batches trained: those made twice replace each other."""
+        if is_dry_run(trainer) or not trainer.is_global_zero:
+            return
+        epochs, length = trainer.max_epochs or 1, int(trainer.num_training_batches)
+        batches = trainer.current_epoch * length + batch_idx + 1
+        if batches % max(1, epochs * length // self.frames) == 0:
+            with torch.no_grad(), whole_file(self.folder / "film" / f"{batches:07d}.png") as part:
+                Image.fromarray(self.draw(module)).save(part, format="png")
+
+    def on_train_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """Join the frames, 10 a second; the last one stays for 2 seconds."""
+        paths = sorted((self.folder / "film").glob("*.png")) if trainer.is_global_zero else []
+        if paths:
+            first, *rest = [Image.open(path) for path in paths]
+            shown = [100] * len(rest) + [2000]
+            with whole_file(self.folder / "film.gif") as part:
+                first.save(part, format="gif", save_all=True, append_images=rest, duration=shown, loop=0)
+
+
 def process_count(args: TrainerArgs) -> int:
     """Return how many processes the run will have, over all nodes."""
     gpus = torch.cuda.device_count() if args.accelerator != "cpu" else 0
@@ -333,6 +377,21 @@ def open_run(
                 f"run folder {folder} cannot be written ({error.strerror}); choose another --output-dir"
             ) from error
     return folder
+
+
+def finished(args: TrainerArgs, data: dict[str, Any]) -> dict[str, Any] | None:
+    """Return results.json of a run that has ended; None if there is no such run.
+
+    Raises:
+        ValueError: It had other flags or other data.
+    """
+    folder = args.output_dir / args.name
+    if args.fast_dev_run or not (folder / "results.json").exists():
+        return None
+    flags = json.loads(json.dumps(dataclasses.asdict(args) | {"data": data}, default=str))
+    check_flags(folder / "args.json", flags, MAY_CHANGE - {"max_epochs"})
+    results: dict[str, Any] = json.loads((folder / "results.json").read_text())
+    return results
 
 
 def make_trainer(

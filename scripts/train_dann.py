@@ -69,13 +69,13 @@ class Args(TrainerArgs):
     """Train DANN from one set of digits to another, beside what it is compared with."""
 
     name: str = "dann"
-    """Name of the run folder; the same name goes on."""
+    """Of the run folder; the same goes on."""
     max_epochs: int = 10
     """Passes over the training data."""
     batch_size: int = 128
     """Images of each domain in a step, over all processes together."""
     seeds: tuple[int, ...] = ()
-    """Train once with each, in place of --seed."""
+    """Train with each, not with --seed."""
     pair: str = "mnist:mnist-m"
     """Source and target, of mnist, mnist-m, usps."""
     compare: tuple[Literal["source-only", "no-reversal", "dann", "target-trained"], ...] = ("source-only",)
@@ -441,15 +441,10 @@ def main(args: Args) -> dict[str, Any]:
     print(f"{'':33}" + "".join(f"{column.replace('_', ' '):>18}" for column in columns))
     for row in accuracies:
         shown = [results["metrics"].get(f"{row}/{column}") for column in columns]
-        print(f"{row:33}" + "".join(f"{'' if value is None else spread(value):>18}" for value in shown))
+        print(f"{row:33}" + "".join(f"{'' if value is None else runs.spread(value):>18}" for value in shown))
     written = f"results.json, figures/ and a folder for each training in {folder}"
     print("a dry run, nothing kept" if args.fast_dev_run else written)
     return results
-
-
-def spread(metric: dict[str, Any]) -> str:
-    """Return mean ± std, or the value of a single seed."""
-    return f"{metric['mean']:.4f}" + (f" ± {metric['std']:.4f}" if metric["std"] is not None else "")
 
 
 if __name__ == "__main__":

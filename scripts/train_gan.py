@@ -1,61 +1,250 @@
 """Train a DCGAN on MNIST, score its digits with the digit judge, draw the figures.
 
-Example: python scripts/train_gan.py --data-dir sample --max-epochs 40
+Examples:
+    python scripts/train_gan.py --data-dir sample --max-epochs 40
+    python scripts/train_gan.py --preset practical --seeds 0 1 2
+    python scripts/train_gan.py --preset practical --ablation all --name gan_ablation
 """
 
+import dataclasses
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rdfia.command_line import TrainerArgs, run_script
 
+if TYPE_CHECKING:
+    import torch
+
+    from datamodules.mnist import MNISTDataModule
+    from rdfia.gan import GANModule
+    from rdfia.plots import Figure
+
+# What the practicals vary, by the flags that differ from their recipe (--preset practical).
+ABLATION: dict[str, dict[str, dict[str, Any]]] = {
+    "ngf": {f"ngf {width}": {"generator_features": width} for width in (4, 64, 128, 256)},
+    "ndf": {f"ndf {width}": {"discriminator_features": width} for width in (4, 64, 128, 256)},
+    "nz": {
+        "nz 10": {"latent_dim": 10},
+        "nz 1000": {"latent_dim": 1000},
+        "uniform latents": {"latents": "uniform"},
+    },
+    "init": {f"{name} initialization": {"initialization": name} for name in ("pytorch", "orthogonal")},
+    "lr": {
+        "D rate 0.02": {"discriminator_lr": 0.02},
+        "D rate 0.001": {"discriminator_lr": 0.001},
+        "G rate 0.05": {"generator_lr": 0.05},
+        "G rate 0.001": {"generator_lr": 0.001},
+        "rates 0.02 and 0.05": {"discriminator_lr": 0.02, "generator_lr": 0.05},
+        "rates 0.001 and 0.001": {"discriminator_lr": 0.001, "generator_lr": 0.001},
+        "rates 0.001 and 0.0005": {"discriminator_lr": 0.001, "generator_lr": 0.0005},
+        "only D learns": {"generator_lr": 0.0},
+        "only G learns": {"discriminator_lr": 0.0},
+    },
+    "loss": {f"{loss} loss": {"loss": loss} for loss in ("minimax", "least-squares", "hinge")},
+    "epochs": {"30 epochs": {"max_epochs": 30}},
+}
+# From --preset practical to the default, one step more in each row.
+LADDER: dict[str, dict[str, Any]] = {}
+# Flags that say what is trained besides, and what they are in a single run.
+BESIDES: dict[str, Any] = {"seeds": (), "ablation": None, "compare": ()}
+
 
 @dataclass(frozen=True)
-class Args(TrainerArgs):
+class GANArgs(TrainerArgs):
+    """Flags of a GAN of either kind."""
+
+    preset: Literal["best", "practical"] = "best"
+    """What sets the flags that are not given."""
+    seeds: tuple[int, ...] = ()
+    """Train with each, not with --seed."""
+    latent_dim: int | None = None
+    """Numbers in a latent vector."""
+    latents: Literal["normal", "uniform"] | None = None
+    """Their distribution."""
+    generator_features: int | None = None
+    """Width of the generator (ngf)."""
+    discriminator_features: int | None = None
+    """Width of the discriminator (ndf)."""
+    initialization: Literal["dcgan", "pytorch", "orthogonal"] | None = None
+    """Of the weights."""
+    loss: Literal["non-saturating", "minimax", "least-squares", "hinge"] | None = None
+    """What both networks minimise."""
+    label_smoothing: float | None = None
+    """Score real images 1 less this."""
+    discriminator_steps: int | None = None
+    """For one step of the generator."""
+    r1: float | None = None
+    """Weight of the R1 penalty."""
+    generator_lr: float | None = None
+    """Adam's rate for the generator."""
+    discriminator_lr: float | None = None
+    """Adam's rate for the discriminator."""
+    beta1: float | None = None
+    """Adam's first decay."""
+    beta2: float | None = None
+    """Adam's second decay."""
+    decay: Literal["none", "linear", "cosine"] | None = None
+    """Of both rates."""
+    average_decay: float | None = None
+    """Of the average generator."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if any(seed < 0 for seed in self.seeds):
+            raise ValueError(f"--seeds are at least 0, got {min(self.seeds)}")
+
+
+@dataclass(frozen=True)
+class Args(GANArgs):
     """Train a DCGAN on MNIST and score its digits with the digit judge."""
 
     name: str = "gan"
-    """Name of the run folder; the same name goes on."""
-    latent_dim: int = 100
-    """Numbers in a latent vector."""
-    generator_features: int = 32
-    """Width of the generator's last layer."""
-    discriminator_features: int = 32
-    """Width of the discriminator's first layer."""
-    generator_lr: float = 2e-4
-    """Adam's learning rate for the generator."""
-    discriminator_lr: float = 2e-4
-    """Adam's learning rate for the discriminator."""
+    """Of the run folder; the same goes on."""
+    ablation: Literal["ngf", "ndf", "nz", "init", "lr", "loss", "epochs", "all", "ladder"] | None = None
+    """Train these changes besides."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.ablation and self.preset != "practical":
+            raise ValueError("--ablation changes the recipe of the practicals; add --preset practical")
 
 
-def main(args: Args) -> dict[str, Any]:
-    """Train, test, draw; return the content of results.json."""
-    # Imported here, so that --help does not wait for torch.
-    import lightning
+def module_flags(args: GANArgs) -> dict[str, Any]:
+    """Return the keywords of `GANModule` that follow from the flags."""
+    from rdfia.gan import PRACTICAL
 
-    from datamodules.mnist import MNISTDataModule
-    from rdfia import plots, runs, training, wandb_run
-    from rdfia.digit_judge import score_images
+    own = {field.name for field in dataclasses.fields(GANArgs)}
+    own -= {field.name for field in dataclasses.fields(TrainerArgs)} | {"preset", "seeds"}
+    given = {name: value for name in sorted(own) if (value := getattr(args, name)) is not None}
+    return (PRACTICAL if args.preset == "practical" else {}) | given | {"seed": args.seed}
+
+
+def build(args: Args) -> "GANModule":
+    """Return the module that the flags describe."""
     from rdfia.gan import GANModule
 
-    size = {"batch_size": args.batch_size, "image_size": 32}
-    digits = MNISTDataModule(args.data_dir, **size, seed=args.seed, train_on_val=True)
-    digits.setup()
-    epoch = len(digits.train_dataloader())
-    lightning.seed_everything(args.seed, workers=True, verbose=False)
-    flags = ("latent_dim", "generator_features", "discriminator_features")
-    flags += ("generator_lr", "discriminator_lr", "seed")
-    module = GANModule(**{name: getattr(args, name) for name in flags})
-    folder = training.open_run(args, module, data := digits.describe())
+    return GANModule(**module_flags(args))
 
-    def preview(gan: GANModule) -> plots.Figure:
-        return plots.image_grids({"generated digits": gan(gan.preview_latents)})
+
+def read_digits(args: GANArgs) -> "MNISTDataModule":
+    """Return MNIST at the size of the networks, the validation digits trained on too."""
+    from datamodules.mnist import MNISTDataModule
+
+    digits = MNISTDataModule(
+        args.data_dir, batch_size=args.batch_size, image_size=32, seed=args.seed, train_on_val=True
+    )
+    digits.setup()
+    return digits
+
+
+def loss_numbers(history: Mapping[str, tuple[list[float], list[float]]], epoch: int) -> dict[str, float]:
+    """Return what the curves of a training say as numbers.
+
+    Both losses, means over the last ``epoch`` batches; loss_swing, the standard deviation of the generator's
+    loss over those; discriminator_wins, the share of all batches in which the discriminator is sure: mean
+    scores above 0.9 of real and below 0.1 of generated images.
+    """
+    import torch
+
+    values = {name: torch.tensor(y, dtype=torch.float64) for name, (_, y) in history.items()}
+    losses = {name: values[f"train/{name}"][-epoch:] for name in ("discriminator_loss", "generator_loss")}
+    sure = (values["train/real_score"] > 0.9) & (values["train/fake_score"] < 0.1)
+    return {
+        **{f"final_{name}": float(loss.mean()) for name, loss in losses.items()},
+        "loss_swing": float(losses["generator_loss"].std(correction=0)),
+        "discriminator_wins": float(sure.double().mean()),
+    }
+
+
+def walks(module: "GANModule", pairs: list[tuple[int, int]], steps: int) -> dict[str, "torch.Tensor"]:
+    """Generate walks between digits, along the line and along the arc.
+
+    Args:
+        module: The generator.
+        pairs: Digits to begin and to end with; the latents are those whose digit the judge is surest of.
+        steps: Images in a walk.
+
+    Returns:
+        By name of the way, images (pairs x steps, 1, 32, 32) in [0, 1].
+    """
+    import torch
+
+    from rdfia.digit_judge import load_judge
+    from rdfia.latents import interpolate
+
+    judge = load_judge().to(module.device)
+    latents = module.draw(1000, 5)
+    with torch.no_grad():
+        surest = judge(module(latents)).softmax(1).argmax(0)
+        alpha = torch.linspace(0, 1, steps)
+        ways: dict[str, torch.Tensor] = {}
+        for how in ("linear", "slerp"):
+            ends = [(latents[surest[first]], latents[surest[second]]) for first, second in pairs]
+            ways[how] = torch.cat([module(interpolate(a, b, alpha, how)) for a, b in ends]).cpu()
+    return ways
+
+
+def train(args: Args) -> dict[str, Any]:
+    """Train one GAN, test it, draw; return the content of results.json."""
+    from rdfia import plots
+
+    def preview(gan: "GANModule") -> "torch.Tensor":
+        images: torch.Tensor = gan(gan.preview_latents)
+        return images
+
+    def figures(gan: "GANModule") -> dict[str, "Figure"]:
+        ways = walks(gan, [(8, 9), (9, 4), (1, 7), (3, 5)], steps=10)
+        return {"interpolation": plots.image_grids(ways, columns=10)}
+
+    return run(args, build, preview, figures, technique="gan")
+
+
+def run(
+    args: GANArgs,
+    build: Callable[[Any], "GANModule"],
+    preview: Callable[[Any], "torch.Tensor"],
+    figures: Callable[[Any], dict[str, "Figure"]],
+    *,
+    technique: str,
+    more_scores: Callable[[Any], dict[str, float]] = lambda module: {},
+    columns: int = 8,
+) -> dict[str, Any]:
+    """Train, test and draw a GAN of either kind; return the content of results.json.
+
+    Args:
+        args: The flags.
+        build: Makes the module of the flags.
+        preview: Makes the images (N, 1, 32, 32) that each epoch and the film show.
+        figures: Makes more figures of the trained module, by name.
+        technique: For results.json.
+        more_scores: Of the trained module.
+        columns: Of the preview.
+    """
+    import lightning
+
+    from rdfia import plots, runs, training, wandb_run
+    from rdfia.digit_judge import score_images
+
+    lightning.seed_everything(args.seed, workers=True, verbose=False)
+    module = build(args)
+    digits = read_digits(args)
+    epoch = len(digits.train_dataloader())
+    folder = training.open_run(args, module, data := digits.describe(), may_change=may_change(module))
+
+    def grid(gan: Any) -> "Figure":
+        return plots.image_grids({"generated digits": preview(gan)}, columns=columns)
 
     trainer = training.make_trainer(
         args,
         folder,
         monitor="val/judge_fid",
         mode="min",
-        callbacks=[training.EpochFigure(folder, "samples", preview)],
+        callbacks=[
+            training.EpochFigure(folder, "samples", grid),
+            training.Film(folder, lambda gan: plots.sheet(preview(gan), columns)),
+        ],
         two_optimizers=True,
     )
     seconds = training.fit(args, trainer, module, digits)
@@ -67,11 +256,14 @@ def main(args: Args) -> dict[str, Any]:
     count = min(len(digits.test_data), len(digits.train_data), 64 if args.fast_dev_run else 10**9)
     real, others = digits.test_data[range(count)][0], digits.train_data[range(count)][0]
     scores |= {f"floor_{name}": value for name, value in score_images(others, real).items()}
+    history = runs.read_metrics(folder)
+    scores |= {"seconds": seconds} | ({} if args.fast_dev_run else loss_numbers(history, epoch))
+    scores |= more_scores(module)
     note = "judge-FID uses the features of rdfia's digit judge; the floor is what real training digits get"
     results = runs.write_results(
         folder,
         trainer,
-        technique="gan",
+        technique=technique,
         seeds=[args.seed],
         data=data,
         metrics={name: [value] for name, value in scores.items()},
@@ -79,10 +271,12 @@ def main(args: Args) -> dict[str, Any]:
         wall_seconds=seconds,
         notes=[note],
     )
-    runs.save_figure(folder, "loss_curves", plots.gan_curves(runs.read_metrics(folder), epoch // 10), trainer)
+    runs.save_figure(folder, "loss_curves", plots.gan_curves(history, epoch // 10), trainer)
     fid = f"judge-FID {scores['judge_fid']:.2f} (real digits {scores['floor_judge_fid']:.2f})"
     grids = plots.image_grids({"real test digits": real[:64], "generated": module.sample(64)}, title=fid)
     runs.save_figure(folder, "real_and_generated", grids, trainer)
+    for name, figure in figures(module).items():
+        runs.save_figure(folder, name, figure, trainer)
     wandb_run.finish_last()
     print(f"{scores['n_generated']:.0f} generated digits against {scores['n_real']:.0f} real test digits")
     for name in ("judge_fid", "precision", "recall", "confident_share", "smallest_class_share"):
@@ -93,6 +287,105 @@ def main(args: Args) -> dict[str, Any]:
         else f"results.json, figures/, checkpoints/ in {folder}"
     )
     return results
+
+
+def may_change(module: "GANModule") -> frozenset[str]:
+    """Return the flags that may differ when a training goes on; falling rates hang on max_epochs."""
+    from rdfia.training import MAY_CHANGE
+
+    return MAY_CHANGE if module.decay == "none" else MAY_CHANGE - {"max_epochs"}
+
+
+def verdict(scores: Mapping[str, float]) -> str:
+    """Return what became of a training: ``diverged``, ``collapsed`` to a few digits or to none, or ``ok``."""
+    if not scores["judge_fid"] < float("inf"):
+        return "diverged"
+    missing = sum(scores[f"class_{digit}"] < 0.01 for digit in range(10))
+    return "collapsed" if missing >= 3 or scores["recall"] < 0.01 else "ok"
+
+
+def compare(
+    args: GANArgs,
+    build: Callable[[Any], "GANModule"],
+    rows: Mapping[str, Mapping[str, Any]],
+    train_one: Callable[[Any], dict[str, Any]],
+) -> dict[str, Any]:
+    """Train each row with each seed, in a folder of its own, skip what is done, write and print one table.
+
+    Args:
+        args: The flags.
+        build: Makes the module of the flags.
+        rows: The flags in which each differs.
+        train_one: Trains one and returns its results.
+    """
+    from rdfia import plots, runs, training, wandb_run
+
+    module, data = build(args), read_digits(args).describe()
+    if (args.output_dir / args.name / "metrics.csv").exists() and not args.overwrite:
+        raise ValueError(f"{args.output_dir / args.name} holds a single run; use another --name for a table")
+    # Rows and seeds are added to a table.
+    folder = training.open_run(args, module, data, may_change=may_change(module) | BESIDES.keys())
+    besides = {name: value for name, value in BESIDES.items() if hasattr(args, name)}
+    seeds = list(dict.fromkeys(args.seeds or (args.seed,)))
+    metrics: dict[str, list[float]] = {}
+    notes = []
+    samples = {}
+    for row, changes in rows.items():
+        for seed in seeds:
+            name = f"{re.sub(r'[^A-Za-z0-9.]+', '-', row)}_seed_{seed}"
+            own = {"name": name, "output_dir": folder, "seed": seed, "overwrite": False}
+            part = dataclasses.replace(args, **own, **besides, **changes)
+            print(f"{row}, seed {seed}")
+            results = training.finished(part, data) or train_one(part)
+            if not results:  # not the first process
+                continue
+            if row not in samples and not args.fast_dev_run:
+                last = folder / name / "checkpoints" / "last.ckpt"
+                trained = type(module).load_from_checkpoint(last, map_location="cpu", weights_only=True)
+                samples[row] = trained.sample(20)
+            scores = {score: value["values"][0] for score, value in results["metrics"].items()}
+            notes.append(f"{row}, seed {seed}: {verdict(scores)}")
+            for score, value in scores.items():
+                metrics.setdefault(f"{row}/{score}" if len(rows) > 1 else score, []).append(value)
+    trainer = training.make_trainer(args, folder, monitor="val/judge_fid", mode="min", callbacks=[])
+    if not metrics:
+        return {}
+    table = runs.write_results(
+        folder,
+        trainer,
+        technique=results["technique"],
+        seeds=seeds,
+        data=data,
+        metrics=metrics,
+        selection=results["selection"],
+        wall_seconds=sum(sum(values) for name, values in metrics.items() if name.endswith("seconds")),
+        notes=[*results["notes"], *notes],
+    )
+    if samples:
+        runs.save_figure(folder, "samples", plots.image_rows(samples), trainer)
+    wandb_run.finish_last()
+    shown = ("judge_fid", "precision", "recall", "confident_share", "smallest_class_share", "seconds")
+    print(f"{'':26}" + "".join(f"{score.replace('_', ' '):>22}" for score in shown))
+    for row in rows:
+        prefix = f"{row}/" if len(rows) > 1 else ""
+        values = [runs.spread(table["metrics"][f"{prefix}{score}"]) for score in shown]
+        print(f"{row:26}" + "".join(f"{value:>22}" for value in values))
+    print(
+        "a dry run, nothing kept" if args.fast_dev_run else f"results.json and a folder for each in {folder}"
+    )
+    return table
+
+
+def main(args: Args) -> dict[str, Any]:
+    """Train what is asked for; return the content of results.json."""
+    # Imported in functions, so that --help does not wait for torch.
+    if not (args.seeds or args.ablation):
+        return train(args)
+    groups = [] if args.ablation is None else list(ABLATION) if args.ablation == "all" else [args.ablation]
+    rows: dict[str, dict[str, Any]] = {args.preset: {}}
+    for group in groups:
+        rows |= LADDER if group == "ladder" else ABLATION[group]
+    return compare(args, build, rows, train)
 
 
 if __name__ == "__main__":

@@ -47,8 +47,10 @@ class Args(TrainerArgs):
     """Control: shuffle the training labels; accuracy must fall to chance."""
     memory_gb: float = 6.0
     """For features; those of wider layers are streamed."""
-    cache_dir: Path | None = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "rdfia" / "features"
-    """Computed features, for the next run; `None` for none."""
+    cache: bool = True
+    """Keep computed features for the next run."""
+    cache_dir: Path = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "rdfia" / "features"
+    """Where they are kept."""
 
 
 def layers_by_network(args: Args) -> dict[str, list[str]]:
@@ -127,7 +129,7 @@ def main(args: Args) -> dict[str, Any]:
     # 1. Inner products of the features of all images, layer by layer.
     budget = {
         "memory": args.memory_gb * 1e9,
-        "cache": None if args.fast_dev_run or args.cache_dir is None else args.cache_dir.expanduser(),
+        "cache": args.cache_dir.expanduser() if args.cache and not args.fast_dev_run else None,
     }
     pass_options: dict[str, Any] = {
         "batch_size": args.batch_size,

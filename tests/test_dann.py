@@ -21,11 +21,11 @@ from rdfia.dann import (
     DomainAdversarialNetwork,
     domain_loss,
     ganin,
-    rate_factor,
     reverse_gradient,
     standardized,
 )
 from rdfia.domain_scores import DomainScores, information, neighbourhood_density
+from rdfia.optimization import rate_factor
 from rdfia.training import RandomState
 
 SMALL = {"network": "paper", "domain_width": 10}
@@ -76,14 +76,6 @@ def test_lambda_at_begin_middle_and_end():
     assert [SCHEDULES["constant"](p) for p in (0, 0.5, 1)] == [1, 1, 1]
     assert [SCHEDULES["linear"](p) for p in (0, 0.5, 1)] == [0, 0.5, 1]
     assert [SCHEDULES["off"](p) for p in (0, 0.5, 1)] == [0, 0, 0]
-
-
-def test_learning_rate_at_begin_middle_and_end():
-    assert [rate_factor(p, "ganin") for p in (0, 0.5, 1)] == pytest.approx(
-        [1, 0.2608474, 0.1655596], abs=1e-6
-    )
-    assert [rate_factor(p, "cosine") for p in (0, 0.5, 1)] == pytest.approx([1, 0.5, 0])
-    assert [rate_factor(p, "none") for p in (0, 0.5, 1)] == [1, 1, 1]
 
 
 def test_the_domain_loss_is_the_binary_cross_entropy_of_both():

@@ -12,7 +12,8 @@ from torch.nn import functional
 from datamodules.mnist import MNISTDataModule
 from datamodules.tensors import ShuffledBatches
 from rdfia.digit_judge import score_images
-from rdfia.gan import GANModule, draw_latents
+from rdfia.gan import GANModule
+from rdfia.latents import draw_latents
 
 WORKER = Path(__file__).with_name("ddp_gan.py")
 

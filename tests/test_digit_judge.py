@@ -8,6 +8,7 @@ from datamodules.mnist import MNISTDataModule
 from rdfia.digit_judge import (
     WEIGHTS,
     DigitScores,
+    diversity,
     frechet_distance,
     load_judge,
     precision_recall,
@@ -150,3 +151,38 @@ def test_few_samples_give_nan_not_an_error(digits):
     scores = score_images(digits.test_data[range(2)][0], digits.test_data[range(2)][0])
     assert np.isnan(scores["judge_fid"])
     assert scores["n_real"] == 2
+
+
+def test_diversity_by_hand():
+    features = torch.tensor([[0.0, 0], [3, 4], [0, 4], [1, 1]])
+    found = diversity(features, torch.tensor([0, 0, 0, 1]))
+    # class 0: distances 5, 4 and 3, mean 4; class 1 has one image only
+    assert found[0].item() == pytest.approx(4)
+    assert found[1:].isnan().all()
+
+
+def test_conditional_scores_of_real_digits_are_those_of_a_perfect_generator(digits):
+    images, labels = digits.test_data[range(300)]
+    scores = score_images(images, images, asked=labels, real_labels=labels)
+    assert scores["conditional_accuracy"] > 0.97
+    assert scores["diversity"] == pytest.approx(1)
+    accuracies = [scores[f"accuracy_{digit}"] for digit in range(10)]
+    assert scores["worst_accuracy"] == min(accuracies)
+    counts = torch.bincount(labels, minlength=10) / len(labels)
+    assert scores["conditional_accuracy"] == pytest.approx(
+        float((counts * torch.tensor(accuracies)).sum()), 1e-5
+    )
+
+
+def test_a_generator_that_makes_one_image_of_each_class_has_no_diversity(digits):
+    images, labels = digits.test_data[range(300)]
+    one = torch.stack([images[labels == digit][0] for digit in range(10)])
+    scores = score_images(one[labels], images, asked=labels, real_labels=labels)
+    assert scores["diversity"] < 0.01
+    wrong = score_images(one[labels], images, asked=(labels + 1) % 10, real_labels=labels)
+    assert wrong["conditional_accuracy"] < 0.05
+
+
+def test_what_was_not_asked_for_has_no_conditional_scores(digits):
+    images, labels = digits.test_data[range(50)]
+    assert "conditional_accuracy" not in score_images(images, images, real_labels=labels)

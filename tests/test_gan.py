@@ -4,6 +4,7 @@ from contextlib import contextmanager
 import lightning
 import pytest
 import torch
+from conftest import quiet_trainer
 from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
@@ -11,23 +12,18 @@ from torch.utils.data import DataLoader
 from datamodules.mnist import MNISTDataModule
 from datamodules.tensors import BatchLoader, ImageTensors, ShuffledBatches
 from rdfia.gan import (
+    PRACTICAL,
     Discriminator,
     GANModule,
     Generator,
     discriminator_loss,
-    draw_latents,
     generator_loss,
-    update_average,
+    squared_gradient,
 )
+from rdfia.latents import draw_latents
+from rdfia.optimization import rate_factor
 
 SMALL = {"latent_dim": 8, "generator_features": 4, "discriminator_features": 4}
-
-
-def trainer(**settings) -> lightning.Trainer:
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    return lightning.Trainer(
-        **{"accelerator": "cpu", "max_epochs": 1, "enable_checkpointing": False, **quiet, **settings}
-    )
 
 
 def some_batches(count: int = 4, size: int = 8) -> DataLoader:
@@ -54,7 +50,7 @@ def test_networks_have_the_shapes_and_sizes_of_the_paper():
 
 
 def test_weights_are_drawn_as_the_paper_says():
-    generator = Generator(features=64)
+    generator = Generator(features=64, initialization="dcgan")
     for layer in generator.modules():
         if isinstance(layer, nn.ConvTranspose2d):
             assert layer.weight.std().item() == pytest.approx(0.02, rel=0.1)
@@ -77,33 +73,59 @@ def test_losses_are_the_binary_cross_entropies():
     assert generator_loss(torch.tensor([-500.0], dtype=torch.float16)).item() == 500  # no overflow, no nan
 
 
-def test_the_generator_still_learns_where_it_loses():
+@pytest.mark.parametrize("initialization", ["pytorch", "orthogonal"])
+def test_other_initializations(initialization):
+    torch.manual_seed(0)
+    generator = Generator(16, 8, initialization=initialization)
+    torch.manual_seed(0)
+    layer = nn.ConvTranspose2d(16, 32, 4, bias=False)  # the first that is drawn
+    found = generator.first[0].weight
+    if initialization == "pytorch":
+        assert torch.equal(found, layer.weight)
+    else:
+        rows = found.flatten(1)
+        torch.testing.assert_close(rows @ rows.T, torch.eye(16), rtol=1e-4, atol=1e-5)
+
+
+def test_other_losses_by_hand():
+    real, fake = torch.tensor([2.0, 0.5]), torch.tensor([-3.0, 0.5])
+    assert discriminator_loss(real, fake, "hinge").item() == pytest.approx((0 + 0.5) / 2 + (0 + 1.5) / 2)
+    assert generator_loss(fake, "hinge").item() == pytest.approx(1.25)
+    squares = (1 + 0.25) / 4 + (9 + 0.25) / 4
+    assert discriminator_loss(real, fake, "least-squares").item() == pytest.approx(squares)
+    assert generator_loss(fake, "least-squares").item() == pytest.approx((16 + 0.25) / 4)
+    minimax = (1 - fake.sigmoid()).log().mean().item()
+    assert generator_loss(fake, "minimax").item() == pytest.approx(minimax, rel=1e-5)
+    assert discriminator_loss(real, fake, "minimax") == discriminator_loss(real, fake)
+
+
+def test_smoothed_labels_are_those_of_the_cross_entropy():
+    real, fake = torch.randn(5), torch.randn(5)
+    cross_entropy = functional.binary_cross_entropy_with_logits
+    expected = cross_entropy(real, torch.full((5,), 0.9)) + cross_entropy(fake, torch.zeros(5))
+    torch.testing.assert_close(discriminator_loss(real, fake, label_smoothing=0.1), expected)
+    squares = (real - 0.9).square().mean() / 2 + fake.square().mean() / 2
+    torch.testing.assert_close(discriminator_loss(real, fake, "least-squares", 0.1), squares)
+
+
+def test_where_the_generator_loses_it_learns_but_for_minimax():
     lost = torch.tensor([-20.0], requires_grad=True)
-    (gradient,) = torch.autograd.grad(generator_loss(lost), lost)
-    assert gradient.item() == pytest.approx(-1, abs=1e-6)  # minimax would give about 2e-9
+    slopes = {"non-saturating": -1, "hinge": -1, "least-squares": -21, "minimax": 0}
+    for loss, slope in slopes.items():
+        (gradient,) = torch.autograd.grad(generator_loss(lost, loss), lost)
+        assert gradient.item() == pytest.approx(slope, abs=1e-6), loss
 
 
-def test_latents_depend_on_key_and_rank_alone():
-    latents = draw_latents(6, 5, [1, 2])
-    torch.manual_seed(123)
-    assert torch.equal(draw_latents(6, 5, [1, 2]), latents)
-    others = [draw_latents(6, 5, key) for key in ([1, 3], [2, 2], [2, 1], [1, 2, 0, 1])]
-    assert not any(torch.equal(latents, other) for other in others)
-    ranks = [draw_latents(3, 5, [1, 2], rank=rank, world_size=2) for rank in range(2)]
-    assert torch.equal(torch.stack(ranks, 1).flatten(0, 1), latents)
-
-
-def test_the_average_follows_parameters_and_copies_buffers():
-    average, model = nn.BatchNorm1d(2), nn.BatchNorm1d(2)
-    nn.init.constant_(model.weight, 3.0)
-    model.running_mean.fill_(7.0)
-    model.num_batches_tracked.fill_(5)
-    update_average(average, model, decay=0.9, step=10**6)
-    assert average.weight.tolist() == pytest.approx([1.2, 1.2])
-    assert average.running_mean.tolist() == [7.0, 7.0]
-    assert average.num_batches_tracked == 5
-    update_average(average, model, decay=0.9, step=0)  # decay 1/10 at first
-    assert average.weight.tolist() == pytest.approx([2.82, 2.82])
+def test_the_squared_gradient_by_hand_and_its_own_gradient():
+    """Of logits a x1^2 + b x2 the gradient is (2 a x1, b)."""
+    images = torch.tensor([[1.0, 5.0], [2.0, 7.0]]).reshape(2, 2, 1, 1).requires_grad_()
+    a, b = torch.tensor(3.0, requires_grad=True), torch.tensor(0.5, requires_grad=True)
+    logits = a * images[:, 0, 0, 0] ** 2 + b * images[:, 1, 0, 0]
+    penalty = squared_gradient(logits, images)
+    assert penalty.item() == pytest.approx((36 + 144) / 2 + 0.25)
+    penalty.backward()
+    assert a.grad.item() == pytest.approx((2 * 36 / 3 + 2 * 144 / 3) / 2)
+    assert b.grad.item() == pytest.approx(1.0)
 
 
 def reference_step(module: GANModule, batches: list[torch.Tensor]) -> None:
@@ -131,10 +153,10 @@ def reference_step(module: GANModule, batches: list[torch.Tensor]) -> None:
 
 
 def test_training_equals_a_plain_loop():
-    module = GANModule(**SMALL)
+    module = GANModule(**SMALL, **PRACTICAL)
     reference = copy.deepcopy(module)
     loader = some_batches()
-    trainer().fit(module, loader)
+    quiet_trainer(max_epochs=1).fit(module, loader)
     reference_step(reference, [images for images, _ in loader])
     assert module.batches_done == 4
     for name in ("generator", "discriminator", "average_generator"):
@@ -165,14 +187,98 @@ def test_no_step_of_one_network_moves_the_other(monkeypatch):
         gradients.append({n for n in after if any(p.grad is not None for p in after[n])})
 
     monkeypatch.setattr(GANModule, "toggled_optimizer", watched)
-    trainer(limit_train_batches=3).fit(module, some_batches())
+    quiet_trainer(max_epochs=1, limit_train_batches=3).fit(module, some_batches())
     assert moved == [{"discriminator"}, {"generator"}] * 3
     assert gradients == moved  # nor does a gradient reach it
 
 
+def test_the_penalty_is_added_in_every_fourth_batch_to_the_discriminators_loss():
+    """Against plain PyTorch; without weights on it, training is another."""
+    settings = {**SMALL, **PRACTICAL, "average_decay": 0.0}
+    module = GANModule(**settings | {"r1": 2.0})
+    reference, without = copy.deepcopy(module), GANModule(**settings)
+    without.load_state_dict(module.state_dict())
+    batches = some_batches(count=5)
+    for one in (module, without):
+        quiet_trainer(max_epochs=1).fit(one, batches)
+    g, d = reference.generator.train(), reference.discriminator.train()
+    optimizers = reference.configure_optimizers()
+    for number, (images, _) in enumerate(batches):
+        real = (images * 2 - 1).requires_grad_()
+        fake = g(reference.draw(8, 1, number))
+        real_logits = d(real)
+        loss = discriminator_loss(real_logits, d(fake.detach()))
+        if number in (0, 4):
+            (slope,) = torch.autograd.grad(real_logits.sum(), real, create_graph=True)
+            loss = loss + 4 * 2.0 / 2 * (slope**2).flatten(1).sum(1).mean()
+        for optimizer, own in zip(optimizers, (loss, None), strict=True):
+            own = generator_loss(d(fake)) if own is None else own
+            optimizer.zero_grad()
+            own.backward()
+            optimizer.step()
+    for name, expected in reference.discriminator.state_dict().items():
+        torch.testing.assert_close(module.discriminator.state_dict()[name], expected, rtol=1e-3, atol=1e-5)
+    assert not same(module.discriminator.state_dict(), without.discriminator.state_dict())
+
+
+def test_the_generator_steps_on_each_of_so_many_batches():
+    module = GANModule(**SMALL, discriminator_steps=3)
+    steps = {"generator": [], "discriminator": []}
+
+    class Watch(lightning.Callback):
+        def on_train_batch_start(self, trainer, module, *rest):
+            self.before = copy.deepcopy(module.state_dict())
+
+        def on_train_batch_end(self, trainer, module, *rest):
+            for name, moved in steps.items():
+                after = module.state_dict()
+                names = [key for key in after if key.startswith(f"{name}.") and key.endswith("0.weight")]
+                moved.append(not all(torch.equal(after[key], self.before[key]) for key in names))
+
+    quiet_trainer(max_epochs=1, callbacks=[Watch()]).fit(module, some_batches(count=7))
+    assert steps["discriminator"] == [True] * 7
+    assert steps["generator"] == [False, False, True, False, False, True, False]
+
+
+@pytest.mark.parametrize("decay", ["none", "linear", "cosine"])
+def test_rates_fall_over_the_batches_of_all_epochs(decay):
+    module = GANModule(**SMALL, generator_lr=1e-3, discriminator_lr=2e-3, decay=decay)
+    seen = []
+
+    class Watch(lightning.Callback):
+        def on_train_batch_end(self, trainer, module, *rest):
+            seen.append(tuple(optimizer.param_groups[0]["lr"] for optimizer in trainer.optimizers))
+
+    quiet_trainer(max_epochs=2, callbacks=[Watch()]).fit(module, some_batches(count=3))
+    factors = [rate_factor(batch / 6, decay) for batch in range(6)]
+    assert torch.tensor(seen).allclose(torch.tensor([(2e-3 * f, 1e-3 * f) for f in factors]))
+
+
+def test_falling_rates_need_an_end():
+    run = quiet_trainer(max_epochs=-1, max_steps=4)
+    with pytest.raises(ValueError, match="give the trainer max_epochs"):
+        run.fit(GANModule(**SMALL, decay="linear"), some_batches())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"latent_dim": 0}, "latent_dim is at least 1, got 0"),
+        ({"discriminator_steps": 0}, "discriminator_steps is at least 1"),
+        ({"generator_lr": -1.0}, "generator_lr is not negative"),
+        ({"r1": float("nan")}, "r1 is not negative, got nan"),
+        ({"beta1": 1.0}, "beta1 is at least 0 and below 1, got 1.0"),
+        ({"loss": "hinge", "label_smoothing": 0.1}, "no labels to smooth"),
+    ],
+)
+def test_bad_settings_are_named(settings, message):
+    with pytest.raises(ValueError, match=message):
+        GANModule(**settings)
+
+
 def test_batches_are_counted_not_optimizer_steps():
     module = GANModule(**SMALL)
-    train = trainer(max_epochs=2)
+    train = quiet_trainer(max_epochs=2)
     train.fit(module, some_batches())
     assert module.batches_done == 8
     assert train.global_step == 16  # the trap
@@ -181,7 +287,7 @@ def test_batches_are_counted_not_optimizer_steps():
 def test_logged_names():
     digits = MNISTDataModule("sample", image_size=32, batch_size=32)
     module = GANModule(**SMALL)
-    train = trainer(limit_train_batches=2, limit_val_batches=2, limit_test_batches=2)
+    train = quiet_trainer(max_epochs=1, limit_train_batches=2, limit_val_batches=2, limit_test_batches=2)
     train.fit(module, digits)
     scores = {"judge_fid", "precision", "recall", "confident_share", "histogram_distance"}
     scores |= {"smallest_class_share", "n_real", "n_generated", *(f"class_{digit}" for digit in range(10))}
@@ -194,7 +300,7 @@ def test_logged_names():
 
 def test_samples_are_repeatable_in_0_1_and_independent_of_their_batch():
     module = GANModule(**SMALL)
-    trainer(limit_train_batches=2).fit(module, some_batches())
+    quiet_trainer(max_epochs=1, limit_train_batches=2).fit(module, some_batches())
     module.train()
     latents = torch.randn(5, 8)
     together = module(latents)
@@ -233,7 +339,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, stop_after):
                     trainer.save_checkpoint(tmp_path / "stop.ckpt")
                     raise RuntimeError("stopped")
 
-        run = trainer(max_epochs=3, callbacks=[Stop()])
+        run = quiet_trainer(max_epochs=3, callbacks=[Stop()])
         run.fit(module, BatchLoader(data, ShuffledBatches(32, 8)), ckpt_path=checkpoint, weights_only=True)
         optimizers = [optimizer.state_dict()["state"] for optimizer in run.optimizers]
         return module, optimizers
@@ -253,7 +359,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, stop_after):
 
 def test_load_from_checkpoint_gives_the_same_samples(tmp_path):
     module = GANModule(**SMALL)
-    run = trainer(limit_train_batches=2)
+    run = quiet_trainer(max_epochs=1, limit_train_batches=2)
     run.fit(module, some_batches())
     run.save_checkpoint(tmp_path / "gan.ckpt")
     loaded = GANModule.load_from_checkpoint(tmp_path / "gan.ckpt", weights_only=True)
@@ -266,7 +372,7 @@ def test_bf16_follows_float32():
     for precision in ("32-true", "bf16-mixed"):
         torch.manual_seed(0)
         module = GANModule(**SMALL)
-        run = trainer(precision=precision)
+        run = quiet_trainer(max_epochs=1, precision=precision)
         run.fit(module, some_batches(count=8))
         results[precision] = {name: value.item() for name, value in run.callback_metrics.items()}
         assert all(parameter.dtype == torch.float32 for parameter in module.parameters())
@@ -286,7 +392,7 @@ def test_fp16_scaling_leaves_the_steps_right():
 
             plugins = [MixedPrecision("16-mixed", "cpu", scaler)]
             plugins[0].autocast_context_manager = lambda: torch.autocast("cpu", enabled=False)
-        run = trainer(plugins=plugins)
+        run = quiet_trainer(max_epochs=1, plugins=plugins)
         run.fit(module, some_batches(count=6))
         return module.state_dict()
 
@@ -304,9 +410,10 @@ def test_learns_a_simple_distribution():
     images = torch.stack([left, left.flip(1)] * 64)[:, None]
     data = ImageTensors(images, torch.zeros(128).long())
     torch.manual_seed(0)
-    module = GANModule(**SMALL, generator_lr=2e-3, discriminator_lr=1e-3, average_decay=0.9)
+    settings = {"generator_lr": 2e-3, "discriminator_lr": 1e-3, "average_decay": 0.9, "r1": 1.0}
+    module = GANModule(**SMALL, **settings, initialization="dcgan", decay="cosine")
     before = module.sample(200)
-    trainer(max_epochs=60).fit(module, BatchLoader(data, ShuffledBatches(128, 32)))
+    quiet_trainer(max_epochs=60).fit(module, BatchLoader(data, ShuffledBatches(128, 32)))
     after = module.sample(200)
     target = images[:2].float() / 255
 
@@ -325,7 +432,7 @@ def test_learns_digits():
     digits = MNISTDataModule("sample", image_size=32, batch_size=64, train_on_val=True)
     torch.manual_seed(0)
     module = GANModule()
-    run = trainer(max_epochs=20)
+    run = quiet_trainer(max_epochs=20)
     run.fit(module, digits)
     scores = run.test(module, digits, verbose=False)[0]
     assert scores["test/judge_fid"] < 25  # an untrained generator: about 72

@@ -1,5 +1,6 @@
 """The script, in process and as users call it."""
 
+import dataclasses
 import inspect
 import json
 import os
@@ -12,11 +13,23 @@ from pathlib import Path
 
 import pytest
 import torch
+import train_gan
 from conftest import write_mnist
-from train_gan import Args, main
+from PIL import Image
+from train_gan import (
+    ABLATION,
+    LADDER,
+    Args,
+    GANArgs,
+    loss_numbers,
+    main,
+    module_flags,
+    train,
+    walks,
+)
 
-from rdfia.command_line import run_script
-from rdfia.gan import GANModule
+from rdfia.command_line import TrainerArgs, run_script
+from rdfia.gan import PRACTICAL, GANModule
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = str(ROOT / "scripts" / "train_gan.py")
@@ -47,33 +60,96 @@ def test_a_run_leaves_figures_scores_and_checkpoints(tmp_path, mnist, capsys):
     assert json.loads((folder / "results.json").read_text()) == results
     figures = {path.stem for path in (folder / "figures").iterdir()}
     epochs = {f"samples_epoch_{number:03d}" for number in range(3)}
-    assert figures == epochs | {"loss_curves", "real_and_generated"}
+    assert figures == epochs | {"loss_curves", "real_and_generated", "interpolation", "film"}
+    with Image.open(folder / "figures" / "film.gif") as film:
+        assert film.n_frames == len(list((folder / "figures" / "film").iterdir())) == 6  # a frame a batch
     assert results["data"]["train"] == 120
     assert results["selection"] == "last epoch, samples of the averaged generator"
-    for name, value in results["metrics"].items():  # the floor stands beside each score
-        if not name.startswith("floor_"):
-            assert f"floor_{name}" in results["metrics"]
+    for value in results["metrics"].values():
         assert value["values"] == [value["mean"]]
+    for name in (
+        "judge_fid",
+        "precision",
+        "recall",
+        "class_0",
+        "n_real",
+    ):  # the floor stands beside each score
+        assert f"floor_{name}" in results["metrics"]
     assert "37 generated digits against 37 real test digits" in capsys.readouterr().out
 
 
 def test_the_same_seed_gives_the_same_numbers(tmp_path, mnist):
     results = [main(small(tmp_path, name=name, seed=seed)) for name, seed in (("a", 0), ("b", 0), ("c", 1))]
     losses = [(tmp_path / "runs" / name / "metrics.csv").read_text() for name in "abc"]
+    for result in results:
+        assert result["metrics"].pop("seconds")["mean"] > 0
     assert results[0]["metrics"] == results[1]["metrics"]
     assert losses[0] == losses[1] != losses[2]
 
 
-def test_flags_default_to_the_modules_defaults():
-    defaults = {name: p.default for name, p in inspect.signature(GANModule).parameters.items()}
-    for name in (
-        "latent_dim",
-        "generator_features",
-        "discriminator_features",
-        "generator_lr",
-        "discriminator_lr",
-    ):
-        assert getattr(Args(), name) == defaults[name]
+def test_each_flag_is_a_keyword_of_the_module_and_the_preset_fills_the_rest():
+    assert module_flags(Args()) == {"seed": 0}
+    assert module_flags(Args(preset="practical")) == {**PRACTICAL, "seed": 0}
+    given = module_flags(Args(preset="practical", generator_lr=1.0, seed=3))
+    assert given == {**PRACTICAL, "generator_lr": 1.0, "seed": 3}
+    flags = {field.name for field in dataclasses.fields(GANArgs)} - {"preset", "seeds"}
+    flags -= {field.name for field in dataclasses.fields(TrainerArgs)}
+    assert flags == set(inspect.signature(GANModule).parameters) - {"seed", "preview_count"}
+    for rows in (LADDER, *ABLATION.values()):
+        for changes in rows.values():
+            GANModule(**module_flags(dataclasses.replace(Args(preset="practical", latent_dim=4), **changes)))
+
+
+def test_the_numbers_of_the_curves_by_hand():
+    steps = [1.0, 2.0, 3.0, 4.0]
+    history = {
+        "train/discriminator_loss": (steps, [9.0, 9.0, 1.0, 3.0]),
+        "train/generator_loss": (steps, [9.0, 9.0, 2.0, 6.0]),
+        "train/real_score": (steps, [0.95, 0.95, 0.5, 0.95]),
+        "train/fake_score": (steps, [0.05, 0.5, 0.05, 0.01]),
+    }
+    assert loss_numbers(history, epoch=2) == {
+        "final_discriminator_loss": 2.0,
+        "final_generator_loss": 4.0,
+        "loss_swing": 2.0,
+        "discriminator_wins": 0.5,
+    }
+
+
+def test_a_table_skips_what_is_done_and_names_what_collapsed(tmp_path, mnist, monkeypatch):
+    monkeypatch.setitem(ABLATION, "lr", {"D rate 1e9": {"discriminator_lr": 1e9}})
+    args = small(tmp_path, preset="practical", ablation="lr", seeds=(0,))
+    table = main(args)
+    folder = tmp_path / "runs" / "gan"
+    assert table == json.loads((folder / "results.json").read_text())
+    single = json.loads((folder / "D-rate-1e9_seed_0" / "results.json").read_text())
+    for row in ("practical", "D rate 1e9"):
+        assert len(table["metrics"][f"{row}/recall"]["values"]) == 1
+    assert table["metrics"]["D rate 1e9/recall"] == single["metrics"]["recall"]
+    assert any(note.startswith("D rate 1e9, seed 0: ") and "ok" not in note for note in table["notes"])
+    assert (folder / "figures" / "samples.png").exists()
+
+    trained = []
+    monkeypatch.setattr(train_gan, "train", lambda part: trained.append(part.name) or train(part))
+    more = main(dataclasses.replace(args, seeds=(0, 1)))
+    assert trained == ["practical_seed_1", "D-rate-1e9_seed_1"]
+    assert more["metrics"]["practical/recall"]["values"][:1] == table["metrics"]["practical/recall"]["values"]
+    with pytest.raises(ValueError, match="--max-epochs 1, this command says 2"):
+        main(dataclasses.replace(args, max_epochs=2))
+    single_run = dataclasses.replace(args, output_dir=folder, name="practical_seed_0")
+    with pytest.raises(ValueError, match="holds a single run; use another --name"):
+        main(single_run)
+
+
+def test_walks_begin_and_end_where_the_judge_says(monkeypatch):
+    module = GANModule(latent_dim=4, generator_features=4)
+    ways = walks(module, [(8, 9), (9, 4)], steps=5)
+    assert {how: images.shape for how, images in ways.items()} == dict.fromkeys(
+        ("linear", "slerp"), (10, 1, 32, 32)
+    )
+    for ends in (0, 4, 5, 9):
+        torch.testing.assert_close(ways["linear"][ends], ways["slerp"][ends], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(ways["slerp"][4], ways["slerp"][5], rtol=1e-3, atol=1e-4)  # the same 9
 
 
 def test_help_is_short_and_fast():

@@ -68,7 +68,7 @@ def test_streaming_and_caches_change_no_number(scenes, tmp_path):
         "from_the_cache": {},
         "streamed": {"memory_gb": 0.002, "cache_dir": tmp_path / "grams"},
         "from_cached_grams": {"memory_gb": 0.002, "cache_dir": tmp_path / "grams"},
-        "no_cache": {"cache_dir": None},
+        "no_cache": {"cache": False},
     }.items():
         metrics = main(small(scenes, tmp_path, name=name, **changes))["metrics"]
         numbers.append({key: value["mean"] for key, value in metrics.items() if "seconds" not in key})

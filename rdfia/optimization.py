@@ -1,0 +1,48 @@
+"""What several techniques train with: falling rates, averaged weights, statistics shared by processes."""
+
+import math
+from typing import Literal
+
+import torch
+from torch import distributed, nn
+
+Decay = Literal["none", "ganin", "linear", "cosine"]
+
+
+def rate_factor(progress: float, decay: Decay) -> float:
+    """Return what the learning rate is multiplied with at ``progress`` in [0, 1].
+
+    ``ganin`` is ``(1 + 10 p) ** -0.75``; ``linear`` keeps the rate for the first half, then falls to 0 at the
+    end along a line; ``cosine`` falls to 0 from the start on.
+    """
+    if decay == "ganin":
+        return math.pow(1 + 10 * progress, -0.75)
+    if decay == "linear":
+        return min(1.0, 2 * (1 - progress))
+    return (1 + math.cos(math.pi * progress)) / 2 if decay == "cosine" else 1.0
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate of all that an optimizer trains."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
+    """Move ``average``'s parameters towards ``model``'s and copy its buffers.
+
+    The decay rises to ``decay`` as ``(1 + step) / (10 + step)``, so that the random weights of the first
+    steps are soon forgotten. Without the buffers the average would normalise with the statistics of those.
+    """
+    decay = min(decay, (1 + step) / (10 + step))
+    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
+    for kept, current in zip(average.buffers(), model.buffers(), strict=True):
+        kept.copy_(current)
+
+
+def share_statistics(module: nn.Module, world_size: int) -> None:
+    """Give all processes the first one's buffers, such as BatchNorm's statistics: checkpoints hold those."""
+    if world_size > 1:
+        for buffer in module.buffers():
+            distributed.broadcast(buffer, 0)
