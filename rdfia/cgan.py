@@ -1,0 +1,184 @@
+"""Conditional DCGAN: digits of the classes that are asked for.
+
+Mirza & Osindero, "Conditional Generative Adversarial Nets", 2014, on DCGAN; as a choice with the projection
+of Miyato & Koyama, "cGANs with Projection Discriminator", ICLR 2018. Generator and discriminator are told the
+label. Only the discriminator makes the generator heed it: real images come with their labels, so an image of
+another digit than the label says looks generated. What is left for the noise is style.
+
+    python scripts/train_cgan.py --data-dir /path/to/data
+"""
+
+import copy
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from rdfia.gan import GANModule, Initialization, grow, initialize, shrink, up
+from rdfia.latents import draw_latents
+
+Conditioning = Literal["one-hot", "embedding", "projection"]
+CLASSES = 10
+
+
+class ConditionalGenerator(nn.Module):
+    """Latents (B, latent_dim) and labels (B,) to images (B, 1, 32, 32) in [-1, 1].
+
+    A branch for the noise and one for the label, each a layer up to half of the 4x4 maps; from there on as
+    `rdfia.gan.Generator`.
+
+    Args:
+        latent_dim: Numbers in a latent vector.
+        features: Width of the last hidden layer; the earlier ones have 2 and 4 times as many.
+        embedding: Numbers that stand for a label, learned; 0 for one-hot.
+        initialization: Of the weights, see `rdfia.gan.initialize`.
+    """
+
+    def __init__(
+        self,
+        latent_dim: int = 100,
+        features: int = 32,
+        *,
+        embedding: int = 0,
+        initialization: Initialization = "dcgan",
+    ) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(CLASSES, embedding) if embedding else None
+        self.noise_branch = up(latent_dim, 2 * features, 1, 0)
+        self.label_branch = up(embedding or CLASSES, 2 * features, 1, 0)
+        self.layers = grow(features, channels=1)
+        initialize(self, initialization)
+
+    def forward(self, latents: Tensor, labels: Tensor) -> Tensor:
+        """Map latents (B, latent_dim) and labels (B,) to images (B, 1, 32, 32) in [-1, 1]."""
+        embedding = self.embedding
+        told = functional.one_hot(labels, CLASSES).to(latents) if embedding is None else embedding(labels)
+        branches = [self.noise_branch(latents[:, :, None, None]), self.label_branch(told[:, :, None, None])]
+        images: Tensor = self.layers(torch.cat(branches, 1))
+        return images
+
+
+class ConditionalDiscriminator(nn.Module):
+    """Images (B, 1, 32, 32) in [-1, 1] and labels (B,) to logits (B,); large means real, and of that label.
+
+    Args:
+        features: Width of the first layer; the later ones have 2 and 4 times as many.
+        conditioning: ``one-hot``: ten maps, one of them 1, go through a branch beside the image's, each half
+            as wide. ``embedding``: a learned map of the image's size goes through that branch.
+            ``projection``: the last maps are multiplied with learned ones of the label, and the sum is added
+            to the logit. ``none``: the label is not looked at.
+        initialization: Of the weights, see `rdfia.gan.initialize`.
+    """
+
+    def __init__(
+        self,
+        features: int = 32,
+        *,
+        conditioning: Literal["one-hot", "embedding", "projection", "none"] = "one-hot",
+        initialization: Initialization = "dcgan",
+    ) -> None:
+        super().__init__()
+        self.conditioning = conditioning
+        branches = conditioning in ("one-hot", "embedding")
+        self.image_branch = nn.Conv2d(1, features - features // 2 if branches else features, 4, 2, 1)
+        if branches:
+            self.label_branch = nn.Conv2d(CLASSES if conditioning == "one-hot" else 1, features // 2, 4, 2, 1)
+        self.layers = shrink(features)
+        self.last = nn.Conv2d(4 * features, 1, 4)
+        initialize(self, initialization)
+        if conditioning == "embedding":
+            self.embedding = nn.Embedding(CLASSES, 32 * 32)
+        elif conditioning == "projection":
+            # From 0: at first, the label says nothing.
+            self.embedding = nn.Embedding(CLASSES, 4 * features * 4 * 4)
+            nn.init.zeros_(self.embedding.weight)
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Map images (B, 1, 32, 32) in [-1, 1] and labels (B,) to logits (B,)."""
+        maps = self.image_branch(images)
+        if self.conditioning == "one-hot":
+            known = functional.one_hot(labels, CLASSES).to(images)[:, :, None, None]
+            maps = torch.cat([maps, self.label_branch(known.expand(-1, -1, 32, 32))], 1)
+        elif self.conditioning == "embedding":
+            maps = torch.cat([maps, self.label_branch(self.embedding(labels).reshape(-1, 1, 32, 32))], 1)
+        maps = self.layers(functional.leaky_relu(maps, 0.2))
+        logits: Tensor = self.last(maps).flatten()
+        if self.conditioning == "projection":
+            logits = logits + (self.embedding(labels) * maps.flatten(1)).sum(1)
+        return logits
+
+
+class cGANModule(GANModule):  # noqa: N801 - the name that the project is known by
+    """Conditional DCGAN, trained as `GANModule` is, on images and their labels.
+
+    Generated images are asked for the labels of the real ones beside them, in training, validation and test.
+
+    Args:
+        conditioning: ``one-hot`` and ``embedding``: of both networks. ``projection``: of the discriminator,
+            with one-hot in the generator.
+        label_in_discriminator: Without it, nothing makes the generator heed the label.
+        preview_count: Number of fixed latents for previews, each drawn as all ten digits.
+        gan: See `GANModule`.
+
+    Example:
+        >>> images = cGANModule().sample(20)  # 0 to 9, and again
+        >>> images.shape
+        torch.Size([20, 1, 32, 32])
+    """
+
+    def __init__(
+        self,
+        *,
+        conditioning: Conditioning = "one-hot",
+        label_in_discriminator: bool = True,
+        preview_count: int = 8,
+        **gan: Any,
+    ) -> None:
+        super().__init__(preview_count=preview_count, **gan)
+        drawn = {"initialization": self.initialization}
+        embedding = CLASSES if conditioning == "embedding" else 0
+        self.generator = ConditionalGenerator(self.latent_dim, self.features[0], embedding=embedding, **drawn)
+        self.discriminator = ConditionalDiscriminator(
+            self.features[1], conditioning=conditioning if label_in_discriminator else "none", **drawn
+        )
+        self.average_generator = copy.deepcopy(self.generator).requires_grad_(False)
+
+    def condition(self, labels: Tensor) -> tuple[Tensor, ...]:
+        """Return what both networks are told beside latents and images: the labels (B,)."""
+        return (labels,)
+
+    @torch.no_grad()
+    def sample(self, count: int, *, seed: int | None = None, labels: Tensor | None = None) -> Tensor:
+        """Generate images (count, 1, 32, 32) in [0, 1]; the same seed gives the same latents.
+
+        Args:
+            count: Of the images.
+            seed: Of the latents, by default the module's own.
+            labels: (count,), by default 0 to 9 again and again.
+        """
+        labels = torch.arange(count) % CLASSES if labels is None else labels
+        if labels.shape != (count,) or not (labels.min() >= 0 and labels.max() < CLASSES):
+            raise ValueError(f"labels are {count} digits from 0 to 9, got {tuple(labels.shape)} {labels}")
+        key = [self.seed if seed is None else seed, 3, 0]
+        latents = draw_latents(count, self.latent_dim, key, distribution=self.latents)
+        parts = zip(torch.split(latents, 1000), torch.split(labels, 1000), strict=True)
+        return torch.cat([self(part, asked) for part, asked in parts])
+
+    @torch.no_grad()
+    def class_grid(self, latents: Tensor) -> Tensor:
+        """Generate all ten digits from each latent.
+
+        Args:
+            latents: (Z, latent_dim).
+
+        Returns:
+            Images (10, Z, 1, 32, 32) in [0, 1]: a row is one digit, a column has one latent.
+        """
+        labels = torch.arange(CLASSES)
+        return torch.stack([self(latents, digit.expand(len(latents))) for digit in labels])
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Map a batch of latents (B, latent_dim) and labels (B,) to images (B, 1, 32, 32) in [0, 1]."""
+        images: Tensor = self(*batch)
+        return images

@@ -1,0 +1,99 @@
+"""Train a conditional DCGAN on MNIST, score its digits with the digit judge, draw the figures.
+
+Examples:
+    python scripts/train_cgan.py --data-dir sample --max-epochs 40
+    python scripts/train_cgan.py --seeds 0 1 2 --compare no-label-in-discriminator
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import train_gan
+
+from rdfia.command_line import run_script
+
+if TYPE_CHECKING:
+    import torch
+
+    from rdfia.cgan import cGANModule
+    from rdfia.plots import Figure
+
+# What can be trained for comparison, and the flags in which it differs.
+ROWS: dict[str, dict[str, Any]] = {
+    "one-hot": {"conditioning": "one-hot"},
+    "embedding": {"conditioning": "embedding"},
+    "projection": {"conditioning": "projection"},
+    "no-label-in-discriminator": {"label_in_discriminator": False},
+    "nz-10": {"latent_dim": 10},
+    "nz-1000": {"latent_dim": 1000},
+}
+
+
+@dataclass(frozen=True)
+class Args(train_gan.GANArgs):
+    """Train a conditional DCGAN on MNIST and score its digits with the digit judge."""
+
+    name: str = "cgan"
+    """Of the run folder; the same goes on."""
+    conditioning: Literal["one-hot", "embedding", "projection"] = "one-hot"
+    """How the networks are told the label."""
+    label_in_discriminator: bool = True
+    """Tell the discriminator the label too."""
+    compare: tuple[
+        Literal["one-hot", "embedding", "projection", "no-label-in-discriminator", "nz-10", "nz-1000"], ...
+    ] = ()
+    """Trained besides, with the same settings."""
+
+
+def style_scores(module: "cGANModule", count: int = 1000) -> dict[str, float]:
+    """Return how far one latent means one style: the correlation of slant and of thickness over the digits.
+
+    Beside each, that of as many digits from latents of their own, which is what chance gives.
+    """
+    import torch
+
+    from rdfia.digit_style import slant, style_correlation, thickness
+
+    scores = {}
+    together = module.class_grid(module.draw(count, 6))
+    strangers = torch.stack([together[digit].roll(digit + 1, 0) for digit in range(10)])
+    for moment in (slant, thickness):
+        for name, grid in {"": together, "_of_strangers": strangers}.items():
+            moments = torch.stack([moment(row) for row in grid], 1)
+            scores[f"{moment.__name__}_correlation{name}"] = float(style_correlation(moments))
+    return scores
+
+
+def build(args: Args) -> "cGANModule":
+    """Return the module that the flags describe."""
+    from rdfia.cgan import cGANModule
+
+    own = {"conditioning": args.conditioning, "label_in_discriminator": args.label_in_discriminator}
+    return cGANModule(**own, **train_gan.module_flags(args))
+
+
+def train(args: Args) -> dict[str, Any]:
+    """Train one conditional GAN, test it, draw; return the content of results.json."""
+    from rdfia import plots
+
+    def preview(gan: "cGANModule") -> "torch.Tensor":
+        return gan.class_grid(gan.preview_latents).flatten(0, 1)
+
+    def figures(gan: "cGANModule") -> dict[str, "Figure"]:
+        grid = gan.class_grid(gan.draw(16, 7)).flatten(0, 1)
+        title = "each row a digit, each column one latent"
+        return {"styles": plots.image_grids({title: grid}, columns=16)}
+
+    return train_gan.run(args, build, preview, figures, technique="cgan", more_scores=style_scores)
+
+
+def main(args: Args) -> dict[str, Any]:
+    """Train what is asked for; return the content of results.json."""
+    if not (args.seeds or args.compare):
+        return train(args)
+    rows = {"cgan": {}} | {row: ROWS[row] for row in args.compare}
+    return train_gan.compare(args, build, rows, train)
+
+
+if __name__ == "__main__":
+    run_script(main, Args)
