@@ -4,6 +4,7 @@ Examples:
     python scripts/benchmark.py data --data-dir /path/to/data
     python scripts/benchmark.py svm --data-dir /path/to/data
     python scripts/benchmark.py dann --data-dir /path/to/data
+    python scripts/benchmark.py gan --data-dir /path/to/data
 
 data: MNIST batches of 128, float in [0, 1], through our loader and through torchvision's MNIST with ToTensor
 and a DataLoader with 2 workers; and the time to generate MNIST-M.
@@ -15,6 +16,8 @@ values of C, fit and test, by us and by scikit-learn's SVC on the features, whos
 dann: training steps of train_dann.py (bf16, through Lightning, with logging), beside the same steps written
 without Lightning, and beside the usual loop (torchvision datasets, PIL, ToTensor, a DataLoader with 2 workers
 for each domain, float32) on the same network and batches of 128 + 128.
+
+gan: the same of train_gan.py --preset practical, the usual loop being that of PyTorch's DCGAN tutorial.
 """
 
 import os
@@ -32,16 +35,19 @@ import tyro
 from rdfia.command_line import run_script
 
 if TYPE_CHECKING:
+    import lightning
+
     from datamodules.tensors import ImageTensors
 
 BATCH_SIZE = 128
+WARM = 5  # steps before those that count
 
 
 @dataclass(frozen=True)
 class Args:
     """Measure our code beside the usual one."""
 
-    what: Annotated[Literal["data", "svm", "dann"], tyro.conf.Positional] = "data"
+    what: Annotated[Literal["data", "svm", "dann", "gan"], tyro.conf.Positional] = "data"
     """What to measure."""
     data_dir: Path | None = None
     """Data folder, or `sample`; else $RDFIA_DATA, else ./data."""
@@ -50,9 +56,9 @@ class Args:
     images: int = 256
     """svm: photographs of which features are extracted in turns."""
     steps: int = 60
-    """dann: training steps in a turn, after 5 that do not count."""
-    cache_dir: Path | None = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "rdfia" / "features"
-    """svm: where train_svm.py keeps features; `None` for none."""
+    """dann, gan: training steps in a turn, after 5 that do not count."""
+    cache_dir: Path = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "rdfia" / "features"
+    """svm: where train_svm.py keeps features."""
     output: Path | None = None
     """Where the figures go; results/benchmark_<what>.json by default."""
 
@@ -122,6 +128,16 @@ def seconds_of(work: Callable[[], Any]) -> float:
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
+
+
+def in_turns(repeats: int, work: dict[str, Callable[[], float]]) -> dict[str, list[float]]:
+    """Return the seconds that each kind of work says it took, in each of the turns."""
+    times: dict[str, list[float]] = {name: [] for name in work}
+    for _ in range(repeats):
+        for name, run in work.items():
+            times[name].append(run())
+        print({name: round(values[-1], 4) for name, values in times.items()}, flush=True)
+    return times
 
 
 def ratio(above: list[float], below: list[float]) -> float:
@@ -196,11 +212,8 @@ def measure_svm(args: Args) -> dict[str, Any]:
         "our_relu5_3_and_pool5": lambda: ours(["relu5_3", "pool5"]),
         "usual_relu5_3_and_pool5": lambda: usual_features(folder, [relu5_3, pool5], args.images),
     }
-    times: dict[str, list[float]] = {name: [] for name in work}
-    for _ in range(args.repeats):
-        for name, run in work.items():
-            times[name].append(seconds_of(run) / len(chosen))
-        print({name: round(values[-1], 4) for name, values in times.items()}, flush=True)
+    each = {name: lambda run=run: seconds_of(run) / len(chosen) for name, run in work.items()}
+    times = in_turns(args.repeats, each)
 
     pixels = torch.cat([scenes.train_data.images, scenes.test_data.images])
     count = len(pixels)
@@ -211,7 +224,7 @@ def measure_svm(args: Args) -> dict[str, Any]:
         ["pool5"],
         images_hash=scenes.describe()["sha256"],
         memory=1e9,
-        cache=None if args.cache_dir is None else args.cache_dir.expanduser(),
+        cache=args.cache_dir.expanduser(),
         dtype=torch.bfloat16,
     )["pool5"]
     both = torch.nn.functional.normalize(layer.features(slice(None)).float())
@@ -302,16 +315,55 @@ def usual_pairs(root: Path, folder: Path, target: "ImageTensors", count: int) ->
     return [DataLoader(digits, **loading), DataLoader(coloured, **loading)]
 
 
+def seconds_a_batch(
+    module: "lightning.LightningModule",
+    digits: "lightning.LightningDataModule",
+    steps: int,
+    monitor: str,
+) -> float:
+    """Return how long a batch takes in a script's own trainer: through Lightning, in bf16, with logging."""
+    import lightning
+
+    from rdfia import training
+    from rdfia.command_line import TrainerArgs
+
+    class Clock(lightning.Callback):
+        def on_train_batch_start(self, *step: Any) -> None:
+            if step[-1] == WARM:
+                self.started = time.perf_counter()
+            if step[-1] == WARM + steps:
+                self.ended = time.perf_counter()
+
+    clock = Clock()
+    two_optimizers = not module.automatic_optimization
+    with tempfile.TemporaryDirectory() as place:
+        flags = TrainerArgs(accelerator="cpu", precision="bf16-mixed", max_epochs=1)
+        trainer = training.make_trainer(
+            flags, Path(place), monitor=monitor, mode="max", callbacks=[clock], two_optimizers=two_optimizers
+        )
+        trainer.fit_loop.epoch_loop.max_steps = (WARM + steps + 1) * (1 + two_optimizers)
+        trainer.fit(module, digits)
+    return (clock.ended - clock.started) / steps
+
+
+def step_figures(times: dict[str, list[float]], images: int, steps: int) -> dict[str, Any]:
+    """Return what there is to say of steps of ours, bare ones and usual ones."""
+    return {
+        "steps": steps,
+        **{f"{name}_step_seconds": round(median(values), 4) for name, values in times.items()},
+        **{f"{name}_images_per_second": round(images / median(values)) for name, values in times.items()},
+        "times_as_fast_as_usual": ratio(times["usual"], times["our"]),
+        "over_bare_step": ratio(times["our"], times["bare"]),
+    }
+
+
 def measure_dann(args: Args) -> dict[str, Any]:
     """Measure training steps in turns."""
-    import lightning
     import torch
     from torch.nn import functional
 
     from datamodules.files import data_root
     from datamodules.mnist_to_mnist_m import MNISTToMNISTMDataModule
-    from rdfia import training
-    from rdfia.command_line import TrainerArgs
     from rdfia.dann import (
         DANNModule,
         DomainAdversarialNetwork,
@@ -320,13 +372,13 @@ def measure_dann(args: Args) -> dict[str, Any]:
         reverse_gradient,
         standardized,
     )
-    from rdfia.gan import update_average
+    from rdfia.optimization import update_average
 
     root = data_root(args.data_dir)
     digits = MNISTToMNISTMDataModule(args.data_dir, batch_size=BATCH_SIZE, image_size=28)
     digits.setup()
-    warm, steps = 5, args.steps
-    most = len(digits.target.train_data) // BATCH_SIZE - warm - 1
+    steps = args.steps
+    most = len(digits.target.train_data) // BATCH_SIZE - WARM - 1
     if steps > most:
         raise ValueError(f"--steps is at most {most} on this data")
 
@@ -347,35 +399,19 @@ def measure_dann(args: Args) -> dict[str, Any]:
         module = DANNModule()
         optimizer = module.configure_optimizers()
         for step, (batch, _, _) in enumerate(digits.train_dataloader()):
-            if step == warm:
+            if step == WARM:
                 started = time.perf_counter()
-            if step == warm + steps:
+            if step == WARM + steps:
                 break
             with torch.autocast("cpu", torch.bfloat16):
-                train_step(module.network, module.network.extract, optimizer, batch, step / (warm + steps))
+                train_step(module.network, module.network.extract, optimizer, batch, step / (WARM + steps))
             assert module.average is not None
             update_average(module.average, module.network, 0.999, step)
         return (time.perf_counter() - started) / steps
 
     def ours() -> float:
         torch.manual_seed(0)
-
-        class Clock(lightning.Callback):
-            def on_train_batch_start(self, *step: Any) -> None:
-                if step[-1] == warm:
-                    self.started = time.perf_counter()
-                if step[-1] == warm + steps:
-                    self.ended = time.perf_counter()
-
-        clock = Clock()
-        with tempfile.TemporaryDirectory() as place:
-            flags = TrainerArgs(accelerator="cpu", precision="bf16-mixed", max_epochs=1)
-            trainer = training.make_trainer(
-                flags, Path(place), monitor="val/source_accuracy", mode="max", callbacks=[clock]
-            )
-            trainer.fit_loop.epoch_loop.max_steps = warm + steps + 1
-            trainer.fit(DANNModule(), digits)
-        return (clock.ended - clock.started) / steps
+        return seconds_a_batch(DANNModule(), digits, steps, "val/source_accuracy")
 
     def usual() -> float:
         torch.manual_seed(0)
@@ -388,29 +424,101 @@ def measure_dann(args: Args) -> dict[str, Any]:
             return features
 
         for step, (source, target) in enumerate(zip(*loaders, strict=False)):
-            if step == warm:
+            if step == WARM:
                 started = time.perf_counter()
             batch = {"source": source, "target": target}
-            train_step(network, extract, optimizer, batch, step / (warm + steps))
-            if step == warm + steps - 1:
+            train_step(network, extract, optimizer, batch, step / (WARM + steps))
+            if step == WARM + steps - 1:
                 break
         return (time.perf_counter() - started) / steps
 
-    times: dict[str, list[float]] = {"our": [], "bare": [], "usual": []}
     with tempfile.TemporaryDirectory() as folder:
-        loaders = usual_pairs(root, Path(folder), digits.target.train_data, (warm + steps) * BATCH_SIZE)
-        for _ in range(args.repeats):
-            for name, run in {"our": ours, "bare": bare, "usual": usual}.items():
-                times[name].append(run())
-            print({name: round(values[-1], 4) for name, values in times.items()}, flush=True)
+        count = (WARM + steps) * BATCH_SIZE
+        loaders = usual_pairs(root, Path(folder), digits.target.train_data, count)
+        times = in_turns(args.repeats, {"our": ours, "bare": bare, "usual": usual})
+    return step_figures(times, 2 * BATCH_SIZE, steps)
 
-    return {
-        "steps": steps,
-        **{f"{name}_step_seconds": round(median(values), 4) for name, values in times.items()},
-        **{f"{name}_images_per_second": round(2 * BATCH_SIZE / median(v)) for name, v in times.items()},
-        "times_as_fast_as_usual": ratio(times["usual"], times["our"]),
-        "over_bare_step": ratio(times["our"], times["bare"]),
-    }
+
+def measure_gan(args: Args) -> dict[str, Any]:
+    """Measure training steps of the practicals' DCGAN in turns, the usual loop being PyTorch's tutorial."""
+    import torch
+    from torch import nn
+    from torch.utils.data import DataLoader
+    from torchvision import datasets, transforms
+
+    from datamodules.files import data_root
+    from datamodules.mnist import MNISTDataModule
+    from rdfia.gan import PRACTICAL, GANModule, discriminator_loss, generator_loss
+    from rdfia.optimization import update_average
+
+    digits = MNISTDataModule(args.data_dir, batch_size=BATCH_SIZE, image_size=32, train_on_val=True)
+    digits.setup()
+    steps = args.steps
+    most = len(digits.train_data) // BATCH_SIZE - WARM - 1
+    if steps > most:
+        raise ValueError(f"--steps is at most {most} on this data")
+
+    def ours() -> float:
+        torch.manual_seed(0)
+        return seconds_a_batch(GANModule(**PRACTICAL), digits, steps, "val/judge_fid")
+
+    def bare() -> float:
+        torch.manual_seed(0)
+        module = GANModule(**PRACTICAL)
+        generator, discriminator = module.generator, module.discriminator
+        d_optimizer, g_optimizer = module.configure_optimizers()
+        for step, (images, _) in enumerate(digits.train_dataloader()):
+            if step == WARM:
+                started = time.perf_counter()
+            if step == WARM + steps:
+                break
+            with torch.autocast("cpu", torch.bfloat16):
+                fake = generator(module.draw(len(images), 1, step))
+                real_logits, fake_logits = discriminator(images * 2 - 1), discriminator(fake.detach())
+                d_loss = discriminator_loss(real_logits, fake_logits)
+            d_optimizer.zero_grad()
+            d_loss.backward()
+            d_optimizer.step()
+            discriminator.requires_grad_(False)
+            with torch.autocast("cpu", torch.bfloat16):
+                g_loss = generator_loss(discriminator(fake))
+            g_optimizer.zero_grad()
+            g_loss.backward()
+            g_optimizer.step()
+            discriminator.requires_grad_(True)
+            update_average(module.average_generator, generator, 0.999, step)
+        return (time.perf_counter() - started) / steps
+
+    def usual() -> float:
+        torch.manual_seed(0)
+        module = GANModule(**PRACTICAL)
+        generator = module.generator
+        discriminator = nn.Sequential(module.discriminator, nn.Sigmoid())
+        cross_entropy = nn.BCELoss()
+        d_optimizer, g_optimizer = module.configure_optimizers()
+        ones, zeros = torch.ones(BATCH_SIZE), torch.zeros(BATCH_SIZE)
+        for step, (images, _) in enumerate(loader):
+            if step == WARM:
+                started = time.perf_counter()
+            discriminator.zero_grad()
+            cross_entropy(discriminator(images), ones).backward()
+            fake = generator(torch.randn(len(images), 100))
+            cross_entropy(discriminator(fake.detach()), zeros).backward()
+            d_optimizer.step()
+            generator.zero_grad()
+            cross_entropy(discriminator(fake), ones).backward()
+            g_optimizer.step()
+            if step == WARM + steps - 1:
+                break
+        return (time.perf_counter() - started) / steps
+
+    prepared = [transforms.Resize(32), transforms.ToTensor(), transforms.Normalize((0.5,), (0.5,))]
+    with tempfile.TemporaryDirectory() as folder:
+        unpack_mnist(data_root(args.data_dir), Path(folder))
+        photographs = datasets.MNIST(folder, transform=transforms.Compose(prepared))
+        loader = DataLoader(photographs, BATCH_SIZE, shuffle=True, num_workers=2, drop_last=True)
+        times = in_turns(args.repeats, {"our": ours, "bare": bare, "usual": usual})
+    return step_figures(times, BATCH_SIZE, steps)
 
 
 def main(args: Args) -> dict[str, Any]:
@@ -420,7 +528,8 @@ def main(args: Args) -> dict[str, Any]:
     from rdfia.runs import git_commit, write_json
 
     commit = git_commit()  # before anything changes
-    measured = {"data": measure_data, "svm": measure_svm, "dann": measure_dann}[args.what](args)
+    measures = {"data": measure_data, "svm": measure_svm, "dann": measure_dann, "gan": measure_gan}
+    measured = measures[args.what](args)
     results = {
         "command": " ".join(["python", *sys.argv]),
         "commit": commit,

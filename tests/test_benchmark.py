@@ -16,13 +16,14 @@ def call(*arguments: str) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.slow
-def test_dann_side_by_side(tmp_path):
-    done = call("dann", "--steps", "3", "--output", tmp_path / "found.json")
+@pytest.mark.parametrize(("what", "images"), [("dann", 256), ("gan", 128)])
+def test_steps_side_by_side(tmp_path, what, images):
+    done = call(what, "--steps", "3", "--output", tmp_path / "found.json")
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "found.json").read_text())
     for name in ("our", "bare", "usual"):
         assert found[f"{name}_images_per_second"] == pytest.approx(
-            256 / found[f"{name}_step_seconds"], rel=0.01
+            images / found[f"{name}_step_seconds"], rel=0.01
         )
     assert found["times_as_fast_as_usual"] == pytest.approx(
         found["usual_step_seconds"] / found["our_step_seconds"], rel=0.01

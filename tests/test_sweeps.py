@@ -1,0 +1,46 @@
+"""Sweep files: what a Weights & Biases agent makes of them runs."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import write_mnist
+from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
+
+ROOT = Path(__file__).parents[1]
+SWEEPS = sorted((ROOT / "scripts" / "sweeps").glob("*.yaml"))
+
+
+def agent_command(sweep: dict) -> list[str]:
+    """Return the command of the sweep's first run, as wandb's agent fills it in."""
+    chosen = {name: {"value": found["values"][0]} for name, found in sweep["parameters"].items()}
+    filled = create_sweep_command_args({"args": chosen})
+    command = []
+    for part in create_sweep_command(sweep["command"]):
+        whole = {"${program}": [sweep["program"]], "${args}": filled["args"]}
+        command += whole.get(part, [part])
+    return command
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_an_agent_can_run_it(path, tmp_path):
+    sweep = yaml.safe_load(path.read_text())
+    write_mnist(tmp_path / "data")
+    python = {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "RDFIA_DATA": str(tmp_path / "data"),
+    }
+    environment = os.environ | python | {"WANDB_RUN_ID": "abc123", "WANDB_SWEEP_ID": "s1"}
+    # What the agent runs, but as a dry run on few digits.
+    command = [*agent_command(sweep), "--fast-dev-run", "--batch-size", "32", "--accelerator", "cpu"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "a dry run, nothing kept" in done.stdout
+    assert not (ROOT / "runs" / f"{path.stem}_abc123").exists()
+
+
+def test_there_are_some():
+    assert SWEEPS
