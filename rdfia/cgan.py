@@ -47,7 +47,7 @@ class ConditionalGenerator(nn.Module):
         self.embedding = nn.Embedding(CLASSES, embedding) if embedding else None
         self.noise_branch = up(latent_dim, 2 * features, 1, 0)
         self.label_branch = up(embedding or CLASSES, 2 * features, 1, 0)
-        self.layers = grow(features, channels=1)
+        self.layers = grow(features)
         initialize(self, initialization)
 
     def forward(self, latents: Tensor, labels: Tensor) -> Tensor:

@@ -164,8 +164,8 @@ class DigitScores(Metric):
 
     Where ``labels`` say which digits the generator was asked for, ``compute`` also returns
     conditional_accuracy (the judge reads what was asked for), accuracy_0 … accuracy_9, worst_accuracy, and
-    diversity: `diversity` of generated digits over that of real ones, mean over classes; below 1, a class
-    has collapsed to a part of what it is.
+    diversity within classes: `diversity` of the generated digits that are what was asked for, over that of
+    real ones, mean over classes; below 1, a class has collapsed to a part of what it is.
 
     ``compute`` returns judge_fid, precision, recall, confident_share (samples with a largest probability
     above 0.9), histogram_distance (total variation distance of the class shares from uniform, 0 to 0.9),
@@ -229,13 +229,14 @@ class DigitScores(Metric):
         }
         asked = dim_zero_cat(self.asked)
         if (asked >= 0).any():
-            right = (probabilities.argmax(1) == asked).double()
-            accuracies = torch.stack([right[asked == digit].mean() for digit in range(10)])
-            scores |= {"conditional_accuracy": right.mean()}
+            right = probabilities.argmax(1) == asked
+            accuracies = torch.stack([right[asked == digit].double().mean() for digit in range(10)])
+            scores |= {"conditional_accuracy": right.double().mean()}
             scores |= {f"accuracy_{digit}": accuracy for digit, accuracy in enumerate(accuracies)}
             # A class that a small sample holds none of does not count.
             scores["worst_accuracy"] = accuracies.nan_to_num(torch.inf).min()
-            spread = diversity(generated, asked) / diversity(real, dim_zero_cat(self.real_labels))
+            of_real = diversity(real, dim_zero_cat(self.real_labels))
+            spread = diversity(generated[right], asked[right]) / of_real
             scores["diversity"] = spread.nanmean()
         return {name: value.float().to(generated.device) for name, value in scores.items()}
 

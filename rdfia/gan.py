@@ -14,6 +14,7 @@ overflow in half precision. Inside, images live in [-1, 1]; `GANModule.sample` r
 """
 
 import copy
+from contextlib import nullcontext
 from typing import Any, Literal
 
 import lightning
@@ -44,7 +45,7 @@ def initialize(network: nn.Module, initialization: Initialization) -> None:
             has it. ``orthogonal`` (Saxe et al. 2014). ``pytorch`` leaves the weights as they are.
     """
     for layer in network.modules():
-        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear) and initialization != "pytorch":
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) and initialization != "pytorch":
             if initialization == "orthogonal":
                 nn.init.orthogonal_(layer.weight)
             else:
@@ -69,12 +70,12 @@ def down(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.LeakyReLU(0.2))
 
 
-def grow(features: int, channels: int) -> nn.Sequential:
-    """Return the layers from maps (B, 4 features, 4, 4) to images (B, channels, 32, 32) in [-1, 1]."""
+def grow(features: int) -> nn.Sequential:
+    """Return the layers from maps (B, 4 features, 4, 4) to images (B, 1, 32, 32) in [-1, 1]."""
     return nn.Sequential(
         up(4 * features, 2 * features),  # 8x8
         up(2 * features, features),  # 16x16
-        nn.ConvTranspose2d(features, channels, 4, 2, 1),  # 32x32
+        nn.ConvTranspose2d(features, 1, 4, 2, 1),  # 32x32
         nn.Tanh(),
     )
 
@@ -85,55 +86,46 @@ def shrink(features: int) -> nn.Sequential:
 
 
 class Generator(nn.Module):
-    """Latents (B, latent_dim) to images (B, channels, 32, 32) in [-1, 1].
+    """Latents (B, latent_dim) to images (B, 1, 32, 32) in [-1, 1].
 
     Args:
         latent_dim: Numbers in a latent vector.
         features: Width of the last hidden layer; the earlier ones have 2 and 4 times as many.
-        channels: Of the images.
         initialization: Of the weights, see `initialize`.
     """
 
     def __init__(
-        self,
-        latent_dim: int = 100,
-        features: int = 32,
-        *,
-        channels: int = 1,
-        initialization: Initialization = "dcgan",
+        self, latent_dim: int = 100, features: int = 32, *, initialization: Initialization = "dcgan"
     ) -> None:
         super().__init__()
         self.first = up(latent_dim, 4 * features, 1, 0)  # 4x4
-        self.layers = grow(features, channels)
+        self.layers = grow(features)
         initialize(self, initialization)
 
     def forward(self, latents: Tensor) -> Tensor:
-        """Map latents (B, latent_dim) to images (B, channels, 32, 32) in [-1, 1]."""
+        """Map latents (B, latent_dim) to images (B, 1, 32, 32) in [-1, 1]."""
         images: Tensor = self.layers(self.first(latents[:, :, None, None]))
         return images
 
 
 class Discriminator(nn.Module):
-    """Images (B, channels, 32, 32) in [-1, 1] to logits (B,); large means real.
+    """Images (B, 1, 32, 32) in [-1, 1] to logits (B,); large means real.
 
     Args:
         features: Width of the first layer; the later ones have 2 and 4 times as many.
-        channels: Of the images.
         initialization: Of the weights, see `initialize`.
     """
 
-    def __init__(
-        self, features: int = 32, *, channels: int = 1, initialization: Initialization = "dcgan"
-    ) -> None:
+    def __init__(self, features: int = 32, *, initialization: Initialization = "dcgan") -> None:
         super().__init__()
         # No BatchNorm at the input: it would hide how bright the images are.
-        self.first = nn.Sequential(nn.Conv2d(channels, features, 4, 2, 1), nn.LeakyReLU(0.2))  # 16x16
+        self.first = nn.Sequential(nn.Conv2d(1, features, 4, 2, 1), nn.LeakyReLU(0.2))  # 16x16
         self.layers = shrink(features)
         self.last = nn.Conv2d(4 * features, 1, 4)  # 1x1
         initialize(self, initialization)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map images (B, channels, 32, 32) in [-1, 1] to logits (B,)."""
+        """Map images (B, 1, 32, 32) in [-1, 1] to logits (B,)."""
         logits: Tensor = self.last(self.layers(self.first(images)))
         return logits.flatten()
 
@@ -177,18 +169,33 @@ def generator_loss(fake_logits: Tensor, loss: Loss = "non-saturating") -> Tensor
     return -fake.mean() if loss == "hinge" else functional.softplus(-fake).mean()
 
 
-def squared_gradient(logits: Tensor, images: Tensor) -> Tensor:
-    """Return the mean over images of their squared gradient's length, itself differentiable.
+def gradient_penalty(logits: Tensor, images: Tensor) -> Tensor:
+    """Return the mean over images of the squared length of the logits' gradient, itself differentiable.
 
-    With it as R1 penalty (Mescheder et al., "Which Training Methods for GANs do actually Converge?", 2018) a
-    discriminator stays smooth around real images, and the generator has a slope to climb.
+    On real images it is the R1 penalty (Mescheder et al., "Which Training Methods for GANs do actually
+    Converge?", 2018): the discriminator stays smooth around them, and the generator has a slope to climb.
+    Under BatchNorm an image's logit hangs on its whole batch, and the gradient is that of the sum of all.
+
+    In float32 only: the second derivative of BatchNorm overflows in half precision.
 
     Args:
         logits: (B,), of ``images``.
         images: (B, C, H, W) that require gradients.
     """
-    (gradient,) = torch.autograd.grad(logits.float().sum(), images, create_graph=True)
-    return gradient.float().square().sum((1, 2, 3)).mean()
+    (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
+    return gradient.square().sum((1, 2, 3)).mean()
+
+
+def score(logits: Tensor, loss: Loss = "non-saturating") -> Tensor:
+    """Return how real the discriminator finds images: 1 for what real ones should get, 0 for generated ones.
+
+    The probability, of which logits are the log odds; for ``least-squares`` the logit itself, for ``hinge``
+    the place between -1 and 1.
+    """
+    logits = logits.detach().float()
+    if loss == "hinge":
+        return (logits + 1) / 2
+    return logits if loss == "least-squares" else logits.sigmoid()
 
 
 # The recipe of the practicals, as keywords of `GANModule`: what the paper does, at width 32.
@@ -198,6 +205,7 @@ PRACTICAL: dict[str, Any] = {
     "initialization": "dcgan",
     "decay": "none",
     "r1": 0.0,
+    "average_decay": 0.0,
 }
 R1_EVERY = 4  # the penalty costs as much as the rest of the step, and holds as well when it is rare
 
@@ -221,13 +229,14 @@ class GANModule(lightning.LightningModule):
         loss: ``non-saturating``, ``minimax``, ``least-squares`` or ``hinge``, see `generator_loss`.
         label_smoothing: The discriminator scores real images 1 less this; not with hinge.
         discriminator_steps: The discriminator steps on each batch, the generator on each of so many.
-        r1: Weight of the R1 penalty, half of which times `squared_gradient` is added; 0 for none.
+        r1: Weight of the R1 penalty, half of which times `gradient_penalty` is added; 0 for none.
         generator_lr: Adam's learning rate for the generator.
         discriminator_lr: Adam's learning rate for the discriminator.
         beta1: Adam's first decay; 0.5 keeps the two networks from oscillating.
         beta2: Adam's second decay.
         decay: Of both rates over ``max_epochs``: ``none``, ``linear``, ``cosine``, see `rate_factor`.
-        average_decay: Of the exponential moving average of the generator, which makes the samples.
+        average_decay: Of the exponential moving average of the generator, which makes the samples; with 0 it
+            is the generator itself.
         seed: Of the latents.
         preview_count: Number of fixed latents for previews.
 
@@ -356,18 +365,19 @@ class GANModule(lightning.LightningModule):
         fake = self.generator(latents, *condition)
         with self.toggled_optimizer(discriminator_optimizer):
             penalised = self.r1 > 0 and self.batches_done % R1_EVERY == 0
+            float32 = torch.autocast(self.device.type, enabled=False) if penalised else nullcontext()
             # Real and generated images in passes of their own, so that BatchNorm does not mix them.
-            real_logits = self.discriminator(real.requires_grad_(penalised), *condition)
+            with float32:
+                real_logits = self.discriminator(real.requires_grad_(penalised), *condition)
+                penalty = self.r1 / 2 * gradient_penalty(real_logits, real) if penalised else 0.0
             fake_logits = self.discriminator(fake.detach(), *condition)
             d_loss = discriminator_loss(real_logits, fake_logits, self.loss, self.label_smoothing)
-            penalty = self.r1 / 2 * squared_gradient(real_logits, real) if penalised else 0.0
             discriminator_optimizer.zero_grad()
             self.manual_backward(d_loss + R1_EVERY * penalty)
             discriminator_optimizer.step()
-        self.log("train/discriminator_loss", d_loss, prog_bar=True)
-        for name, logits in {"real_score": real_logits, "fake_score": fake_logits}.items():
-            self.log(f"train/{name}", logits.detach().float().sigmoid().mean())
 
+        # Not a number where there is no step: Lightning would log the last one again.
+        g_loss = torch.full_like(d_loss, torch.nan)
         if (self.batches_done + 1) % self.discriminator_steps == 0:
             with self.toggled_optimizer(generator_optimizer):
                 g_loss = generator_loss(self.discriminator(fake, *condition), self.loss)
@@ -375,10 +385,15 @@ class GANModule(lightning.LightningModule):
                 self.manual_backward(g_loss)
                 generator_optimizer.step()
             update_average(self.average_generator, self.generator, self.average_decay, self.batches_done)
-            self.log("train/generator_loss", g_loss, prog_bar=True)
 
         self.batches_done += 1
-        self.log("train/batch", float(self.batches_done))
+        losses = {"train/discriminator_loss": d_loss, "train/generator_loss": g_loss}
+        self.log_dict(losses, prog_bar=True, sync_dist=True)
+        real_score, fake_score = score(real_logits, self.loss), score(fake_logits, self.loss)
+        right = torch.cat([real_score > 0.5, fake_score < 0.5]).float().mean()
+        scores = {"real_score": real_score.mean(), "fake_score": fake_score.mean()}
+        scores |= {"discriminator_accuracy": right, "batch": torch.tensor(float(self.batches_done))}
+        self.log_dict({f"train/{name}": value for name, value in scores.items()}, sync_dist=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the number of batches, on which latents and average depend."""

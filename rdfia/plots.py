@@ -1,5 +1,6 @@
 """Figures out of numbers: each function returns a matplotlib figure. Knows nothing of models or files."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -78,6 +79,7 @@ def curves(
     title: str | None = None,
     smooth: int = 1,
     log_x: bool = False,
+    images: Mapping[str, Tensor] | None = None,
 ) -> Figure:
     """Draw line plots side by side.
 
@@ -87,11 +89,15 @@ def curves(
         title: Of the whole figure.
         smooth: Running mean over this many points, drawn over the pale raw line.
         log_x: Draw x on a logarithmic scale.
+        images: By title, grids of images (N, C, H, W) in [0, 1] to the right of the plots.
     """
-    figure = Figure(figsize=(6 * len(panels), 3.6), layout="constrained")
-    for axes, (y_label, lines) in zip(
-        figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
-    ):
+    images = images or {}
+    widths = [6.0] * len(panels) + [3.4] * len(images)
+    figure = Figure(figsize=(sum(widths), 3.6), layout="constrained")
+    row = figure.subplots(1, len(widths), squeeze=False, width_ratios=widths)[0]
+    for axes, (name, grid) in zip(row[len(panels) :], images.items(), strict=True):
+        _tile(axes, grid, math.ceil(len(grid) ** 0.5), name)
+    for axes, (y_label, lines) in zip(row[: len(panels)], panels.items(), strict=True):
         for number, (name, (x, y)) in enumerate(lines.items()):
             colour = f"C{number}"
             if 1 < smooth < len(y):
@@ -112,23 +118,29 @@ def curves(
     return figure
 
 
-def gan_curves(history: Mapping[str, Line], smooth: int = 1) -> Figure:
-    """Draw what GAN training is watched by: both losses, mean scores of real and generated images, judge-FID.
+def gan_curves(history: Mapping[str, Line], samples: Tensor, smooth: int = 1) -> Figure:
+    """Draw what GAN training is watched by: losses, mean scores of both kinds of images, judge-FID, samples.
 
     Args:
         history: Metrics by name, as `GANModule` logs them, against batches.
+        samples: (N, C, H, W) in [0, 1].
         smooth: Running mean over this many batches.
     """
-    empty: Line = ([], [])
+
+    def line(metric: str) -> Line:
+        x, y = history.get(metric, ([], []))
+        known = [place for place, value in enumerate(y) if math.isfinite(value)]
+        return [x[place] for place in known], [y[place] for place in known]
+
     panels = {
-        label: {line: history.get(metric, empty) for line, metric in lines.items()}
+        label: {name: line(metric) for name, metric in lines.items()}
         for label, lines in {
             "loss": {"discriminator": "train/discriminator_loss", "generator": "train/generator_loss"},
             "mean score (1: real)": {"real": "train/real_score", "generated": "train/fake_score"},
             "judge-FID": {"validation": "val/judge_fid"},
         }.items()
     }
-    return curves(panels, x_label="batch", smooth=smooth)
+    return curves(panels, x_label="batch", smooth=smooth, images={"generated": samples})
 
 
 def dann_curves(history: Mapping[str, Line], smooth: int = 1) -> Figure:

@@ -10,12 +10,13 @@ No file there is ever half written.
 import csv
 import functools
 import json
+import math
 import os
 import resource
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file, completely or not at all."""
     with whole_file(path) as part:
-        part.write_text(json.dumps(content, indent=2) + "\n")
+        part.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 class MetricsCSV(Logger):
@@ -184,7 +185,7 @@ def write_results(
     technique: str,
     seeds: list[int],
     data: dict[str, Any],
-    metrics: dict[str, list[float]],
+    metrics: Mapping[str, Sequence[float | None]],
     selection: str,
     wall_seconds: float,
     notes: list[str],
@@ -199,16 +200,19 @@ def write_results(
         technique: Such as ``gan``.
         seeds: One for each value of a metric.
         data: Name, counts and sha256 of the data.
-        metrics: Values by name, one per seed.
+        metrics: Values by name, one per seed; what is not a number becomes None, and mean and standard
+            deviation are those of the rest.
         selection: How the checkpoint was chosen.
         wall_seconds: Time of training.
         notes: What a reader must know.
     """
     summary = {}
     for name, values in metrics.items():
-        numbers = torch.tensor(values, dtype=torch.float64)
-        spread = numbers.std().item() if len(values) > 1 else None
-        summary[name] = {"mean": numbers.mean().item(), "std": spread, "values": values}
+        known = [None if value is None or not math.isfinite(value) else value for value in values]
+        numbers = torch.tensor([value for value in known if value is not None], dtype=torch.float64)
+        mean = numbers.mean().item() if len(numbers) else None
+        spread = numbers.std().item() if len(numbers) > 1 else None
+        summary[name] = {"mean": mean, "std": spread, "values": known}
     memory = max(
         resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     )
@@ -241,6 +245,10 @@ def write_results(
     return results
 
 
-def spread(metric: dict[str, Any]) -> str:
-    """Return mean ± std, or the value of a single seed."""
-    return f"{metric['mean']:.4f}" + (f" ± {metric['std']:.4f}" if metric["std"] is not None else "")
+def spread(metric: dict[str, Any], digits: int = 4) -> str:
+    """Return mean ± std, the value of a single seed, or ``nan`` where there is none."""
+    if metric["mean"] is None:
+        return "nan"
+    return f"{metric['mean']:.{digits}f}" + (
+        f" ± {metric['std']:.{digits}f}" if metric["std"] is not None else ""
+    )

@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -254,16 +254,16 @@ class Film(Callback):
         """Keep a frame, numbered by the batches trained: those made twice replace each other."""
         if is_dry_run(trainer) or not trainer.is_global_zero:
             return
-        epochs, length = trainer.max_epochs or 1, int(trainer.num_training_batches)
-        batches = trainer.current_epoch * length + batch_idx + 1
-        if batches % max(1, epochs * length // self.frames) == 0:
+        length = int(trainer.num_training_batches)
+        batches, planned = trainer.current_epoch * length + batch_idx + 1, (trainer.max_epochs or 1) * length
+        if batches % max(1, planned // self.frames) == 0 or batches == planned:
             with torch.no_grad(), whole_file(self.folder / "film" / f"{batches:07d}.png") as part:
                 Image.fromarray(self.draw(module)).save(part, format="png")
 
     def on_train_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         """Join the frames, 10 a second; the last one stays for 2 seconds."""
-        paths = sorted((self.folder / "film").glob("*.png")) if trainer.is_global_zero else []
-        if paths:
+        paths = sorted((self.folder / "film").glob("*.png"))
+        if paths and trainer.is_global_zero and not is_dry_run(trainer):
             first, *rest = [Image.open(path) for path in paths]
             shown = [100] * len(rest) + [2000]
             with whole_file(self.folder / "film.gif") as part:
@@ -300,8 +300,20 @@ def check_checkpoint(path: Path, module: nn.Module, max_epochs: int) -> None:
         )
 
 
-def check_flags(path: Path, flags: dict[str, Any], may_change: Collection[str] = MAY_CHANGE) -> None:
-    """Check that a run goes on with the flags and data it began with, but for flags of ``may_change``.
+def written_flags(args: TrainerArgs, module: nn.Module, data: dict[str, Any]) -> dict[str, Any]:
+    """Return what ``args.json`` holds: the flags, the module's own settings and the data.
+
+    The settings, because flags that are not given follow a default, and another version may have another.
+    """
+    settings = dict(getattr(module, "hparams", {}))
+    content = dataclasses.asdict(args) | {"module": settings, "data": data}
+    # As the file will hold them: paths as text, tuples as lists.
+    flags: dict[str, Any] = json.loads(json.dumps(content, default=str))
+    return flags
+
+
+def check_flags(path: Path, flags: dict[str, Any], may_change: frozenset[str] = MAY_CHANGE) -> dict[str, Any]:
+    """Check that a run goes on as it began, but for flags of ``may_change``; return what it began with.
 
     Raises:
         ValueError: One differs, or the file is damaged.
@@ -314,9 +326,14 @@ def check_flags(path: Path, flags: dict[str, Any], may_change: Collection[str] =
         then, now = json.dumps(began["data"]), json.dumps(flags["data"])
         raise ValueError(f"{path.parent} was trained on {then}, this command reads {now}; {MEND}")
     for name, value in began.items():
-        if name in flags and name not in may_change and flags[name] != value:
+        if name in flags and name not in may_change | {"module"} and flags[name] != value:
             flag = f"--{name.replace('_', '-')}"
             raise ValueError(f"{path} has {flag} {value}, this command says {flags[name]}; {MEND}")
+    for name, value in began.get("module", {}).items():
+        now = flags["module"].get(name)
+        if name not in may_change and now != value:
+            raise ValueError(f"{path} trains with {name} {value}, this version with {now}; {MEND}")
+    return began
 
 
 def open_run(
@@ -324,7 +341,7 @@ def open_run(
     module: nn.Module,
     data: dict[str, Any],
     *,
-    may_change: Collection[str] = MAY_CHANGE,
+    may_change: frozenset[str] = MAY_CHANGE,
 ) -> Path:
     """Make the run folder, or check the one to go on with, and write flags and data to ``args.json``.
 
@@ -355,13 +372,14 @@ def open_run(
     if args.fast_dev_run:
         return folder
     last = folder / "checkpoints" / "last.ckpt"
-    # as the file will hold them: paths as text, tuples as lists
-    flags = json.loads(json.dumps(dataclasses.asdict(args) | {"data": data}, default=str))
+    flags = written_flags(args, module, data)
     if last.exists() and not args.overwrite:
         check_checkpoint(last, module, args.max_epochs)
     begun = last.exists() or (folder / "results.json").exists()
+    longer = False
     if begun and not args.overwrite and (folder / "args.json").exists():
-        check_flags(folder / "args.json", flags, may_change)
+        began = check_flags(folder / "args.json", flags, may_change)
+        longer = began.get("max_epochs") != flags["max_epochs"]
     if args.overwrite and folder.exists() and not (folder / "args.json").exists():
         raise ValueError(f"--overwrite deletes run folders, and {folder} holds no args.json")
     if is_first_process():
@@ -370,6 +388,9 @@ def open_run(
                 shutil.rmtree(folder)
             if not last.exists():  # what a run logged that died before its first checkpoint
                 (folder / "metrics.csv").unlink(missing_ok=True)
+                shutil.rmtree(folder / "figures" / "film", ignore_errors=True)
+            if longer:  # they are those of a shorter training
+                (folder / "results.json").unlink(missing_ok=True)
             last.parent.mkdir(parents=True, exist_ok=True)
             write_json(folder / "args.json", flags)
         except OSError as error:
@@ -379,17 +400,16 @@ def open_run(
     return folder
 
 
-def finished(args: TrainerArgs, data: dict[str, Any]) -> dict[str, Any] | None:
-    """Return results.json of a run that has ended; None if there is no such run.
+def finished(args: TrainerArgs, module: nn.Module, data: dict[str, Any]) -> dict[str, Any] | None:
+    """Return results.json of a run that has ended; None if there is no such run, or it is to begin anew.
 
     Raises:
         ValueError: It had other flags or other data.
     """
     folder = args.output_dir / args.name
-    if args.fast_dev_run or not (folder / "results.json").exists():
+    if args.fast_dev_run or args.overwrite or not (folder / "results.json").exists():
         return None
-    flags = json.loads(json.dumps(dataclasses.asdict(args) | {"data": data}, default=str))
-    check_flags(folder / "args.json", flags, MAY_CHANGE - {"max_epochs"})
+    check_flags(folder / "args.json", written_flags(args, module, data), MAY_CHANGE - {"max_epochs"})
     results: dict[str, Any] = json.loads((folder / "results.json").read_text())
     return results
 

@@ -7,8 +7,10 @@ import sys
 import uuid
 import warnings
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlparse
 
+import lightning
 from lightning.pytorch.loggers import WandbLogger
 
 from rdfia.runs import is_first_process, whole_file
@@ -66,3 +68,10 @@ def finish_last() -> None:
     wandb = sys.modules.get("wandb")
     if wandb is not None and wandb.run is not None:
         wandb.run.finish()
+
+
+def log_table(trainer: lightning.Trainer, columns: list[str], rows: list[list[Any]]) -> None:
+    """Show a table in Weights & Biases, if that is on."""
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            logger.log_table("table", columns=columns, data=rows)

@@ -102,11 +102,16 @@ class Args(GANArgs):
 
     name: str = "gan"
     """Of the run folder; the same goes on."""
+    interpolate: tuple[str, ...] = ("89", "94", "17", "35")
+    """Digits to walk between."""
     ablation: Literal["ngf", "ndf", "nz", "init", "lr", "loss", "epochs", "all", "ladder"] | None = None
     """Train these changes besides."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for pair in self.interpolate:
+            if len(pair) != 2 or not pair.isdecimal():
+                raise ValueError(f"--interpolate takes pairs of digits such as 89, got {pair}")
         if self.ablation and self.preset != "practical":
             raise ValueError("--ablation changes the recipe of the practicals; add --preset practical")
 
@@ -143,23 +148,29 @@ def loss_numbers(history: Mapping[str, tuple[list[float], list[float]]], epoch: 
     """Return what the curves of a training say as numbers.
 
     Both losses, means over the last ``epoch`` batches; loss_swing, the standard deviation of the generator's
-    loss over those; discriminator_wins, the share of all batches in which the discriminator is sure: mean
-    scores above 0.9 of real and below 0.1 of generated images.
+    loss over those; discriminator_wins, the share of all batches in which the discriminator is wrong about
+    none of the images.
     """
-    import torch
+    import numpy as np
 
-    values = {name: torch.tensor(y, dtype=torch.float64) for name, (_, y) in history.items()}
-    losses = {name: values[f"train/{name}"][-epoch:] for name in ("discriminator_loss", "generator_loss")}
-    sure = (values["train/real_score"] > 0.9) & (values["train/fake_score"] < 0.1)
+    values = {
+        name: np.array(history[f"train/{name}"][1]) for name in ("discriminator_loss", "generator_loss")
+    }
+    last = {name: loss[-epoch:] for name, loss in values.items()}
+    # The generator has no loss in batches in which it does not step.
+    steps = last["generator_loss"][~np.isnan(last["generator_loss"])]
     return {
-        **{f"final_{name}": float(loss.mean()) for name, loss in losses.items()},
-        "loss_swing": float(losses["generator_loss"].std(correction=0)),
-        "discriminator_wins": float(sure.double().mean()),
+        "final_discriminator_loss": float(last["discriminator_loss"].mean()),
+        "final_generator_loss": float(steps.mean()) if len(steps) else float("nan"),
+        "loss_swing": float(steps.std()) if len(steps) else float("nan"),
+        "discriminator_wins": float(np.mean(np.array(history["train/discriminator_accuracy"][1]) == 1)),
     }
 
 
 def walks(module: "GANModule", pairs: list[tuple[int, int]], steps: int) -> dict[str, "torch.Tensor"]:
-    """Generate walks between digits, along the line and along the arc.
+    """Generate walks between digits: along the line, and for normal latents along the arc.
+
+    (The arc between uniform latents leaves the cube that they are drawn from.)
 
     Args:
         module: The generator.
@@ -180,7 +191,8 @@ def walks(module: "GANModule", pairs: list[tuple[int, int]], steps: int) -> dict
         surest = judge(module(latents)).softmax(1).argmax(0)
         alpha = torch.linspace(0, 1, steps)
         ways: dict[str, torch.Tensor] = {}
-        for how in ("linear", "slerp"):
+        hows: list[Literal["linear", "slerp"]] = ["linear", "slerp"]
+        for how in hows if module.latents == "normal" else hows[:1]:
             ends = [(latents[surest[first]], latents[surest[second]]) for first, second in pairs]
             ways[how] = torch.cat([module(interpolate(a, b, alpha, how)) for a, b in ends]).cpu()
     return ways
@@ -195,7 +207,7 @@ def train(args: Args) -> dict[str, Any]:
         return images
 
     def figures(gan: "GANModule") -> dict[str, "Figure"]:
-        ways = walks(gan, [(8, 9), (9, 4), (1, 7), (3, 5)], steps=10)
+        ways = walks(gan, [(int(first), int(second)) for first, second in args.interpolate], steps=10)
         return {"interpolation": plots.image_grids(ways, columns=10)}
 
     return run(args, build, preview, figures, technique="gan")
@@ -259,6 +271,14 @@ def run(
     history = runs.read_metrics(folder)
     scores |= {"seconds": seconds} | ({} if args.fast_dev_run else loss_numbers(history, epoch))
     scores |= more_scores(module)
+    samples = module.sample(64)
+    curves = plots.gan_curves(history, samples, smooth=epoch // 10)
+    runs.save_figure(folder, "curves_and_samples", curves, trainer)
+    fid = f"judge-FID {scores['judge_fid']:.2f} (real digits {scores['floor_judge_fid']:.2f})"
+    grids = plots.image_grids({"real test digits": real[:64], "generated": samples}, title=fid)
+    runs.save_figure(folder, "real_and_generated", grids, trainer)
+    for name, figure in figures(module).items():
+        runs.save_figure(folder, name, figure, trainer)
     note = "judge-FID uses the features of rdfia's digit judge; the floor is what real training digits get"
     results = runs.write_results(
         folder,
@@ -271,12 +291,6 @@ def run(
         wall_seconds=seconds,
         notes=[note],
     )
-    runs.save_figure(folder, "loss_curves", plots.gan_curves(history, epoch // 10), trainer)
-    fid = f"judge-FID {scores['judge_fid']:.2f} (real digits {scores['floor_judge_fid']:.2f})"
-    grids = plots.image_grids({"real test digits": real[:64], "generated": module.sample(64)}, title=fid)
-    runs.save_figure(folder, "real_and_generated", grids, trainer)
-    for name, figure in figures(module).items():
-        runs.save_figure(folder, name, figure, trainer)
     wandb_run.finish_last()
     print(f"{scores['n_generated']:.0f} generated digits against {scores['n_real']:.0f} real test digits")
     for name in ("judge_fid", "precision", "recall", "confident_share", "smallest_class_share"):
@@ -296,12 +310,13 @@ def may_change(module: "GANModule") -> frozenset[str]:
     return MAY_CHANGE if module.decay == "none" else MAY_CHANGE - {"max_epochs"}
 
 
-def verdict(scores: Mapping[str, float]) -> str:
-    """Return what became of a training: ``diverged``, ``collapsed`` to a few digits or to none, or ``ok``."""
-    if not scores["judge_fid"] < float("inf"):
+def verdict(metrics: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return what became of a training: ``diverged``, ``no digits``, ``few classes``, ``ok``."""
+    fid, recall = metrics["judge_fid"]["mean"], metrics["recall"]["mean"]
+    if fid is None or recall is None:
         return "diverged"
-    missing = sum(scores[f"class_{digit}"] < 0.01 for digit in range(10))
-    return "collapsed" if missing >= 3 or scores["recall"] < 0.01 else "ok"
+    lacking = sum(metrics[f"class_{digit}"]["mean"] < 0.01 for digit in range(10))
+    return "no digits" if recall < 0.01 else "few classes" if lacking >= 3 else "ok"
 
 
 def compare(
@@ -310,7 +325,9 @@ def compare(
     rows: Mapping[str, Mapping[str, Any]],
     train_one: Callable[[Any], dict[str, Any]],
 ) -> dict[str, Any]:
-    """Train each row with each seed, in a folder of its own, skip what is done, write and print one table.
+    """Train each row with each seed in a folder of its own, skip what is done, write and print one table.
+
+    The table has the rows and seeds that are asked for; others in the folder stay for the next time.
 
     Args:
         args: The flags.
@@ -323,53 +340,65 @@ def compare(
     module, data = build(args), read_digits(args).describe()
     if (args.output_dir / args.name / "metrics.csv").exists() and not args.overwrite:
         raise ValueError(f"{args.output_dir / args.name} holds a single run; use another --name for a table")
-    # Rows and seeds are added to a table.
-    folder = training.open_run(args, module, data, may_change=may_change(module) | BESIDES.keys())
+    folder = training.open_run(
+        args, module, data, may_change=(training.MAY_CHANGE | BESIDES.keys()) - {"max_epochs"}
+    )
     besides = {name: value for name, value in BESIDES.items() if hasattr(args, name)}
     seeds = list(dict.fromkeys(args.seeds or (args.seed,)))
-    metrics: dict[str, list[float]] = {}
-    notes = []
+    found: dict[str, list[dict[str, Any]]] = {row: [] for row in rows}
     samples = {}
     for row, changes in rows.items():
         for seed in seeds:
             name = f"{re.sub(r'[^A-Za-z0-9.]+', '-', row)}_seed_{seed}"
-            own = {"name": name, "output_dir": folder, "seed": seed, "overwrite": False}
-            part = dataclasses.replace(args, **own, **besides, **changes)
+            part = dataclasses.replace(args, name=name, output_dir=folder, seed=seed, **besides, **changes)
             print(f"{row}, seed {seed}")
-            results = training.finished(part, data) or train_one(part)
-            if not results:  # not the first process
-                continue
-            if row not in samples and not args.fast_dev_run:
-                last = folder / name / "checkpoints" / "last.ckpt"
-                trained = type(module).load_from_checkpoint(last, map_location="cpu", weights_only=True)
-                samples[row] = trained.sample(20)
-            scores = {score: value["values"][0] for score, value in results["metrics"].items()}
-            notes.append(f"{row}, seed {seed}: {verdict(scores)}")
-            for score, value in scores.items():
-                metrics.setdefault(f"{row}/{score}" if len(rows) > 1 else score, []).append(value)
+            found[row].append(training.finished(part, build(part), data) or train_one(part))
+        if found[row][0] and not args.fast_dev_run:
+            name = found[row][0]["name"]
+            last = folder / name / "checkpoints" / "last.ckpt"
+            trained = type(module).load_from_checkpoint(last, map_location="cpu", weights_only=True)
+            samples[row] = trained.sample(20)
     trainer = training.make_trainer(args, folder, monitor="val/judge_fid", mode="min", callbacks=[])
-    if not metrics:
+    if not trainer.is_global_zero:
         return {}
+
+    if samples:
+        runs.save_figure(folder, "samples", plots.image_rows(samples), trainer)
+    prefixes = {row: f"{row}/" if len(rows) > 1 else "" for row in rows}
+    every = [results for row in rows for results in found[row]]
+    metrics = {
+        prefixes[row] + score: [one["metrics"][score]["values"][0] for one in found[row]]
+        for row in rows
+        for score in found[row][0]["metrics"]
+    }
+    outcomes = {row: ", ".join(verdict(one["metrics"]) for one in found[row]) for row in rows}
+    origins = sorted({f"trained at {one['commit']} on {one['device']}" for one in every})
     table = runs.write_results(
         folder,
         trainer,
-        technique=results["technique"],
+        technique=every[0]["technique"],
         seeds=seeds,
         data=data,
         metrics=metrics,
-        selection=results["selection"],
-        wall_seconds=sum(sum(values) for name, values in metrics.items() if name.endswith("seconds")),
-        notes=[*results["notes"], *notes],
+        selection=every[0]["selection"],
+        wall_seconds=sum(one["wall_seconds"] for one in every),
+        notes=[*every[0]["notes"], *origins, *(f"{row}: {outcome}" for row, outcome in outcomes.items())],
     )
-    if samples:
-        runs.save_figure(folder, "samples", plots.image_rows(samples), trainer)
+    columns = ["judge_fid", "precision", "recall", "histogram_distance", "confident_share"]
+    columns += ["final_discriminator_loss", "final_generator_loss", "loss_swing", "seconds"]
+    columns = [column for column in columns if column in every[0]["metrics"]]
+    lines = [
+        [
+            row,
+            *(runs.spread(table["metrics"][prefixes[row] + column], 3) for column in columns),
+            outcomes[row],
+        ]
+        for row in rows
+    ]
+    wandb_run.log_table(trainer, ["", *columns, "outcome"], [list(line) for line in lines])
     wandb_run.finish_last()
-    shown = ("judge_fid", "precision", "recall", "confident_share", "smallest_class_share", "seconds")
-    print(f"{'':26}" + "".join(f"{score.replace('_', ' '):>22}" for score in shown))
-    for row in rows:
-        prefix = f"{row}/" if len(rows) > 1 else ""
-        values = [runs.spread(table["metrics"][f"{prefix}{score}"]) for score in shown]
-        print(f"{row:26}" + "".join(f"{value:>22}" for value in values))
+    for line in [["", *(column.replace("_", " ") for column in columns), "outcome"], *lines]:
+        print(f"{line[0]:26}" + "".join(f"{cell:>26}" for cell in line[1:]))
     print(
         "a dry run, nothing kept" if args.fast_dev_run else f"results.json and a folder for each in {folder}"
     )

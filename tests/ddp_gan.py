@@ -3,6 +3,7 @@
 Usage: python tests/ddp_gan.py <data folder> <output folder>
 """
 
+import copy
 import sys
 from pathlib import Path
 
@@ -12,7 +13,18 @@ import torch
 import rdfia.gan
 from datamodules.mnist import MNISTDataModule
 from datamodules.tensors import EveryItemOnce
+from rdfia.cgan import cGANModule
 from rdfia.digit_judge import DigitScores
+
+SMALL = {"latent_dim": 8, "generator_features": 4, "discriminator_features": 4}
+# More ways to train, each for two batches.
+OTHERS = {
+    "penalty": lambda: rdfia.gan.GANModule(**SMALL, r1=1.0),
+    "two steps": lambda: rdfia.gan.GANModule(**SMALL, discriminator_steps=2),
+    "conditional": lambda: cGANModule(**SMALL),
+    "projection": lambda: cGANModule(**SMALL, conditioning="projection"),
+}
+LOSSES = ("train/discriminator_loss", "train/real_score", "val/judge_fid")
 
 
 class Notes(lightning.Callback):
@@ -38,7 +50,7 @@ class Notes(lightning.Callback):
 
 
 def main(data_dir: str, output: Path) -> None:
-    """Train three batches and save the notes of this process."""
+    """Train three batches and save the notes of this process; then a batch of each of some other settings."""
     latents, draw_latents = [], rdfia.gan.draw_latents
 
     def noted(*args, **kwargs):
@@ -47,28 +59,36 @@ def main(data_dir: str, output: Path) -> None:
 
     torch.manual_seed(0)
     digits = MNISTDataModule(data_dir, image_size=32, batch_size=16, train_on_val=True)
-    module = rdfia.gan.GANModule(latent_dim=8, generator_features=4, discriminator_features=4)
+    module = rdfia.gan.GANModule(**SMALL, **rdfia.gan.PRACTICAL | {"average_decay": 0.999})
     initial = {name: value.clone() for name, value in module.state_dict().items()}
     rdfia.gan.draw_latents = noted
     notes = Notes()
-    trainer = lightning.Trainer(
-        accelerator="cpu",
-        devices=2,
-        strategy="ddp_find_unused_parameters_true",
-        max_epochs=1,
-        limit_train_batches=3,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        num_sanity_val_steps=0,
-        callbacks=[notes],
-    )
+    settings = {
+        "accelerator": "cpu",
+        "devices": 2,
+        "strategy": "ddp_find_unused_parameters_true",
+        "max_epochs": 1,
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "num_sanity_val_steps": 0,
+    }
+    trainer = lightning.Trainer(**settings, limit_train_batches=3, callbacks=[notes])
     trainer.fit(module, digits)
     seen = {"train": notes.train, "val": notes.val, "latents": latents, "batches": module.batches_done}
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     scores = {"scores": notes.scores, "val_metrics": metrics}
     weights = {"initial": initial, "final": module.state_dict()}
-    torch.save(seen | scores | weights, output / f"rank{trainer.global_rank}.pt")
+    others = {}
+    for name, build in OTHERS.items():
+        torch.manual_seed(0)
+        other = build()
+        begin = copy.deepcopy(other.state_dict())
+        again = lightning.Trainer(**{**settings, "limit_train_batches": 2, "limit_val_batches": 2})
+        again.fit(other, digits)
+        losses = {metric: float(again.callback_metrics[metric]) for metric in LOSSES}
+        others[name] = {"initial": begin, "final": other.state_dict(), "losses": losses}
+    torch.save(seen | scores | weights | {"others": others}, output / f"rank{trainer.global_rank}.pt")
 
 
 if __name__ == "__main__":

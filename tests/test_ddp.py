@@ -103,3 +103,19 @@ def test_both_networks_step_along_the_mean_gradient(ranks, digits):
         for key, expected in network.named_parameters():
             found = ranks[0]["final"][f"{name}.{key}"]
             torch.testing.assert_close(found, expected.detach(), rtol=1e-3, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", ["penalty", "two steps", "conditional", "projection"])
+def test_other_ways_to_train_keep_the_processes_together(ranks, name):
+    first, second = (rank["others"][name] for rank in ranks)
+    assert first["losses"] == second["losses"]  # means over both processes
+    moved = {
+        key.split(".")[0]
+        for key in first["final"]
+        if not torch.equal(first["final"][key], first["initial"][key])
+    }
+    assert {"generator", "discriminator", "average_generator"} <= moved
+    for key, value in first["final"].items():
+        assert value.isfinite().all(), key
+        if not key.endswith(("running_mean", "running_var", "num_batches_tracked")):
+            assert torch.equal(value, second["final"][key]), key

@@ -21,7 +21,7 @@ def test_the_slant_of_a_bar_is_its_lean(lean):
 
 
 @pytest.mark.parametrize("width", [2.0, 3.0, 5.0])
-def test_the_thickness_of_a_bar_is_its_width(width):
+def test_the_thickness_of_a_bar_is_its_width_but_for_the_ends(width):
     # by hand: area 20 w, outline 2 (20 + w)
     assert thickness(bar(width, 0.0)).item() == pytest.approx(20 * width / (20 + width), rel=0.03)
 

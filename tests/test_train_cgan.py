@@ -64,5 +64,5 @@ def test_one_style_for_each_latent_is_found(monkeypatch):
     monkeypatch.setattr(module, "forward", leaning)
     scores = style_scores(module, count=200)
     assert scores["slant_correlation"] > 0.95
-    assert abs(scores["slant_correlation_of_strangers"]) < 0.2
-    assert abs(scores["thickness_correlation_of_strangers"]) < 0.2
+    assert abs(scores["slant_correlation_of_shuffled_pairs"]) < 0.2
+    assert abs(scores["thickness_correlation_of_shuffled_pairs"]) < 0.2
