@@ -10,6 +10,7 @@ BIN := .venv/bin
 
 .venv/.test: .venv/.demo
 	$(BIN)/pip install -q -c requirements.lock -e ".[test]"
+	$(BIN)/pip install -q --no-deps torchattacks==3.5.1 # it asks for an old requests
 	touch $@
 
 .PHONY: demo test lint bench clean
