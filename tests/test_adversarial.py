@@ -1,0 +1,344 @@
+"""Attacks: by hand on linear models, against torchattacks on SqueezeNet, and no trace left on the model."""
+
+import copy
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+import torchattacks
+from PIL import Image
+from torch import nn
+from torch.nn import functional
+
+from datamodules.imagenet_samples import ImageNetSamplesDataModule
+from rdfia.adversarial import (
+    few_pixels,
+    fgsm,
+    fool,
+    judge,
+    patch,
+    pgd,
+    predict,
+    project,
+    random_transform,
+    robustness,
+    rounded,
+    shapes,
+    with_patch,
+)
+from rdfia.backbones import load_backbone
+
+
+@pytest.fixture(scope="module")
+def squeezenet():
+    return load_backbone("squeezenet1_1", data_dir="sample")
+
+
+@pytest.fixture(scope="module")
+def photographs(squeezenet):
+    """Three photographs, and what the network takes them for as labels."""
+    samples = ImageNetSamplesDataModule("sample", image_size=96)
+    samples.prepare_data()
+    samples.setup()
+    images = samples.data[range(3)][0]
+    return images, predict(squeezenet, images)
+
+
+def linear(weights: list[list[float]]) -> nn.Module:
+    """Return a classifier of images (B, 1, 2, 2) by the inner product with weights."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, len(weights), bias=False))
+    model[1].weight.data = torch.tensor(weights)
+    return model
+
+
+class Small(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(2))
+        self.last = nn.Sequential(nn.Flatten(), nn.Dropout(), nn.Linear(32, 5))
+
+    def forward(self, images):
+        return self.last(self.layers(images))
+
+
+EVERY = {
+    "fool": lambda *given: fool(*given, (given[2] + 1) % 5, max_steps=3),
+    "fgsm": lambda *given: fgsm(*given, epsilon=0.1),
+    "pgd": lambda *given: pgd(*given, epsilon=0.1, steps=3),
+    "eot": lambda *given: pgd(*given, epsilon=0.1, steps=2, transform=random_transform, views=2),
+    "few_pixels": lambda *given: few_pixels(*given, population=8, iterations=2),
+    "shapes": lambda *given: shapes(*given, count=3, generations=4, candidates=4),
+}
+
+
+@pytest.mark.parametrize("attack", EVERY.values(), ids=EVERY)
+def test_no_trace_is_left_and_the_same_seed_gives_the_same_images(attack):
+    model = Small().train()
+    model.layers[1].eval()
+    before = copy.deepcopy(model.state_dict())
+    images = torch.rand(3, 3, 16, 16)
+    kept = images.clone()
+    found = attack(model, images, torch.tensor([0, 3, 2]))
+    torch.rand(7)
+    assert torch.equal(attack(model, images, torch.tensor([0, 3, 2])).images, found.images)
+    assert torch.equal(images, kept)
+    assert found.images.min() >= 0
+    assert found.images.max() <= 1
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert (model.training, model.layers[1].training) == (True, False)
+    assert all(weight.requires_grad and weight.grad is None for weight in model.parameters())
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+def test_equal_to_torchattacks_on_squeezenet(squeezenet, photographs, targeted):
+    images, labels = photographs
+    targets = (labels + 100) % 1000 if targeted else None
+
+    def theirs(attack):
+        attack.set_mode_default()
+        if targeted:
+            attack.set_mode_targeted_by_label(quiet=True)
+        return attack(images, targets if targeted else labels)
+
+    close = {"rtol": 1e-4, "atol": 1e-5}
+    found = fgsm(squeezenet, images, labels, epsilon=4 / 255, targets=targets)
+    torch.testing.assert_close(found.unrounded, theirs(torchattacks.FGSM(squeezenet, eps=4 / 255)), **close)
+
+    same = {"targets": targets, "random_start": False, "stop_early": False, "steps": 5}
+    found = pgd(squeezenet, images, labels, epsilon=4 / 255, step=1 / 255, **same)
+    attack = torchattacks.PGD(squeezenet, eps=4 / 255, alpha=1 / 255, steps=5, random_start=False)
+    differ = (found.unrounded - theirs(attack)).abs() > 1e-4
+    assert differ.double().mean() < 1e-3  # where a gradient is 0 up to rounding, its sign is anyone's
+    found = pgd(squeezenet, images, labels, epsilon=1.0, step=0.3, norm="l2", **same)
+    attack = torchattacks.PGDL2(squeezenet, eps=1.0, alpha=0.3, steps=5, random_start=False)
+    torch.testing.assert_close(found.unrounded, theirs(attack), rtol=1e-3, atol=1e-4)
+
+
+def test_one_step_on_a_linear_model_by_hand():
+    model = linear([[1.0, 2, -3, 0], [0, 0, 0, 0]])
+    image, label = torch.tensor([[[[0.5, 0.5], [0.2, 0.5]]]]), torch.tensor([0])
+    found = fgsm(model, image, label, epsilon=0.1)
+    torch.testing.assert_close(found.unrounded, torch.tensor([[[[0.4, 0.4], [0.3, 0.5]]]]))
+    assert found.before.item() == 0
+    assert not found.success  # 0.4 + 0.8 - 0.9 is still above 0
+    found = fgsm(model, image, label, epsilon=0.2)
+    assert found.success  # 0.3 + 0.6 - 1.2
+    assert (found.queries.item(), found.gradients.item(), found.l0.item()) == (1, 1, 3)
+    assert found.linf.item() == pytest.approx(0.2, abs=1 / 255)
+
+
+def test_fool_on_a_linear_model_takes_as_many_steps_as_the_distance_to_the_boundary():
+    """The target's logit grows by rate x |w| a step; it begins 0.5 below the other."""
+    model = linear([[0.0, 0, 0, 0], [0.6, 0.8, 0, 0]])
+    model[1].bias = nn.Parameter(torch.tensor([1.2, 0.0]))
+    image = torch.tensor([[[[0.5, 0.5], [0.5, 0.5]]]])  # 0.7 for class 1
+    found = fool(model, image, torch.tensor([0]), torch.tensor([1]), rate=0.1)
+    assert found.success
+    assert found.gradients.item() == 6  # 0.5 takes five steps, and one to be above
+    assert found.l2.item() == pytest.approx(0.6, abs=0.01)
+    torch.testing.assert_close(
+        found.unrounded - image, torch.tensor([[[[0.36, 0.48], [0, 0]]]]), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_numbers_of_a_change_by_hand():
+    model = linear([[1.0, 0, 0, 0], [0, 1, 0, 0]])
+    originals = torch.tensor([[[[0.6, 0.2], [0.0, 1.0]]], [[[0.2, 0.6], [0.0, 1.0]]]])
+    originals = rounded(originals)
+    images = originals.clone()
+    images[:, :, 0, 0] -= 51 / 255  # 0.2
+    images[:, :, 1, 1] += 0.2  # outside: a file cannot hold it
+    found = judge(model, originals, images, torch.tensor([0, 0]))
+    assert found.before.tolist() == [0, 1]
+    assert found.right_before.tolist() == [True, False]
+    assert found.success.tolist() == [False, False]  # the second was wrong before
+    assert found.l0.tolist() == [1, 1]
+    assert found.l2.tolist() == pytest.approx([0.2, 0.2], abs=1e-6)
+    assert found.linf.tolist() == pytest.approx([0.2, 0.2], abs=1e-6)
+    assert found.psnr.tolist() == pytest.approx([-10 * math.log10(0.04 / 4)] * 2, abs=1e-3)
+    assert found.success_rate() == 0
+    assert math.isnan(judge(model, originals[1:], images[1:], torch.tensor([0])).success_rate())
+
+
+def test_what_rounding_undoes_does_not_count():
+    model = linear([[1.0, 0, 0, 0], [0, 0, 0, 100 / 255]])
+    original = torch.full((1, 1, 2, 2), 100 / 255)
+    original[..., 1, 1] = 0.999
+    image = original.clone()
+    image[..., 0, 0] -= 0.4 / 255
+    found = judge(model, original, image, torch.tensor([0]))
+    assert model(image).argmax(1).item() == 1 or found.after.item() == 0
+    assert found.l0.item() == 0
+
+
+def test_a_file_holds_what_was_judged(squeezenet, photographs, tmp_path):
+    images, labels = photographs
+    found = pgd(squeezenet, images, labels, epsilon=2 / 255, steps=5)
+    assert found.success_rate() == 1
+    for number, image in enumerate(found.images):
+        pixels = (image * 255).round().byte().permute(1, 2, 0).numpy()
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+        read = torch.from_numpy(np.array(Image.open(tmp_path / f"{number}.png"))).permute(2, 0, 1) / 255
+        assert torch.equal(read, image)
+        assert predict(squeezenet, read[None]).item() == found.after[number] != labels[number]
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_pgd_stays_within_epsilon_and_more_never_helps_less(squeezenet, photographs, norm):
+    images, labels = photographs
+    targets = (labels + 7) % 1000
+    sizes = [0.25 / 255, 0.5 / 255, 1 / 255, 4 / 255] if norm == "linf" else [0.1, 0.3, 1.0, 3.0]
+    rates = []
+    for size in sizes:
+        found = pgd(squeezenet, images, labels, epsilon=size, norm=norm, targets=targets, steps=8)
+        change = found.unrounded - images
+        length = change.abs().amax((1, 2, 3)) if norm == "linf" else change.flatten(1).norm(dim=1)
+        assert length.max() <= size * 1.001
+        rates.append(found.success_rate())
+    assert rates == sorted(rates)
+    assert rates[0] < rates[-1]
+    assert rates[-1] >= 2 / 3
+    by_steps = [
+        pgd(
+            squeezenet,
+            images,
+            labels,
+            epsilon=sizes[2],
+            norm=norm,
+            targets=targets,
+            step=sizes[2] / 4,
+            steps=n,
+        )
+        for n in (1, 3, 6, 10)
+    ]
+    for fewer, more in pairwise(by_steps):
+        assert (fewer.success <= more.success).all()
+
+
+def test_restarts_only_add(squeezenet, photographs):
+    images, labels = photographs
+    given = {"epsilon": 0.5 / 255, "steps": 3, "targets": (labels + 7) % 1000}
+    once, often = (pgd(squeezenet, images, labels, restarts=n, **given) for n in (1, 3))
+    assert (once.success <= often.success).all()
+    assert (often.queries >= once.queries).all()
+
+
+def test_random_starts_are_uniform_within_epsilon():
+    model = linear([[0.0] * 4, [0.0] * 4])
+    images = torch.full((2000, 1, 2, 2), 0.5)
+    labels = torch.zeros(2000, dtype=torch.int64)
+    given = {"epsilon": 0.1, "step": 0.0, "steps": 1, "stop_early": False}
+    change = pgd(model, images, labels, **given).unrounded - images
+    assert change.std().item() == pytest.approx(0.1 / math.sqrt(3), rel=0.03)
+    change = pgd(model, images, labels, norm="l2", **given).unrounded - images
+    lengths = change.flatten(1).norm(dim=1)
+    assert lengths.max() <= 0.1001
+    assert lengths.mean().item() == pytest.approx(0.1 * 4 / 5, rel=0.02)  # of a ball in 4 dimensions
+
+
+def test_projection_by_hand():
+    image = torch.tensor([[[[0.5, 0.9]]]])
+    torch.testing.assert_close(
+        project(image + torch.tensor([0.3, 0.3]), image, 0.2, "linf"), torch.tensor([[[[0.7, 1.0]]]])
+    )
+    near = project(image + torch.tensor([-0.3, -0.4]), image, 0.25, "l2")
+    torch.testing.assert_close(near, torch.tensor([[[[0.35, 0.7]]]]))
+
+
+def test_transformations_follow_from_their_key_and_are_differentiable():
+    images = torch.rand(3, 3, 24, 24)
+    seen = random_transform(images, (1, 2))
+    assert seen.shape == images.shape
+    assert torch.equal(seen, random_transform(images, (1, 2)))
+    assert not torch.equal(seen, random_transform(images, (1, 3)))
+    still = {"rotation": 0.0, "scale": 0.0, "shift": 0.0, "brightness": 0.0, "noise": 0.0}
+    torch.testing.assert_close(random_transform(images, (1, 2), **still), images, rtol=1e-4, atol=1e-4)
+    images.requires_grad_()
+    random_transform(images, (1, 2)).sum().backward()
+    assert images.grad.abs().sum() > 0
+    light = random_transform(images.detach() * 0 + 0.5, (0,), **(still | {"brightness": 0.2})) - 0.5
+    assert light.abs().max() <= 0.2001
+    assert light.flatten(1).std(1).max() < 1e-5
+
+
+def test_examples_made_over_transformations_outlast_others(squeezenet, photographs):
+    images, labels = photographs
+    given = {"epsilon": 16 / 255, "step": 2 / 255, "steps": 20, "stop_early": False}
+    targets = (labels + 7) % 1000
+    plain = pgd(squeezenet, images, labels, targets=targets, **given)
+    robust = pgd(squeezenet, images, labels, targets=targets, transform=random_transform, views=4, **given)
+    shares = [robustness(squeezenet, found.images, labels, targets, views=8) for found in (plain, robust)]
+    assert shares[1].mean() > shares[0].mean() + 0.2
+    assert (robust.gradients == 80).all()
+
+
+def test_one_pixel_is_found_where_one_decides():
+    """The class hangs on the brightest pixel of the middle rows: 1 pixel of 16 x 16 fools."""
+
+    class Brightest(nn.Module):
+        def forward(self, images):
+            bright = images[:, :, 6:10].amax((1, 2, 3))
+            return torch.stack([torch.full_like(bright, 0.8), bright], 1)
+
+    images = torch.rand(2, 3, 16, 16) * 0.5
+    found = few_pixels(Brightest(), images, torch.tensor([0, 0]), population=30, iterations=30)
+    assert found.success.all()
+    assert (found.l0 == 1).all()
+    assert (found.queries <= 31 * 30).all()
+    assert (found.queries % 30 == 0).all()
+    first = few_pixels(Brightest(), images[:1], torch.tensor([0]), population=30, iterations=30)
+    assert torch.equal(first.images[0], found.images[0])  # whatever the others are
+    split = few_pixels(Brightest(), images, torch.tensor([0, 0]), population=30, iterations=30, batch_size=7)
+    assert torch.equal(split.images, found.images)
+
+
+def test_pixels_that_cannot_fool_leave_the_budget_spent():
+    model = linear([[1.0, 1, 1, 1], [0, 0, 0, 0]])
+    found = few_pixels(model, torch.full((1, 1, 2, 2), 0.9), torch.tensor([0]), population=10, iterations=5)
+    assert not found.success.any()
+    assert found.queries.item() == 60
+
+
+def test_discs_darken_an_image_until_it_fools():
+    class Bright(nn.Module):
+        def forward(self, images):
+            mean = images.mean((1, 2, 3))
+            return torch.stack([mean, 1.1 - mean], 1)
+
+    images = torch.full((2, 3, 24, 24), 0.6)
+    images[1] = 0.57
+    given = {"count": 10, "opacity": 0.5, "radius": 0.5, "candidates": 8, "generations": 100}
+    found = shapes(Bright(), images, torch.tensor([0, 0]), **given)
+    assert found.success.all()
+    assert found.queries[1] <= found.queries[0] <= 800
+    assert found.gradients.sum() == 0
+    # drawn from scratch, disc by disc, it is the same picture: few can be seen at this point
+    assert (found.l0 < 24 * 24).any() or found.l2.max() < 5
+
+
+def test_a_patch_is_placed_inside_and_whole():
+    images, square = torch.zeros(50, 3, 32, 32), torch.ones(3, 8, 8)
+    shown = with_patch(images, square, (0,), rotation=0.0)
+    sums = shown.sum((1, 2, 3)) / 3
+    torch.testing.assert_close(sums, torch.full((50,), 64.0), rtol=0.02, atol=0.5)
+    places = shown.mean(1).flatten(1).argmax(1)
+    assert places.unique().numel() > 20
+    assert torch.equal(with_patch(images, square, (0,)), with_patch(images, square, (0,)))
+
+
+def test_a_patch_makes_a_target_of_images_it_never_saw():
+    class Red(nn.Module):
+        """Class 1 is what has a red place."""
+
+        def forward(self, images):
+            red = images[:, :1] - images[:, 1:].amax(1, keepdim=True)
+            red = functional.avg_pool2d(red, 4, 1).amax((1, 2, 3))
+            return torch.stack([torch.full_like(red, 0.6), red], 1) * 10
+
+    images = torch.rand(20, 3, 24, 24) * 0.5
+    made = patch(Red(), images[:10], 1, size=6, steps=60, batch_size=8)
+    assert made.shape == (3, 6, 6)
+    assert (predict(Red(), images[10:]) == 1).float().mean() < 0.2
+    assert (predict(Red(), with_patch(images[10:], made, (9,))) == 1).float().mean() > 0.9
