@@ -1,0 +1,177 @@
+"""Class visualisation: images of what a network takes for a class, by ascending its logit.
+
+Simonyan et al., "Deep Inside Convolutional Networks", 2014, with the regularisers of Yosinski et al.,
+"Understanding Neural Networks Through Deep Visualization", 2015, and of Olah et al., "Feature Visualization",
+Distill 2017: an image that only raises the logit is noise to people and to other networks.
+
+Many classes are drawn at once, each for itself. Networks take images in [0, 1] and are left as they were.
+
+    python scripts/visualize.py class --data-dir /path/to/data
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rdfia.saliency import as_it_was, gaussian_blur
+from rdfia.views import transformed
+
+# Colours of photographs hang together: the square root of their covariance (Olah et al. 2017).
+COLOURS = torch.tensor([[0.26, 0.09, 0.02], [0.27, 0.0, -0.05], [0.27, -0.09, 0.03]]) / 0.4619524
+
+
+def fourier_image(spectrum: Tensor, size: int) -> Tensor:
+    """Return images (B, 3, size, size) in (0, 1) of a spectrum (B, 3, size, size // 2 + 1, 2).
+
+    Low frequencies are weighed as photographs have them, and colours hang together as there: steps of one
+    size then change what matters, not single pixels (Olah et al. 2017).
+    """
+    y, x = np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None]
+    frequency = np.sqrt(x**2 + y**2)
+    weight = torch.from_numpy(size / np.maximum(frequency, 1 / size)).to(spectrum)
+    waves = torch.view_as_complex(spectrum.contiguous()) * weight
+    maps = torch.fft.irfft2(waves, s=(size, size)) / 4
+    colours = torch.einsum("bchw,dc->bdhw", maps, COLOURS.to(maps))
+    return colours.sigmoid()
+
+
+def jittered_views(images: Tensor, key: Sequence[int], jitter: int, rotation: float, scale: float) -> Tensor:
+    """Return images rolled by at most ``jitter`` pixels, then turned and scaled a little, all of them alike.
+
+    Args:
+        images: (B, C, H, W).
+        key: Non-negative integers, on which all depends.
+        jitter: Pixels.
+        rotation: Degrees at most.
+        scale: By a factor of at most 1 plus and at least 1 minus this.
+    """
+    right, down, turn, zoom = (2 * np.random.default_rng(key).uniform(size=4) - 1).tolist()
+    if jitter:
+        images = torch.roll(images, (round(down * jitter), round(right * jitter)), (2, 3))
+    if rotation or scale:
+        angle, size = turn * math.radians(rotation), 1 / (1 + scale * zoom)
+        cosine, sine = math.cos(angle) * size, math.sin(angle) * size
+        matrix = torch.tensor([[cosine, -sine, 0.0], [sine, cosine, 0.0]])
+        images = transformed(images, matrix.expand(len(images), -1, -1), "reflection")
+    return images
+
+
+def total_variation(images: Tensor) -> Tensor:
+    """Return the mean over pixels and channels of the squared differences of neighbours, (B,)."""
+    across = (images[..., 1:] - images[..., :-1]).square().mean((1, 2, 3))
+    down = (images[..., 1:, :] - images[..., :-1, :]).square().mean((1, 2, 3))
+    return across + down
+
+
+def visualize_classes(
+    models: Sequence[nn.Module],
+    classes: Tensor,
+    *,
+    size: int = 224,
+    start: Tensor | None = None,
+    parametrization: Literal["pixels", "fourier"] = "pixels",
+    steps: int = 200,
+    rate: float = 5.0,
+    penalty: float = 1e-3,
+    smoothness: float = 0.0,
+    blur_every: int = 10,
+    blur: float = 0.5,
+    jitter: int = 16,
+    rotation: float = 0.0,
+    scale: float = 0.0,
+    seed: int = 0,
+    batch_size: int = 32,
+    watch: Callable[[int, Tensor], None] | None = None,
+) -> Tensor:
+    """Return images (N, 3, size, size) in [0, 1] that raise the logits of classes.
+
+    With ``pixels``, each step goes ``rate`` along the direction of the gradient, in units in which an image
+    has a standard deviation of about 1, as the practicals do; with ``fourier``, steps are Adam's, with
+    ``rate`` as its learning rate (0.05 is usual).
+
+    Args:
+        models: Each maps images (B, 3, H, W) in [0, 1] to logits (B, K); the mean of theirs is raised.
+        classes: (N,), what to draw.
+        size: Side of the images.
+        start: (N, 3, size, size) in [0, 1] to begin with; else grey noise. For ``pixels``.
+        parametrization: What is changed: pixels, or the spectrum of `fourier_image`.
+        steps: Their number.
+        rate: Size of a step.
+        penalty: Weight of the squared length of the image, from grey.
+        smoothness: Weight of `total_variation`.
+        blur_every: The image is blurred after so many steps; 0 for never. For ``pixels``.
+        blur: Standard deviation of the blur in pixels.
+        jitter: The image is rolled by at most so many pixels before each step.
+        rotation: And turned by at most so many degrees.
+        scale: And scaled by at most this part.
+        seed: Of noise and jitter. An image hangs on its place among ``classes`` and the seed alone.
+        batch_size: Images that go through the models at once, which bounds the memory.
+        watch: Called with the number of the step and all images of the batch, before the first step too.
+
+    Raises:
+        ValueError: A spectrum cannot begin with an image.
+    """
+    if parametrization == "fourier" and start is not None:
+        raise ValueError("--parametrization fourier begins with noise; take pixels to begin with an image")
+    found = []
+    for places in torch.split(torch.arange(len(classes)), batch_size):
+        asked = classes[places]
+        generator = [torch.Generator().manual_seed(seed * 100_003 + int(place)) for place in places]
+        if parametrization == "fourier":
+            shape = (3, size, size // 2 + 1, 2)
+            noise = torch.stack([torch.randn(shape, generator=one) for one in generator])
+            variable = (0.01 * noise).to(classes.device).requires_grad_()
+        elif start is not None:
+            variable = ((start[places] - 0.5) / 0.25).clone().requires_grad_()
+        else:
+            noise = torch.stack([torch.randn((3, size, size), generator=one) for one in generator])
+            variable = (0.1 * noise).to(classes.device).requires_grad_()
+        optimizer = torch.optim.Adam([variable], lr=rate)
+
+        def image(variable: Tensor = variable) -> Tensor:
+            return fourier_image(variable, size) if parametrization == "fourier" else variable / 4 + 0.5
+
+        with ExitStack() as stack:
+            for model in models:
+                stack.enter_context(as_it_was(model))
+            for step in range(steps):
+                if watch:
+                    watch(step, image().detach().clamp(0, 1))
+                shown = image()
+                seen = jittered_views(shown, (seed, step), jitter, rotation, scale)
+                logits = torch.stack([model(seen).float() for model in models]).mean(0)
+                score = logits[torch.arange(len(asked)), asked]
+                score = score - penalty * ((shown - 0.5) * 4).square().sum((1, 2, 3))
+                score = score - smoothness * total_variation(shown)
+                (slopes,) = torch.autograd.grad(score.sum(), variable)
+                with torch.no_grad():
+                    if parametrization == "fourier":
+                        variable.grad = -slopes
+                        optimizer.step()
+                        continue
+                    lengths = slopes.flatten(1).norm(dim=1).clamp(min=1e-12)
+                    variable += rate * slopes / lengths[:, None, None, None]
+                    variable.clamp_(-2, 2)  # [0, 1] in pixels
+                    if blur_every and (step + 1) % blur_every == 0:
+                        variable.copy_(gaussian_blur(variable, blur))
+            done = image().detach().clamp(0, 1)
+            if watch:
+                watch(steps, done)
+        found.append(done)
+    return torch.cat(found)
+
+
+@torch.no_grad()
+def recognized(
+    model: nn.Module, images: Tensor, classes: Tensor, *, top: int = 5, batch_size: int = 64
+) -> tuple[Tensor, Tensor]:
+    """Return the probability of each image's class, (N,), and whether it is among the ``top`` first, (N,)."""
+    with as_it_was(model):
+        logits = torch.cat([model(part).float() for part in torch.split(images, batch_size)])
+    chances = logits.softmax(1)[torch.arange(len(images)), classes]
+    return chances, (logits.topk(top).indices == classes[:, None]).any(1)
