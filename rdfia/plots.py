@@ -314,3 +314,44 @@ def maps_grid(image: Tensor, maps: Tensor, channels: Sequence[int], *, title: st
     if title:
         figure.suptitle(title)
     return figure
+
+
+def saliency(
+    rows: Mapping[str, tuple[Tensor, Mapping[str, Tensor]]], *, title: str | None = None, overlay: bool = True
+) -> Figure:
+    """Draw images and their saliency maps, each map from 0 to its own largest value, which its title says.
+
+    Args:
+        rows: By name: an image (C, H, W) in [0, 1], and its maps (H, W) by name, not negative.
+        title: Of the figure.
+        overlay: Draw the last map once more, over the image.
+    """
+    columns = 1 + max(len(maps) for _, maps in rows.values()) + overlay
+    figure = Figure(figsize=(2.2 * columns, 2.5 * len(rows) + 0.3), layout="constrained")
+    for line, (name, (image, maps)) in zip(
+        figure.subplots(len(rows), columns, squeeze=False), rows.items(), strict=True
+    ):
+        for axes in line:
+            axes.set_axis_off()
+        _tile(line[0], image[None], 1, "")
+        line[0].set_title(name, fontsize=8)
+        for axes, (label, values) in zip(line[1:], maps.items(), strict=False):
+            largest = float(values.max())
+            axes.imshow(values.cpu().numpy(), cmap="inferno", vmin=0, vmax=max(largest, 1e-12))
+            axes.set_title(f"{label}\nup to {largest:.3g}", fontsize=8)
+        if overlay and maps:
+            _tile(line[len(maps) + 1], image.mean(0, keepdim=True)[None], 1, "")
+            values = list(maps.values())[-1]
+            # the brightest hundredth is full: single pixels would hide the rest
+            top = float(values.flatten().quantile(0.99))
+            line[len(maps) + 1].imshow(
+                values.cpu().numpy(),
+                cmap="inferno",
+                vmin=0,
+                vmax=max(top, 1e-12),
+                alpha=0.6,
+                extent=(-0.5, image.shape[2] + 1.5, image.shape[1] + 1.5, -0.5),
+            )
+    if title:
+        figure.suptitle(title)
+    return figure

@@ -1,9 +1,10 @@
-"""Look at a pretrained network: its layers, what it takes images for, its activation maps.
+"""Look at pretrained networks: their layers, what they take images for, activation and saliency maps.
 
 Examples:
     python scripts/visualize.py describe --backbone vgg16 --weights random
     python scripts/visualize.py classify --data-dir sample --images cat.jpg holiday/
     python scripts/visualize.py activations --data-dir sample --layer fire2
+    python scripts/visualize.py saliency --data-dir sample --compare resnet18
 """
 
 from dataclasses import dataclass
@@ -67,14 +68,38 @@ class Activations(Pictures):
     """Channels with the largest mean absolute value, or the first."""
 
 
+@dataclass(frozen=True)
+class Saliency(Pictures):
+    """Draw which pixels a class's score hangs on, and measure how far such maps can be trusted."""
+
+    name: str = "saliency"
+    """Of the run folder; the same goes on."""
+    compare: tuple[str, ...] = ()
+    """More architectures."""
+    methods: tuple[Literal["gradient", "smooth_grad", "integrated_gradients", "grad_cam"], ...] = (
+        "gradient",
+        "smooth_grad",
+        "integrated_gradients",
+        "grad_cam",
+    )
+    """Kinds of maps."""
+    of: str = "true"
+    """Class: `true`, `predicted` or a name."""
+    samples: int = 50
+    """Copies for smooth_grad, steps for integrated_gradients."""
+    randomized: int = 10
+    """Images for the randomization check."""
+
+
 Args = (
     Annotated[Describe, tyro.conf.subcommand("describe")]
     | Annotated[Classify, tyro.conf.subcommand("classify")]
     | Annotated[Activations, tyro.conf.subcommand("activations")]
+    | Annotated[Saliency, tyro.conf.subcommand("saliency")]
 )
 
 
-def main(args: Describe | Classify | Activations) -> dict[str, Any]:
+def main(args: Describe | Classify | Activations | Saliency) -> dict[str, Any]:
     """Look, draw and write; return the content of results.json."""
     # Imported here, so that --help does not wait for torch.
     import time
@@ -94,19 +119,26 @@ def main(args: Describe | Classify | Activations) -> dict[str, Any]:
         if args.data_dir is not None or not isinstance(args, Describe):
             raise
         root = None  # embedded or random weights need none
-    backbone = load_backbone(args.backbone, weights=args.weights, data_dir=root)
+    names_of_networks = [args.backbone, *(args.compare if isinstance(args, Saliency) else ())]
+    networks = {name: load_backbone(name, weights=args.weights, data_dir=root) for name in names_of_networks}
+    backbone = networks[args.backbone]
     images, labels, names, data = (None, None, [], {}) if isinstance(args, Describe) else read_images(args)
     if isinstance(args, Activations):  # a wrong layer, or one with fewer maps, is said now
         layer = args.layer or next(iter(backbone.layers))
         activation_maps(backbone, images[:1], layer, count=args.maps)
+    if isinstance(args, Saliency):
+        asked = class_of(args.of)
     folder = training.open_run(args, backbone, data)
     trainer = training.make_trainer(args, folder, monitor="none", mode="max", callbacks=[])
-    backbone = backbone.to(trainer.strategy.root_device)
+    for network in networks.values():
+        network.to(trainer.strategy.root_device)
     started = time.perf_counter()
     if isinstance(args, Describe):
         metrics, notes = describe_layers(args, folder, trainer, backbone)
     elif isinstance(args, Classify):
         metrics, notes = classify_images(args, folder, trainer, backbone, images, labels, names)
+    elif isinstance(args, Saliency):
+        metrics, notes = draw_saliency(args, folder, trainer, networks, asked, images, labels, names)
     else:
         metrics, notes = draw_activations(args, folder, trainer, backbone, layer, images, names)
     results = runs.write_results(
@@ -125,7 +157,7 @@ def main(args: Describe | Classify | Activations) -> dict[str, Any]:
     return results
 
 
-def read_images(args: Classify | Activations) -> Any:
+def read_images(args: Pictures) -> Any:
     """Return images (N, 3, H, W) in [0, 1], labels (-1: unknown), names and a description."""
     import torch
 
@@ -157,6 +189,30 @@ def read_images(args: Classify | Activations) -> Any:
     count = 2 if args.fast_dev_run else len(found)
     images, labels = found[list(range(min(count, len(found))))]
     return images, labels, names, data
+
+
+def class_of(name: str) -> int | None:
+    """Return the index of a class by name or number; None for ``true`` and ``predicted``.
+
+    Raises:
+        ValueError: There is none; the message names near ones.
+    """
+    import difflib
+
+    from rdfia.backbones import imagenet_classes
+
+    classes = imagenet_classes()
+    if name in ("true", "predicted"):
+        return None
+    if name.isdecimal() and int(name) < len(classes):
+        return int(name)
+    known = {known.lower(): index for index, known in reversed(list(enumerate(classes)))}
+    if name.lower() in known:
+        return known[name.lower()]
+    inside = [known for known in classes if name.lower() in known.lower()]
+    near = list(dict.fromkeys([*inside, *difflib.get_close_matches(name, classes, 5, 0.5)]))[:5]
+    hint = f"; did you mean {', '.join(near)}?" if near else ""
+    raise ValueError(f"ImageNet has no class {name!r}{hint}")
 
 
 def describe_layers(
@@ -248,6 +304,131 @@ def draw_activations(
         figure = plots.maps_grid(image, maps[0], channels[0].tolist(), title=title)
         runs.save_figure(folder, f"{layer}_{names[place].replace(' ', '_')}", figure, trainer)
     return {f"{layer}/share_not_zero": [sum(shares) / len(shares)]}, [f"over {len(shares)} images"]
+
+
+def draw_saliency(
+    args: Saliency,
+    folder: Path,
+    trainer: Any,
+    networks: dict[str, Any],
+    asked: int | None,
+    images: Any,
+    labels: Any,
+    names: list[str],
+) -> tuple[dict[str, list[float]], list[str]]:
+    """Draw maps of each image, by each network; return how faithful each kind of map is.
+
+    By network and kind: deletion and insertion, means over images of the areas under the curves; randomized,
+    the correlation with the maps of a network whose weights are all random (0: the map hangs on what was
+    learned). By kind and pair of networks: agreement, the correlation of their maps.
+    """
+    from itertools import combinations
+
+    import torch
+
+    from rdfia import plots, runs
+    from rdfia.adversarial import predict
+    from rdfia.backbones import imagenet_classes
+    from rdfia.saliency import (
+        cascading_randomization,
+        deletion_and_insertion,
+        grad_cam,
+        gradient,
+        integrated_gradients,
+        rank_correlation,
+        smooth_grad,
+        strongest,
+    )
+
+    def explain(network: Any, method: str, shown: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+        size = {"batch_size": args.batch_size}
+        if method == "smooth_grad":
+            return smooth_grad(network, shown, classes, samples=args.samples, seed=args.seed, **size)
+        if method == "integrated_gradients":
+            return strongest(integrated_gradients(network, shown, classes, steps=args.samples, **size))
+        if method == "grad_cam":
+            layer = network.find_layer(last_maps(network, shown[:1]))
+            return grad_cam(network, shown, classes, layer, **size)
+        return gradient(network, shown, classes, **size)
+
+    shown = images.to(next(iter(networks.values())).mean.device)
+    classes, metrics, every = imagenet_classes(), {}, {}
+    predicted = {name: predict(network, shown, args.batch_size) for name, network in networks.items()}
+    known = torch.where(labels.to(shown.device) >= 0, labels.to(shown.device), predicted[args.backbone])
+    for name, network in networks.items():
+        told = (
+            predicted[name]
+            if args.of == "predicted"
+            else known
+            if asked is None
+            else torch.full_like(known, asked)
+        )
+        for method in args.methods:
+            maps = every[name, method] = explain(network, method, shown, told)
+            deletion, insertion = deletion_and_insertion(
+                network, shown, told, maps, batch_size=args.batch_size
+            )
+            few, some = shown[: args.randomized], told[: args.randomized]
+            alike = cascading_randomization(
+                network, lambda one, method=method, few=few, some=some: explain(one, method, few, some)
+            )
+            metrics[f"{name}/{method}/deletion"] = [deletion.mean().item()]
+            metrics[f"{name}/{method}/insertion"] = [insertion.mean().item()]
+            metrics[f"{name}/{method}/randomized"] = [float(list(alike.values())[-1].nanmean())]
+            runs.save_figure(
+                folder,
+                f"randomization_{name}_{method}".replace(":", "_"),
+                plots.curves(
+                    {
+                        "rank correlation with the map": {
+                            method: (
+                                range(1, len(alike) + 1),
+                                [float(one.nanmean()) for one in alike.values()],
+                            )
+                        }
+                    },
+                    x_label="layers replaced, from the last",
+                    title=name,
+                ),
+                trainer,
+            )
+            print(
+                f"{name:20}{method:24}"
+                + "".join(
+                    f"{kind} {metrics[f'{name}/{method}/{kind}'][0]:.3f}  "
+                    for kind in ("deletion", "insertion", "randomized")
+                ),
+                flush=True,
+            )
+    for method in args.methods:
+        for one, other in combinations(networks, 2):
+            agreement = rank_correlation(every[one, method], every[other, method]).nanmean()
+            metrics[f"{method}/agreement/{one}/{other}"] = [float(agreement)]
+    for place, image in enumerate(images):
+        rows = {}
+        for name, network in networks.items():
+            guess = int(predicted[name][place])
+            maps = {method.replace("_", " "): every[name, method][place] for method in args.methods}
+            if guess != int(known[place]):  # what it looked at when it was wrong
+                wrong = explain(network, args.methods[0], shown[[place]], predicted[name][[place]])[0]
+                maps = {f"{args.methods[0]} of {classes[guess]}": wrong} | maps
+            rows[f"{name}\n{classes[guess]}"] = (image, maps)
+        title = f"{names[place]}: {classes[int(known[place])]}"
+        figure = plots.saliency(rows, title=title)
+        runs.save_figure(folder, f"saliency_{names[place].replace(' ', '_')}", figure, trainer)
+    return metrics, [f"over {len(images)} images; randomization over {min(len(images), args.randomized)}"]
+
+
+def last_maps(backbone: Any, image: Any) -> str:
+    """Return the name of the deepest layer whose output has maps of more than one place."""
+    found = None
+    for layer in backbone.usable_layers():
+        output = backbone.tap(image, [layer])[layer]
+        if output.ndim == 4 and output.shape[-1] > 1:
+            found = layer
+    if found is None:
+        raise ValueError(f"{backbone.name} has no layer with maps")
+    return str(found)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import write_picture
-from visualize import Activations, Args, Classify, Describe, main
+from visualize import Activations, Args, Classify, Describe, Saliency, class_of, last_maps, main
 
 from rdfia.activations import activation_maps
 from rdfia.backbones import classify, imagenet_classes, load_backbone
@@ -126,3 +126,34 @@ def test_two_files_of_one_name_have_a_figure_each(tmp_path):
     pictures = (tmp_path / "a", tmp_path / "b")
     main(Classify(data_dir=SAMPLE, images=pictures, output_dir=tmp_path, accelerator="cpu"))
     assert len(list((tmp_path / "classify" / "figures").iterdir())) == 2
+
+
+def test_classes_are_found_by_name_and_near_ones_are_suggested():
+    assert class_of("tabby") == 281
+    assert class_of("TABBY") == 281
+    assert class_of("281") == 281
+    assert class_of("true") is class_of("predicted") is None
+    with pytest.raises(ValueError, match=r"no class 'tabbi'; did you mean tabby"):
+        class_of("tabbi")
+    with pytest.raises(ValueError, match=r"no class 'terrier'; did you mean .*terrier"):
+        class_of("terrier")
+    with pytest.raises(ValueError, match="no class '1000'"):
+        class_of("1000")
+
+
+def test_grad_cam_takes_the_deepest_layer_with_maps():
+    image = torch.rand(1, 3, 64, 64)
+    assert last_maps(load_backbone("resnet18", weights="random"), image) == "layer4"
+    assert last_maps(load_backbone("vgg16", weights="random"), image) == "pool5"
+
+
+def test_saliency_is_drawn_and_measured(tmp_path):
+    given = {"image_size": 64, "samples": 2, "randomized": 1, "output_dir": tmp_path, "accelerator": "cpu"}
+    methods = ("gradient", "grad_cam")
+    results = main(Saliency(data_dir=SAMPLE, methods=methods, of="predicted", **given))
+    for method in methods:
+        for kind in ("deletion", "insertion", "randomized"):
+            assert -1 <= results["metrics"][f"squeezenet1_1/{method}/{kind}"]["mean"] <= 1
+    figures = {path.stem for path in (tmp_path / "saliency" / "figures").iterdir()}
+    assert {"randomization_squeezenet1_1_gradient", "saliency_n02123045_tabby"} <= figures
+    assert len(figures) == results["data"]["test"] + len(methods)
