@@ -193,11 +193,19 @@ def scatter(
 
 
 def captioned(
-    images: Tensor, captions: Sequence[str], *, columns: int = 10, title: str | None = None
+    images: Tensor, captions: Sequence[str], *, columns: int = 10, title: str | None = None, side: float = 1.1
 ) -> Figure:
-    """Draw images (N, C, H, W) in [0, 1], each under its caption."""
+    """Draw images (N, C, H, W) in [0, 1], each under its caption.
+
+    Args:
+        images: (N, C, H, W) in [0, 1].
+        captions: N texts.
+        columns: Images in a row.
+        title: Of the figure.
+        side: Of an image, in inches.
+    """
     rows = max(-(-len(images) // columns), 1)
-    figure = Figure(figsize=(1.1 * columns, 1.3 * rows + 0.4), layout="constrained")
+    figure = Figure(figsize=(side * columns, (side + 0.2) * rows + 0.4), layout="constrained")
     every = figure.subplots(rows, columns, squeeze=False).flatten()
     for axes in every:
         axes.set_axis_off()
@@ -354,4 +362,61 @@ def saliency(
             )
     if title:
         figure.suptitle(title)
+    return figure
+
+
+def changes(
+    rows: Mapping[str, tuple[Tensor, Tensor]], *, magnify: float = 10.0, title: str | None = None
+) -> Figure:
+    """Draw images, what became of them, and the difference, magnified around grey.
+
+    Args:
+        rows: By name: the image and the changed image, each (C, H, W) in [0, 1].
+        magnify: Factor of the difference.
+        title: Of the figure.
+    """
+    columns = min(4, len(rows))
+    lines = -(-len(rows) // columns)
+    figure = Figure(figsize=(5.4 * columns, 2.1 * lines + 0.4), layout="constrained")
+    every = figure.subplots(lines, columns, squeeze=False).flatten()
+    for axes in every:
+        axes.set_axis_off()
+    for axes, (name, (image, changed)) in zip(every, rows.items(), strict=False):
+        difference = (0.5 + magnify * (changed - image)).clamp(0, 1)
+        _tile(axes, torch.stack([image, changed, difference]), 3, "")
+        axes.set_title(name, fontsize=8)
+    if title:
+        figure.suptitle(title)
+    return figure
+
+
+def matrix(
+    values: Tensor,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    *,
+    labels: tuple[str, str],
+    title: str | None = None,
+) -> Figure:
+    """Draw a table of shares (R, C) in [0, 1] as colours and numbers.
+
+    Args:
+        values: (R, C); nan is left empty.
+        rows: R names.
+        columns: C names.
+        labels: Of rows and of columns.
+        title: Of the figure.
+    """
+    figure = Figure(figsize=(2.5 + 1.1 * len(columns), 1.5 + 0.6 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(values.numpy(), cmap="Blues", vmin=0, vmax=1)
+    for row, column in values.isfinite().nonzero().tolist():
+        colour = "white" if values[row, column] > 0.5 else "black"
+        axes.text(column, row, f"{values[row, column]:.2f}", ha="center", va="center", color=colour)
+    axes.set_xticks(range(len(columns)), columns, rotation=30, ha="right")
+    axes.set_yticks(range(len(rows)), rows)
+    axes.set_ylabel(labels[0])
+    axes.set_xlabel(labels[1])
+    if title:
+        axes.set_title(title)
     return figure

@@ -22,11 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import numpy as np
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from matplotlib.figure import Figure
+from PIL import Image
 
 
 def is_first_process() -> bool:
@@ -152,6 +154,23 @@ def save_figure(folder: Path, name: str, figure: Figure, trainer: lightning.Trai
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
             logger.log_image(name.split("_epoch_")[0], [str(path)])
+
+
+def save_film(folder: Path, name: str, frames: list[np.ndarray], trainer: lightning.Trainer) -> None:
+    """Write ``figures/<name>.gif``: 10 frames a second, the last one for 2 seconds; nothing in a dry run.
+
+    Args:
+        folder: The run folder.
+        name: Of the film.
+        frames: Each (H, W) or (H, W, 3) uint8.
+        trainer: Says whether it is a dry run.
+    """
+    if is_dry_run(trainer) or not frames:
+        return
+    first, *rest = [Image.fromarray(frame) for frame in frames]
+    shown = [100] * len(rest) + [2000]
+    with whole_file(folder / "figures" / f"{name}.gif") as part:
+        first.save(part, format="gif", save_all=True, append_images=rest, duration=shown, loop=0)
 
 
 @functools.cache

@@ -30,6 +30,7 @@ from rdfia.runs import (
     is_dry_run,
     is_first_process,
     save_figure,
+    save_film,
     whole_file,
     write_json,
 )
@@ -261,13 +262,11 @@ class Film(Callback):
                 Image.fromarray(self.draw(module)).save(part, format="png")
 
     def on_train_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        """Join the frames, 10 a second; the last one stays for 2 seconds."""
+        """Join the frames."""
         paths = sorted((self.folder / "film").glob("*.png"))
-        if paths and trainer.is_global_zero and not is_dry_run(trainer):
-            first, *rest = [Image.open(path) for path in paths]
-            shown = [100] * len(rest) + [2000]
-            with whole_file(self.folder / "film.gif") as part:
-                first.save(part, format="gif", save_all=True, append_images=rest, duration=shown, loop=0)
+        if trainer.is_global_zero:
+            frames = [np.array(Image.open(path)) for path in paths]
+            save_film(self.folder.parent, "film", frames, trainer)
 
 
 def process_count(args: TrainerArgs) -> int:

@@ -5,6 +5,7 @@ Examples:
     python scripts/visualize.py classify --data-dir sample --images cat.jpg holiday/
     python scripts/visualize.py activations --data-dir sample --layer fire2
     python scripts/visualize.py saliency --data-dir sample --compare resnet18
+    python scripts/visualize.py adversarial --data-dir sample --attacks fool pgd
 """
 
 from dataclasses import dataclass
@@ -69,6 +70,42 @@ class Activations(Pictures):
 
 
 @dataclass(frozen=True)
+class ClassVisualization(Network):
+    """Draw images that raise the logit of a class, and see which other networks recognise them."""
+
+    name: str = "class"
+    """Of the run folder; the same goes on."""
+    classes: tuple[str, ...] = ("gorilla", "tarantula", "turnstile", "hourglass", "snail", "bee eater")
+    """Their names or numbers."""
+    ensemble: tuple[str, ...] = ()
+    """More architectures whose logits are raised too."""
+    judges: tuple[str, ...] = ()
+    """Architectures that say what they see."""
+    start: Path | None = None
+    """Picture to begin with; else noise."""
+    parametrization: Literal["pixels", "fourier"] = "pixels"
+    """What is changed."""
+    steps: int = 200
+    """Their number."""
+    rate: float | None = None
+    """Size of a step; 5 for pixels, 0.05 for fourier."""
+    penalty: float = 1e-3
+    """Of the image's squared length."""
+    smoothness: float = 0.0
+    """Weight of the total variation."""
+    blur_every: int = 10
+    """Steps; 0 for never."""
+    jitter: int = 16
+    """Pixels."""
+    rotation: float = 0.0
+    """Degrees."""
+    scale: float = 0.0
+    """Part of the size."""
+    frames: int = 40
+    """Of the film."""
+
+
+@dataclass(frozen=True)
 class Saliency(Pictures):
     """Draw which pixels a class's score hangs on, and measure how far such maps can be trusted."""
 
@@ -91,15 +128,52 @@ class Saliency(Pictures):
     """Images for the randomization check."""
 
 
+@dataclass(frozen=True)
+class Adversarial(Pictures):
+    """Change images so little that nobody sees it, and so that the network is fooled."""
+
+    name: str = "adversarial"
+    """Of the run folder; the same goes on."""
+    compare: tuple[str, ...] = ()
+    """More architectures, for what transfers."""
+    attacks: tuple[Literal["fool", "fgsm", "pgd", "pgd_l2", "eot", "pixels", "shapes"], ...] = ("fool", "pgd")
+    """Kinds of attacks."""
+    target: str = "random"
+    """Class: `random`, `least-likely`, a name, or `any`."""
+    epsilon: float = 2.0
+    """Grey levels of 255 for fgsm and pgd."""
+    epsilon_l2: float = 1.0
+    """Distance for pgd_l2."""
+    epsilon_eot: float = 16.0
+    """Grey levels of 255 for eot."""
+    steps: int = 20
+    """Of pgd; eot makes five times as many."""
+    pixels: int = 3
+    """That `pixels` changes."""
+    queries: int = 10_000
+    """At most, for pixels and shapes."""
+    curve: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+    """Grey levels for the curve of fgsm and pgd."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.target == "any" and "fool" in self.attacks:
+            raise ValueError("fool needs a target; give --target random, least-likely or a class")
+
+
 Args = (
     Annotated[Describe, tyro.conf.subcommand("describe")]
     | Annotated[Classify, tyro.conf.subcommand("classify")]
     | Annotated[Activations, tyro.conf.subcommand("activations")]
+    | Annotated[ClassVisualization, tyro.conf.subcommand("class")]
     | Annotated[Saliency, tyro.conf.subcommand("saliency")]
+    | Annotated[Adversarial, tyro.conf.subcommand("adversarial")]
 )
 
 
-def main(args: Describe | Classify | Activations | Saliency) -> dict[str, Any]:
+def main(
+    args: Describe | Classify | Activations | ClassVisualization | Saliency | Adversarial,
+) -> dict[str, Any]:
     """Look, draw and write; return the content of results.json."""
     # Imported here, so that --help does not wait for torch.
     import time
@@ -116,18 +190,28 @@ def main(args: Describe | Classify | Activations | Saliency) -> dict[str, Any]:
     try:
         root = data_root(args.data_dir)
     except FileNotFoundError:
-        if args.data_dir is not None or not isinstance(args, Describe):
+        if args.data_dir is not None or not isinstance(args, Describe | ClassVisualization):
             raise
         root = None  # embedded or random weights need none
-    names_of_networks = [args.backbone, *(args.compare if isinstance(args, Saliency) else ())]
-    networks = {name: load_backbone(name, weights=args.weights, data_dir=root) for name in names_of_networks}
+    used = [args.backbone]
+    if isinstance(args, Saliency | Adversarial):
+        used += args.compare
+    elif isinstance(args, ClassVisualization):
+        used += [*args.ensemble, *args.judges]
+    networks = {name: load_backbone(name, weights=args.weights, data_dir=root) for name in used}
     backbone = networks[args.backbone]
-    images, labels, names, data = (None, None, [], {}) if isinstance(args, Describe) else read_images(args)
+    images, labels, names, data = read_images(args) if isinstance(args, Pictures) else (None, None, [], {})
     if isinstance(args, Activations):  # a wrong layer, or one with fewer maps, is said now
         layer = args.layer or next(iter(backbone.layers))
         activation_maps(backbone, images[:1], layer, count=args.maps)
     if isinstance(args, Saliency):
         asked = class_of(args.of)
+    if isinstance(args, ClassVisualization):
+        drawn = {name: class_of(name) for name in args.classes}
+        if None in drawn.values():
+            raise ValueError(f"--classes takes names of ImageNet, got {' '.join(args.classes)}")
+    if isinstance(args, Adversarial) and args.target not in ("random", "least-likely", "any"):
+        class_of(args.target)
     folder = training.open_run(args, backbone, data)
     trainer = training.make_trainer(args, folder, monitor="none", mode="max", callbacks=[])
     for network in networks.values():
@@ -137,8 +221,12 @@ def main(args: Describe | Classify | Activations | Saliency) -> dict[str, Any]:
         metrics, notes = describe_layers(args, folder, trainer, backbone)
     elif isinstance(args, Classify):
         metrics, notes = classify_images(args, folder, trainer, backbone, images, labels, names)
+    elif isinstance(args, ClassVisualization):
+        metrics, notes = draw_classes(args, folder, trainer, networks, list(drawn.values()))
     elif isinstance(args, Saliency):
         metrics, notes = draw_saliency(args, folder, trainer, networks, asked, images, labels, names)
+    elif isinstance(args, Adversarial):
+        metrics, notes = attack_images(args, folder, trainer, networks, images, labels, names)
     else:
         metrics, notes = draw_activations(args, folder, trainer, backbone, layer, images, names)
     results = runs.write_results(
@@ -417,6 +505,240 @@ def draw_saliency(
         figure = plots.saliency(rows, title=title)
         runs.save_figure(folder, f"saliency_{names[place].replace(' ', '_')}", figure, trainer)
     return metrics, [f"over {len(images)} images; randomization over {min(len(images), args.randomized)}"]
+
+
+def draw_classes(
+    args: ClassVisualization, folder: Path, trainer: Any, networks: dict[str, Any], asked: list[Any]
+) -> tuple[dict[str, list[float]], list[str]]:
+    """Draw classes; return how sure the makers are of them, and how many of them each judge recognises."""
+    import torch
+
+    from datamodules.images import decode_all
+    from rdfia import plots, runs
+    from rdfia.backbones import imagenet_classes
+    from rdfia.class_visualization import recognized, visualize_classes
+
+    makers = [args.backbone, *args.ensemble]
+    device = networks[args.backbone].mean.device
+    classes = torch.tensor(asked, device=device)
+    start = None
+    if args.start is not None:
+        picture = decode_all([args.start], mode="RGB", size=args.image_size, crop=args.image_size)
+        start = (picture.float() / 255).expand(len(classes), -1, -1, -1).to(device)
+    every = max(1, args.steps // args.frames)
+    frames: list[torch.Tensor] = []
+
+    def watch(step: int, images: torch.Tensor) -> None:
+        # the first batch is enough for a film
+        if len(frames) <= args.frames + 1 and (step % every == 0 or step == args.steps):
+            frames.append(images[:16].cpu())
+
+    images = visualize_classes(
+        [networks[name] for name in makers],
+        classes,
+        size=args.image_size,
+        start=start,
+        parametrization=args.parametrization,
+        steps=2 if args.fast_dev_run else args.steps,
+        rate=args.rate or (5.0 if args.parametrization == "pixels" else 0.05),
+        penalty=args.penalty,
+        smoothness=args.smoothness,
+        blur_every=args.blur_every,
+        jitter=args.jitter,
+        rotation=args.rotation,
+        scale=args.scale,
+        seed=args.seed,
+        batch_size=args.batch_size,
+        watch=watch,
+    )
+    metrics: dict[str, list[float]] = {}
+    chances = {}
+    for name, network in networks.items():
+        chances[name], first = recognized(network, images, classes, top=1)
+        _, among = recognized(network, images, classes, top=5)
+        metrics[f"{name}/confidence"] = [float(chances[name].mean())]
+        metrics[f"{name}/top_1"] = [float(first.double().mean())]
+        metrics[f"{name}/top_5"] = [float(among.double().mean())]
+        kind = "made them" if name in makers else "judges"
+        print(
+            f"{name:28}{kind:12}confidence {metrics[f'{name}/confidence'][0]:.3f}, recognised first "
+            f"{metrics[f'{name}/top_1'][0]:.2f}, among five {metrics[f'{name}/top_5'][0]:.2f}"
+        )
+    known = imagenet_classes()
+    captions = [
+        f"{known[index]}\n" + " ".join(f"{chances[name][place]:.2f}" for name in networks)
+        for place, index in enumerate(asked)
+    ]
+    title = f"made with {', '.join(makers)}; probabilities of {', '.join(networks)}"
+    figure = plots.captioned(images, captions, columns=min(6, len(asked)), title=title, side=2.6)
+    runs.save_figure(folder, "classes", figure, trainer)
+    for place, index in enumerate(asked):
+        kept_as_png(folder, trainer, "class", known[index], images[place].cpu())
+    runs.save_film(folder, "film", [plots.sheet(frame, min(6, len(frame))) for frame in frames], trainer)
+    return metrics, [f"{len(asked)} classes: {', '.join(known[index] for index in asked)}"]
+
+
+def attack_images(
+    args: Adversarial,
+    folder: Path,
+    trainer: Any,
+    networks: dict[str, Any],
+    images: Any,
+    labels: Any,
+    names: list[str],
+) -> tuple[dict[str, list[float]], list[str]]:
+    """Attack images with each attack, write them as PNG, read them again and judge; draw; return the figures.
+
+    Only images that the network classifies right count. By attack: success, median L2, PSNR, queries,
+    gradients and changed pixels of the successful ones; overlap, the rank correlation of the change with the
+    saliency map; by network and attack: transfer, the share of the successful that fool that one too.
+    """
+    import functools
+
+    import torch
+
+    from rdfia import adversarial, plots, runs
+    from rdfia.backbones import imagenet_classes
+    from rdfia.saliency import gradient, rank_correlation
+
+    network = networks[args.backbone]
+    shown = images.to(network.mean.device)
+    told = adversarial.predict(network, shown, args.batch_size)
+    truth = torch.where(labels >= 0, labels, told.cpu()).to(shown.device)
+    targets = pick_targets(args, network, shown, truth)
+    limit = {"targets": targets, "seed": args.seed}
+    gentle, rough = args.epsilon / 255, args.epsilon_eot / 255
+    population = min(400, args.queries)
+    attacks = {
+        "fool": functools.partial(adversarial.fool, targets=truth if targets is None else targets),
+        "fgsm": functools.partial(adversarial.fgsm, epsilon=gentle, targets=targets),
+        "pgd": functools.partial(adversarial.pgd, epsilon=gentle, steps=args.steps, **limit),
+        "pgd_l2": functools.partial(
+            adversarial.pgd, epsilon=args.epsilon_l2, norm="l2", steps=args.steps, **limit
+        ),
+        "eot": functools.partial(
+            adversarial.pgd,
+            epsilon=rough,
+            step=rough / 10,
+            steps=5 * args.steps,
+            stop_early=False,
+            transform=adversarial.random_transform,
+            views=4,
+            **limit,
+        ),
+        "pixels": functools.partial(
+            adversarial.few_pixels,
+            pixels=args.pixels,
+            population=population,
+            iterations=max(1, args.queries // population - 1),
+            batch_size=args.batch_size,
+            **limit,
+        ),
+        "shapes": functools.partial(adversarial.shapes, generations=max(1, args.queries // 32), **limit),
+    }
+    maps = gradient(network, shown, truth, batch_size=args.batch_size)
+    classes, metrics = imagenet_classes(), {}
+    transfer = torch.full((len(args.attacks), len(networks)), torch.nan)
+    for row, attack in enumerate(args.attacks):
+        found = attacks[attack](network, shown, truth)
+        places = found.success.nonzero()[:, 0].tolist()
+        read = [kept_as_png(folder, trainer, attack, names[place], found.images[place]) for place in places]
+        again = torch.stack(read).to(shown.device) if read else shown[:0]
+        told = adversarial.predict(network, again, args.batch_size) if read else truth[:0]
+        asked = None if targets is None else targets[places]
+        as_files = adversarial.fooled(told, truth[places], asked).double()
+        right = int(found.right_before.sum())
+        metrics[f"{attack}/success"] = [found.success_rate()]
+        metrics[f"{attack}/success_as_files"] = [float(as_files.sum()) / right if right else float("nan")]
+        for name in ("l2", "linf", "psnr", "l0", "queries", "gradients"):
+            values = getattr(found, name)[places].double()
+            metrics[f"{attack}/median_{name}"] = [float(values.median()) if places else float("nan")]
+        change = (found.images - shown).abs().amax(1)[places]
+        overlap = rank_correlation(change, maps[places]).nanmean() if places else torch.tensor(torch.nan)
+        metrics[f"{attack}/overlap_with_saliency"] = [float(overlap)]
+        if attack in ("pgd", "eot") and places:
+            lasting = adversarial.robustness(network, again, truth[places], asked, views=20).mean()
+            metrics[f"{attack}/under_transformations"] = [float(lasting)]
+        for column, (name, other) in enumerate(networks.items()):
+            if places:
+                before = adversarial.predict(other, shown[places], args.batch_size) == truth[places]
+                after = adversarial.predict(other, again, args.batch_size) != truth[places]
+                share = (before & after).sum() / before.sum().clamp(min=1)
+                transfer[row, column] = share
+                metrics[f"{attack}/transfer/{name}"] = [float(share)]
+        pairs = {
+            f"{classes[int(truth[place])]}, now {classes[int(found.after[place])]}": (
+                images[place],
+                found.images[place].cpu(),
+            )
+            for place in places[:12]
+        }
+        if pairs:
+            title = f"{attack} on {args.backbone}: image, changed image, difference x 10"
+            runs.save_figure(folder, f"attacked_{attack}", plots.changes(pairs, title=title), trainer)
+        shares = ", ".join(
+            f"{name.split('/')[1]} {value:.4g}"
+            for name, (value,) in metrics.items()
+            if name.startswith(f"{attack}/") and "transfer" not in name
+        )
+        print(f"{attack}: {shares}", flush=True)
+    if len(networks) > 1:
+        figure = plots.matrix(
+            transfer, list(args.attacks), list(networks), labels=(f"made on {args.backbone}", "fools")
+        )
+        runs.save_figure(folder, "transfer", figure, trainer)
+    lines = {}
+    for attack in {"fgsm", "pgd"} & set(args.attacks):
+        rates = [
+            attacks[attack](network, shown, truth, epsilon=level / 255).success_rate() for level in args.curve
+        ]
+        metrics |= {
+            f"{attack}/success_at_{level:g}": [rate] for level, rate in zip(args.curve, rates, strict=True)
+        }
+        lines[attack] = (list(args.curve), rates)
+    if lines:
+        figure = plots.curves({"success": lines}, x_label="epsilon, grey levels of 255", log_x=True)
+        runs.save_figure(folder, "success", figure, trainer)
+    return metrics, [f"{right} of {len(images)} images are classified right; only they count"]
+
+
+def pick_targets(args: Adversarial, network: Any, images: Any, truth: Any) -> Any:
+    """Return the classes (N,) that shall win, none of them the true one; None for any."""
+    import torch
+
+    if args.target == "any":
+        return None
+    if args.target == "least-likely":
+        with torch.no_grad():
+            parts = [network(part).argmin(1) for part in torch.split(images, args.batch_size)]
+        return torch.cat(parts)
+    if args.target == "random":
+        generator = torch.Generator().manual_seed(args.seed)
+        steps = torch.randint(1, 1000, (len(images),), generator=generator).to(truth)
+        return (truth + steps) % 1000
+    index = class_of(args.target)
+    targets = torch.full_like(truth, int(index or 0))
+    if (targets == truth).any():
+        raise ValueError(f"--target {args.target} is the true class of an image; take another")
+    return targets
+
+
+def kept_as_png(folder: Path, trainer: Any, attack: str, name: str, image: Any) -> Any:
+    """Write an image (3, H, W) in [0, 1] as PNG and return what reading it gives; nothing in a dry run."""
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    from rdfia.runs import is_dry_run, whole_file
+
+    if is_dry_run(trainer):
+        return image
+    path = folder / "images" / f"{attack}_{name.replace(' ', '_')}.png"
+    with whole_file(path) as part:
+        pixels = (image * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+        Image.fromarray(pixels).save(part, format="png")
+    with Image.open(path) as file:
+        return torch.from_numpy(np.array(file)).permute(2, 0, 1).float() / 255
 
 
 def last_maps(backbone: Any, image: Any) -> str:

@@ -7,7 +7,20 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import write_picture
-from visualize import Activations, Args, Classify, Describe, Saliency, class_of, last_maps, main
+from PIL import Image
+from visualize import (
+    Activations,
+    Adversarial,
+    Args,
+    Classify,
+    ClassVisualization,
+    Describe,
+    Saliency,
+    class_of,
+    last_maps,
+    main,
+    pick_targets,
+)
 
 from rdfia.activations import activation_maps
 from rdfia.backbones import classify, imagenet_classes, load_backbone
@@ -157,3 +170,42 @@ def test_saliency_is_drawn_and_measured(tmp_path):
     figures = {path.stem for path in (tmp_path / "saliency" / "figures").iterdir()}
     assert {"randomization_squeezenet1_1_gradient", "saliency_n02123045_tabby"} <= figures
     assert len(figures) == results["data"]["test"] + len(methods)
+
+
+def test_images_are_attacked_written_read_and_judged_again(tmp_path):
+    given = {"image_size": 96, "steps": 4, "output_dir": tmp_path, "accelerator": "cpu", "curve": (1.0, 8.0)}
+    results = main(Adversarial(data_dir=SAMPLE, attacks=("fgsm", "pgd"), target="any", epsilon=8.0, **given))
+    metrics = {name: value["mean"] for name, value in results["metrics"].items()}
+    assert metrics["pgd/success"] == metrics["pgd/success_as_files"] == metrics["pgd/success_at_8"] > 0
+    assert metrics["pgd/success_at_1"] <= metrics["pgd/success_at_8"]
+    assert metrics["pgd/median_linf"] <= 8.01 / 255
+    folder = tmp_path / "adversarial"
+    assert {"attacked_pgd", "success"} <= {path.stem for path in (folder / "figures").iterdir()}
+    assert list((folder / "images").glob("pgd_*.png"))
+
+
+def test_targets_are_never_the_true_class():
+    backbone, images = load_backbone("squeezenet1_1"), torch.rand(3, 3, 64, 64)
+    truth = torch.tensor([0, 500, 999])
+    for target in ("random", "least-likely", "tabby"):
+        targets = pick_targets(Adversarial(target=target), backbone, images, truth)
+        assert targets.shape == truth.shape
+        assert (targets != truth).all()
+    with pytest.raises(ValueError, match="tench is the true class"):
+        pick_targets(Adversarial(target="tench"), backbone, images, truth)
+    with pytest.raises(ValueError, match="fool needs a target"):
+        Adversarial(target="any")
+
+
+def test_classes_are_drawn_and_filmed(tmp_path):
+    given = {"image_size": 128, "steps": 40, "jitter": 4, "frames": 3, "output_dir": tmp_path}
+    given |= {"accelerator": "cpu"}
+    results = main(ClassVisualization(data_dir=SAMPLE, classes=("tabby", "snail"), **given))
+    assert results["metrics"]["squeezenet1_1/confidence"]["mean"] > 0.2  # chance is 0.001
+    folder = tmp_path / "class"
+    assert (folder / "figures" / "classes.png").exists()
+    with Image.open(folder / "figures" / "film.gif") as film:
+        assert film.n_frames == 5
+    assert (folder / "images" / "class_tabby.png").exists()
+    with pytest.raises(ValueError, match="no class 'tabbi'"):
+        main(ClassVisualization(data_dir=SAMPLE, classes=("tabbi",), **given))
