@@ -18,8 +18,9 @@ fooled by the image as a file can hold it, rounded to 8 bits.
 
 import math
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -65,6 +66,12 @@ def rounded(images: Tensor) -> Tensor:
     return (images.clamp(0, 1) * 255).round() / 255
 
 
+def rounded_towards(images: Tensor, changed: Tensor) -> Tensor:
+    """Return ``changed`` in whole grey levels from ``images``, rounded towards them: no distance grows."""
+    levels = (changed - images) * 255
+    return rounded(images + (levels + 1e-3 * levels.sign()).trunc() / 255)
+
+
 @torch.no_grad()
 def predict(model: nn.Module, images: Tensor, batch_size: int = 64) -> Tensor:
     """Return the classes (B,) that a model takes images for."""
@@ -84,8 +91,10 @@ def judge(
     labels: Tensor,
     targets: Tensor | None = None,
     *,
+    unrounded: Tensor | None = None,
     queries: Tensor | int = 0,
     gradients: Tensor | int = 0,
+    batch_size: int = 64,
 ) -> Attacked:
     """Judge attacked images as a file holds them.
 
@@ -95,22 +104,24 @@ def judge(
         images: (B, C, H, W), attacked.
         labels: (B,), the true classes.
         targets: (B,), the classes that were to win; None if any wrong one would do.
+        unrounded: What the attack made, if ``images`` are rounded already.
         queries: Forward passes that the attack took, for each image or for all.
         gradients: Backward passes.
+        batch_size: Images that go through the model at once.
     """
     kept = rounded(images)
-    before, after = predict(model, originals), predict(model, kept)
+    before, after = predict(model, originals, batch_size), predict(model, kept, batch_size)
     right = before == labels
     change = kept - originals
     error = change.square().mean((1, 2, 3))
     counts = [torch.as_tensor(count).expand(len(labels)) for count in (queries, gradients)]
     return Attacked(
         images=kept,
-        unrounded=images,
+        unrounded=images if unrounded is None else unrounded,
         before=before,
         after=after,
         right_before=right,
-        success=right & fooled(after, labels, targets),
+        success=right & (after != labels) & fooled(after, labels, targets),
         queries=counts[0],
         gradients=counts[1],
         # An original need not lie on the grid of 8 bits: what rounding alone does is no change.
@@ -129,6 +140,7 @@ def fool(
     *,
     rate: float = 0.2,
     max_steps: int = 200,
+    batch_size: int = 64,
 ) -> Attacked:
     """Step along the gradient of the target's logit until the target wins, with the image rounded to 8 bits.
 
@@ -139,21 +151,24 @@ def fool(
         targets: (B,), the classes that shall win.
         rate: Length of a step, in L2.
         max_steps: Where it gives up.
+        batch_size: Images that go through the model at once, which bounds the memory.
     """
     changed = images.clone()
-    active = torch.arange(len(images), device=images.device)
     queries, steps = torch.zeros_like(labels), torch.zeros_like(labels)
-    for step in range(max_steps + 1):
-        queries[active] += 1
-        active = active[predict(model, rounded(changed[active])) != targets[active]]
-        if not len(active) or step == max_steps:
-            break
-        slopes = class_gradient(model, changed[active], targets[active])
-        lengths = slopes.flatten(1).norm(dim=1).clamp(min=1e-12)
-        changed[active] = (changed[active] + rate * slopes / lengths[:, None, None, None]).clamp(0, 1)
-        queries[active] += 1
-        steps[active] += 1
-    return judge(model, images, changed, labels, targets, queries=queries, gradients=steps)
+    for active in torch.split(torch.arange(len(images), device=images.device), batch_size):
+        for step in range(max_steps + 1):
+            queries[active] += 1
+            active = active[predict(model, rounded(changed[active])) != targets[active]]
+            if not len(active) or step == max_steps:
+                break
+            slopes = class_gradient(model, changed[active], targets[active])
+            lengths = slopes.flatten(1).norm(dim=1).clamp(min=1e-12)
+            changed[active] = (changed[active] + rate * slopes / lengths[:, None, None, None]).clamp(0, 1)
+            queries[active] += 1
+            steps[active] += 1
+    return judge(
+        model, images, changed, labels, targets, queries=queries, gradients=steps, batch_size=batch_size
+    )
 
 
 def loss_gradient(model: nn.Module, images: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor:
@@ -173,9 +188,15 @@ def loss_gradient(model: nn.Module, images: Tensor, labels: Tensor, targets: Ten
 
 
 def fgsm(
-    model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, targets: Tensor | None = None
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    epsilon: float,
+    targets: Tensor | None = None,
+    batch_size: int = 64,
 ) -> Attacked:
-    """Make one step of ``epsilon`` along the sign of the gradient.
+    """Make one step of ``epsilon`` along the sign of the gradient, and round towards the image.
 
     Args:
         model: Maps images (B, C, H, W) in [0, 1] to logits (B, K).
@@ -183,10 +204,24 @@ def fgsm(
         labels: (B,), the true classes.
         epsilon: Such as 2 / 255.
         targets: (B,), the classes that shall win; by default any wrong one will do.
+        batch_size: Images that go through the model at once, which bounds the memory.
     """
-    slopes = loss_gradient(model, images, labels, targets)
-    changed = (images + epsilon * slopes.sign()).clamp(0, 1)
-    return judge(model, images, changed, labels, targets, queries=1, gradients=1)
+    changed = images.clone()
+    for places in torch.split(torch.arange(len(images), device=images.device), batch_size):
+        asked = None if targets is None else targets[places]
+        slopes = loss_gradient(model, images[places], labels[places], asked)
+        changed[places] = (images[places] + epsilon * slopes.sign()).clamp(0, 1)
+    return judge(
+        model,
+        images,
+        rounded_towards(images, changed),
+        labels,
+        targets,
+        unrounded=changed,
+        queries=1,
+        gradients=1,
+        batch_size=batch_size,
+    )
 
 
 def _lengths(change: Tensor) -> Tensor:
@@ -195,7 +230,7 @@ def _lengths(change: Tensor) -> Tensor:
 
 
 def project(changed: Tensor, images: Tensor, epsilon: float, norm: Literal["linf", "l2"]) -> Tensor:
-    """Return the images in [0, 1] that are nearest to ``changed`` within ``epsilon`` of ``images``."""
+    """Return ``changed`` drawn back to within ``epsilon`` of ``images``, then into [0, 1]."""
     change = changed - images
     if norm == "linf":
         change = change.clamp(-epsilon, epsilon)
@@ -221,6 +256,7 @@ def pgd(
     transform: Transform | None = None,
     views: int = 1,
     seed: int = 0,
+    batch_size: int = 64,
 ) -> Attacked:
     """Climb the loss by steps of one size, never farther than ``epsilon`` from the image.
 
@@ -238,52 +274,73 @@ def pgd(
         targets: (B,), the classes that shall win; by default any wrong one will do.
         random_start: Begin at a random place within epsilon.
         restarts: Beginnings for images that do not fool yet; each has a random start but perhaps the first.
-        stop_early: Keep what fools first, rounded to 8 bits: more steps can then only help.
+        stop_early: Keep what fools first, rounded towards the image: more steps can then only help.
         transform: See `random_transform`.
         views: Transformations in each step.
-        seed: Of random starts and transformations.
+        seed: Of random starts and transformations; an image's start hangs on its number and the seed alone.
+        batch_size: Images that go through the model at once, which bounds the memory.
     """
     step = epsilon / 4 if step is None else step
-    generator = torch.Generator().manual_seed(seed)
     kept = images.clone()
-    active = torch.arange(len(images), device=images.device)
+    passes = 1 if transform is None else views
     queries, gradients = torch.zeros_like(labels), torch.zeros_like(labels)
-    for restart in range(restarts):
-        start = images[active]
-        if random_start or restart:
-            noise = torch.empty(start.shape).uniform_(-1, 1, generator=generator).to(start)
-            if norm == "l2":
-                # Uniform in the ball: a direction, and a length whose power of the dimension is uniform.
-                direction = torch.randn(start.shape, generator=generator).to(start)
-                radius = torch.rand(len(start), 1, 1, 1, generator=generator).to(start)
-                noise = direction / _lengths(direction) * radius ** (1 / start[0].numel())
-            start = project(start + epsilon * noise, start, epsilon, norm)
-        kept[active] = start
-        for number in range(steps):
-            asked = None if targets is None else targets[active]
-            place, truth = kept[active], labels[active]
-            if transform is None:
-                slopes = loss_gradient(model, place, truth, asked)
-            else:
-                slopes = _mean_slopes(model, place, truth, asked, transform, views, (seed, restart, number))
-            queries[active] += views
-            gradients[active] += views
-            direction = slopes.sign() if norm == "linf" else slopes / (_lengths(slopes) + 1e-10)
-            kept[active] = project(place + step * direction, images[active], epsilon, norm)
-            if stop_early:
-                queries[active] += 1
-                won = fooled(predict(model, rounded(kept[active])), truth, asked)
-                active = active[~won]
-            if not len(active):
-                break
-        # Without early stopping, a restart is for those that do not fool at the end.
-        if not stop_early and restart + 1 < restarts:
-            asked = None if targets is None else targets[active]
-            queries[active] += 1
-            active = active[~fooled(predict(model, rounded(kept[active])), labels[active], asked)]
-        if not len(active):
-            break
-    return judge(model, images, kept, labels, targets, queries=queries, gradients=gradients)
+
+    def still_right(places: Tensor) -> Tensor:
+        """Return those of the images that do not fool yet."""
+        asked = None if targets is None else targets[places]
+        queries[places] += 1
+        told = predict(model, rounded_towards(images[places], kept[places]))
+        return places[~fooled(told, labels[places], asked)]
+
+    for active in torch.split(torch.arange(len(images), device=images.device), batch_size):
+        for restart in range(restarts):
+            if restart and not stop_early:
+                active = still_right(active)
+            kept[active] = images[active]
+            if random_start or restart:
+                drawn = [_inside_ball(images[0].shape, norm, (seed, restart, int(n))) for n in active]
+                if drawn:
+                    start = images[active] + epsilon * torch.stack(drawn).to(images)
+                    kept[active] = project(start, images[active], epsilon, norm)
+            for number in range(steps):
+                if not len(active):
+                    break
+                asked = None if targets is None else targets[active]
+                place, truth = kept[active], labels[active]
+                if transform is None:
+                    slopes = loss_gradient(model, place, truth, asked)
+                else:
+                    key = (seed, restart, number)
+                    slopes = _mean_slopes(model, place, truth, asked, transform, views, key)
+                queries[active] += passes
+                gradients[active] += passes
+                direction = slopes.sign() if norm == "linf" else slopes / (_lengths(slopes) + 1e-10)
+                kept[active] = project(place + step * direction, images[active], epsilon, norm)
+                if stop_early:
+                    active = still_right(active)
+    return judge(
+        model,
+        images,
+        rounded_towards(images, kept),
+        labels,
+        targets,
+        unrounded=kept,
+        queries=queries,
+        gradients=gradients,
+        batch_size=batch_size,
+    )
+
+
+def _inside_ball(shape: torch.Size, norm: Literal["linf", "l2"], key: tuple[int, ...]) -> Tensor:
+    """Return a point drawn uniformly from the ball of radius 1."""
+    generator = torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
+    if norm == "linf":
+        return torch.empty(shape).uniform_(-1, 1, generator=generator)
+    # A direction, and a length whose power of the dimension is uniform.
+    direction = torch.randn(shape, generator=generator)
+    length: Tensor = torch.rand((), generator=generator) ** (1 / shape.numel())
+    point: Tensor = direction / direction.norm() * length
+    return point
 
 
 def _mean_slopes(
@@ -317,7 +374,7 @@ def random_transform(
     brightness: float = 0.1,
     noise: float = 0.02,
 ) -> Tensor:
-    """Return images (B, C, H, W), each turned, scaled, shifted, brightened and made noisy at random.
+    """Return images (B, C, H, W) turned, scaled, shifted, brightened and made noisy, all of them alike.
 
     Differentiable. What is drawn depends on ``key`` alone.
 
@@ -331,16 +388,15 @@ def random_transform(
         noise: Standard deviation.
     """
     key = list(key)
-    turn, zoom, right, down, light = (2 * drawn(len(images), 5, key, 0, 1) - 1).float().unbind(1)
+    turn, zoom, right, down, light = (2 * np.random.default_rng(key).uniform(size=5) - 1).tolist()
     angle, size = turn * math.radians(rotation), 1 / (1 + scale * zoom)
-    rows = [
-        torch.stack([angle.cos() * size, -angle.sin() * size, 2 * shift * right], 1),
-        torch.stack([angle.sin() * size, angle.cos() * size, 2 * shift * down], 1),
-    ]
-    seen = transformed(images, torch.stack(rows, 1), "reflection")
+    cosine, sine = math.cos(angle) * size, math.sin(angle) * size
+    matrix = torch.tensor([[cosine, -sine, 2 * shift * right], [sine, cosine, 2 * shift * down]])
+    seen = transformed(images, matrix.expand(len(images), -1, -1), "reflection")
     generator = torch.Generator().manual_seed(int(np.random.SeedSequence([*key, 1]).generate_state(1)[0]))
-    grain = noise * torch.randn(images.shape, generator=generator).to(images)
-    return (seen + brightness * light.to(images)[:, None, None, None] + grain).clamp(0, 1)
+    grain = noise * torch.randn(images.shape[1:], generator=generator).to(images)
+    changed: Tensor = (seen + brightness * light + grain).clamp(0, 1)
+    return changed
 
 
 @torch.no_grad()
@@ -420,28 +476,32 @@ def few_pixels(
             )
             generator = np.random.default_rng([seed, number])
             size = pixels * (2 + len(image))
-            best = differential_evolution(
-                search,
-                [(0, 1)] * size,
-                strategy="rand1bin",
-                mutation=0.5,
-                recombination=1.0,
-                init=generator.uniform(size=(population, size)),
-                maxiter=iterations,
-                tol=0,
-                polish=False,
-                vectorized=True,
-                updating="deferred",
-                rng=generator,
-                callback=search.ended,
-            )
-            changed[number] = search.painted(best.x if search.won is None else search.won)
+            with suppress(_Found):
+                search.best = differential_evolution(
+                    search,
+                    [(0, 1)] * size,
+                    strategy="rand1bin",
+                    mutation=0.5,
+                    recombination=1.0,
+                    init=generator.uniform(size=(population, size)),
+                    maxiter=iterations,
+                    tol=0,
+                    polish=False,
+                    vectorized=True,
+                    updating="deferred",
+                    rng=generator,
+                ).x
+            changed[number] = search.painted(search.best)[0]
             queries[number] = search.queries
     return judge(model, images, changed, labels, targets, queries=queries)
 
 
+class _Found(Exception):  # noqa: N818 - no error: a candidate fools
+    """Ends an evolution."""
+
+
 class _PixelSearch:
-    """What differential evolution minimises for one image; remembers the first candidate that fools."""
+    """What differential evolution minimises for one image, until a candidate fools, which is kept."""
 
     def __init__(
         self, model: nn.Module, image: Tensor, label: int, target: int | None, pixels: int, batch_size: int
@@ -449,7 +509,7 @@ class _PixelSearch:
         self.model, self.image, self.label, self.target = model, image, label, target
         self.pixels, self.batch_size = pixels, batch_size
         self.queries = 0
-        self.won: np.ndarray | None = None
+        self.best: np.ndarray = np.zeros(0)
 
     def painted(self, candidates: np.ndarray) -> Tensor:
         """Return images (S, C, H, W) of candidates (S, pixels x (2 + C)) in [0, 1]: places and colours."""
@@ -463,18 +523,15 @@ class _PixelSearch:
             shown[places, :, rows[:, pixel], columns[:, pixel]] = found[:, pixel, 2:]
         return shown
 
-    def ended(self, intermediate_result: Any) -> bool:
-        """Return whether a candidate has fooled."""
-        return self.won is not None
-
     def __call__(self, candidates: np.ndarray) -> np.ndarray:
         """Return how far candidates (parameters, S) are from fooling, (S,)."""
         found = []
         for part in np.array_split(candidates.T, -(-candidates.shape[1] // self.batch_size)):
             misses, hit = _misses(self.model(rounded(self.painted(part))).float(), self.label, self.target)
-            if hit.any() and self.won is None:
-                self.won = part[int(hit.nonzero()[0, 0])]
             self.queries += len(part)
+            if hit.any():
+                self.best = part[int(hit.nonzero()[0, 0])]
+                raise _Found
             found.append(misses.double().cpu().numpy())
         return np.concatenate(found)
 
@@ -527,7 +584,8 @@ def shapes(
             generator = torch.Generator().manual_seed(seed * 100_003 + number)
             genes = torch.rand(count, 4 + channels, generator=generator).to(image)
             genes[:, 3] = 0  # nothing is seen at first
-            best = torch.tensor(torch.inf)
+            queries[number] += 1
+            best, hit = _misses(model(rounded(image[None])).float(), label, target)
             for generation in range(generations):
                 # Strong and weak changes: what is found early is far off, what is found late is near.
                 chosen = generation % count
@@ -569,9 +627,11 @@ def with_patch(images: Tensor, patch: Tensor, key: Iterable[int], *, rotation: f
     margins = (height - own_height, width - own_width)
     edges = [margins[1] // 2, margins[1] - margins[1] // 2, margins[0] // 2, margins[0] - margins[0] // 2]
     canvas = functional.pad(torch.cat([patch, torch.ones_like(patch[:1])]), edges)
+    right, down = right * margins[1] / width, down * margins[0] / height
+    # From a place in the image back to the patch: first shifted, then turned.
     rows = [
-        torch.stack([angle.cos(), -angle.sin(), right * margins[1] / width], 1),
-        torch.stack([angle.sin(), angle.cos(), down * margins[0] / height], 1),
+        torch.stack([angle.cos(), -angle.sin(), angle.cos() * right - angle.sin() * down], 1),
+        torch.stack([angle.sin(), angle.cos(), angle.sin() * right + angle.cos() * down], 1),
     ]
     placed = transformed(canvas.expand(len(images), -1, -1, -1), torch.stack(rows, 1), "zeros")
     return images * (1 - placed[:, -1:]) + placed[:, :-1]

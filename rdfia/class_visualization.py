@@ -168,10 +168,10 @@ def visualize_classes(
 
 @torch.no_grad()
 def recognized(
-    model: nn.Module, images: Tensor, classes: Tensor, *, top: int = 5, batch_size: int = 64
+    model: nn.Module, images: Tensor, classes: Tensor, *, batch_size: int = 64
 ) -> tuple[Tensor, Tensor]:
-    """Return the probability of each image's class, (N,), and whether it is among the ``top`` first, (N,)."""
+    """Return the probability of each image's class, (N,), and how many classes are more probable, (N,)."""
     with as_it_was(model):
         logits = torch.cat([model(part).float() for part in torch.split(images, batch_size)])
-    chances = logits.softmax(1)[torch.arange(len(images)), classes]
-    return chances, (logits.topk(top).indices == classes[:, None]).any(1)
+    own = logits[torch.arange(len(images)), classes]
+    return logits.softmax(1)[torch.arange(len(images)), classes], (logits > own[:, None]).sum(1)

@@ -366,22 +366,27 @@ def saliency(
 
 
 def changes(
-    rows: Mapping[str, tuple[Tensor, Tensor]], *, magnify: float = 10.0, title: str | None = None
+    captions: Sequence[str],
+    pairs: Sequence[tuple[Tensor, Tensor]],
+    *,
+    magnify: float = 10.0,
+    title: str | None = None,
 ) -> Figure:
     """Draw images, what became of them, and the difference, magnified around grey.
 
     Args:
-        rows: By name: the image and the changed image, each (C, H, W) in [0, 1].
+        captions: One for each pair.
+        pairs: The image and the changed image, each (C, H, W) in [0, 1].
         magnify: Factor of the difference.
         title: Of the figure.
     """
-    columns = min(4, len(rows))
-    lines = -(-len(rows) // columns)
+    columns = min(4, len(pairs))
+    lines = -(-len(pairs) // columns)
     figure = Figure(figsize=(5.4 * columns, 2.1 * lines + 0.4), layout="constrained")
     every = figure.subplots(lines, columns, squeeze=False).flatten()
     for axes in every:
         axes.set_axis_off()
-    for axes, (name, (image, changed)) in zip(every, rows.items(), strict=False):
+    for axes, name, (image, changed) in zip(every, captions, pairs, strict=False):
         difference = (0.5 + magnify * (changed - image)).clamp(0, 1)
         _tile(axes, torch.stack([image, changed, difference]), 3, "")
         axes.set_title(name, fontsize=8)

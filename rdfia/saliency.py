@@ -210,7 +210,9 @@ def grad_cam(
                 if not kept or kept[0].ndim != 4:
                     raise ValueError(f"{type(layer).__name__} gives no maps (B, C, h, w) for Grad-CAM")
                 score = logits[torch.arange(len(part)), asked].sum()
-                (slopes,) = torch.autograd.grad(score, kept[0])
+                (slopes,) = torch.autograd.grad(score, kept[0], allow_unused=True)
+                if slopes is None:
+                    raise ValueError(f"the classes do not hang on this {type(layer).__name__}")
                 weights = slopes.mean((2, 3), keepdim=True)
                 found.append((weights * kept[0]).sum(1, keepdim=True).relu().detach())
         finally:
@@ -234,7 +236,7 @@ def deletion_and_insertion(
     """Return the probability of a class while pixels go, and while they come, the most salient first.
 
     Deleted pixels are the image's mean colour; inserted ones replace those of a blurred image. The area under
-    a curve is its mean: deletion's is small and insertion's large for a map that the classifier goes by.
+    deletion's curve is small and that under insertion's large for a map that the classifier goes by.
 
     Args:
         model: Maps images (B, C, H, W) in [0, 1] to logits (B, K).
@@ -245,9 +247,11 @@ def deletion_and_insertion(
         batch_size: Images that go through the model at once.
 
     Returns:
-        Deletion and insertion, each (B, steps + 1), from none to all of the pixels.
+        Deletion and insertion, each (B, steps + 1), from none to all of the pixels; `area` makes a number.
     """
-    order = maps.flatten(1).argsort(dim=1, descending=True, stable=True)
+    # Equal values go in an order that has nothing to do with their place: Grad-CAM is 0 in large parts.
+    mixed = torch.randperm(maps[0].numel(), generator=torch.Generator().manual_seed(0)).to(maps.device)
+    order = mixed[maps.flatten(1)[:, mixed].argsort(dim=1, descending=True, stable=True)]
     ranks = order.argsort(1).reshape(maps.shape)
     blank = images.mean((2, 3), keepdim=True).expand_as(images)
     blurred = gaussian_blur(images, images.shape[-1] / 20)
@@ -267,6 +271,11 @@ def deletion_and_insertion(
     return curves[0], curves[1]
 
 
+def area(curves: Tensor) -> Tensor:
+    """Return the area under curves (B, steps + 1) over [0, 1], (B,), by the trapezoid rule."""
+    return torch.trapezoid(curves, dx=1 / (curves.shape[1] - 1))
+
+
 def gaussian_blur(images: Tensor, sigma: float) -> Tensor:
     """Return images (B, C, H, W) blurred with a Gaussian of ``sigma`` pixels, edges reflected."""
     radius = max(1, min(round(3 * sigma), min(images.shape[2:]) - 1))
@@ -282,6 +291,8 @@ def gaussian_blur(images: Tensor, sigma: float) -> Tensor:
 def rank_correlation(a: Tensor, b: Tensor) -> Tensor:
     """Return Spearman's correlation of each pair of maps, (B,): equal values share their mean rank.
 
+    A map that is the same everywhere correlates with nothing: 0.
+
     Args:
         a: (B, ...).
         b: (B, ...), of the same shape.
@@ -293,11 +304,12 @@ def rank_correlation(a: Tensor, b: Tensor) -> Tensor:
         return mean_ranks[place].double()
 
     pairs = zip(a.flatten(1), b.flatten(1), strict=True)
-    return torch.stack([torch.corrcoef(torch.stack([ranks(x), ranks(y)]))[0, 1] for x, y in pairs])
+    found = [torch.corrcoef(torch.stack([ranks(x), ranks(y)]))[0, 1] for x, y in pairs]
+    return torch.stack(found).nan_to_num(0.0)
 
 
 def cascading_randomization(
-    model: nn.Module, explain: Callable[[nn.Module], Tensor], *, seed: int = 0
+    model: nn.Module, explain: Callable[[nn.Module], Tensor], *, stages: int = 10, seed: int = 0
 ) -> dict[str, Tensor]:
     """Return how alike maps stay while weights are replaced by random ones, from the last layer to the first.
 
@@ -307,10 +319,11 @@ def cascading_randomization(
     Args:
         model: Is copied.
         explain: Makes maps (B, H, W) of a model.
+        stages: Maps are made so often at most, after equal parts of the layers.
         seed: Of the weights.
 
     Returns:
-        By layer, in the order in which they are replaced, Spearman's correlation (B,) with the first maps.
+        By the last layer replaced, in their order, Spearman's correlation (B,) with the first maps.
     """
     model = copy.deepcopy(model)
     before = explain(model)
@@ -321,11 +334,13 @@ def cascading_randomization(
         for name, layer in model.named_modules()
         if any(True for _ in layer.parameters(recurse=False))
     ]
-    for name, layer in reversed(layers):
+    due = {-(-len(layers) * stage // stages) for stage in range(1, stages + 1)}
+    for number, (name, layer) in enumerate(reversed(layers), 1):
         with torch.no_grad():
             for weight in layer.parameters(recurse=False):
                 drawn = torch.randn(weight.shape, generator=generator).to(weight)
                 deviation = weight.std() if weight.numel() > 1 else 0.0
                 weight.copy_(weight.mean() + deviation * drawn)
-        found[name] = rank_correlation(before, explain(model))
+        if number in due:
+            found[name] = rank_correlation(before, explain(model))
     return found

@@ -25,7 +25,7 @@ def transformed(images: Tensor, matrices: Tensor, outside: str) -> Tensor:
     Args:
         images: (B, C, H, W).
         matrices: From a place in the view to one in the image.
-        outside: What lies around an image, ``border`` or ``reflection``.
+        outside: What lies around an image, ``border``, ``reflection`` or ``zeros``.
     """
     # Places are rounded to whole pixels and more in half precision.
     with torch.autocast(images.device.type, enabled=False):

@@ -8,6 +8,7 @@ Examples:
     python scripts/visualize.py adversarial --data-dir sample --attacks fool pgd
 """
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,6 +16,10 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from rdfia.command_line import TrainerArgs, run_script
+
+# The least that flags can be, of whichever subcommand has them.
+LEAST = {"image_size": 32, "samples": 1, "randomized": 0, "steps": 1, "frames": 1}
+LEAST |= {"pixels": 1, "queries": 10, "blur_every": 0, "jitter": 0}
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,18 @@ class Network(TrainerArgs):
     """`imagenet`, `random` or a weight file."""
     image_size: int = 224
     """Side of the images."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, least in LEAST.items():
+            value = getattr(self, name, least)
+            if value < least:
+                raise ValueError(f"--{name.replace('_', '-')} is at least {least}, got {value}")
+        for name in ("classes", "attacks", "methods", "curve"):
+            if getattr(self, name, (1,)) == ():
+                raise ValueError(f"--{name} names at least one")
+        if (self.devices or 1) * self.num_nodes > 1:
+            raise ValueError("visualize.py computes on one device; leave --devices and --num-nodes out")
 
 
 @dataclass(frozen=True)
@@ -74,7 +91,7 @@ class ClassVisualization(Network):
     """Draw images that raise the logit of a class, and see which other networks recognise them."""
 
     name: str = "class"
-    """Of the run folder; the same goes on."""
+    """Of the run folder."""
     classes: tuple[str, ...] = ("gorilla", "tarantula", "turnstile", "hourglass", "snail", "bee eater")
     """Their names or numbers."""
     ensemble: tuple[str, ...] = ()
@@ -110,9 +127,11 @@ class Saliency(Pictures):
     """Draw which pixels a class's score hangs on, and measure how far such maps can be trusted."""
 
     name: str = "saliency"
-    """Of the run folder; the same goes on."""
+    """Of the run folder."""
     compare: tuple[str, ...] = ()
     """More architectures."""
+    layer: str | None = None
+    """For grad_cam; the last one with maps by default."""
     methods: tuple[Literal["gradient", "smooth_grad", "integrated_gradients", "grad_cam"], ...] = (
         "gradient",
         "smooth_grad",
@@ -133,13 +152,13 @@ class Adversarial(Pictures):
     """Change images so little that nobody sees it, and so that the network is fooled."""
 
     name: str = "adversarial"
-    """Of the run folder; the same goes on."""
+    """Of the run folder."""
     compare: tuple[str, ...] = ()
     """More architectures, for what transfers."""
     attacks: tuple[Literal["fool", "fgsm", "pgd", "pgd_l2", "eot", "pixels", "shapes"], ...] = ("fool", "pgd")
     """Kinds of attacks."""
-    target: str = "random"
-    """Class: `random`, `least-likely`, a name, or `any`."""
+    target: str = "any"
+    """Class: `any`, `random`, `least-likely`, a name; of fool, `any` is `random`."""
     epsilon: float = 2.0
     """Grey levels of 255 for fgsm and pgd."""
     epsilon_l2: float = 1.0
@@ -152,13 +171,8 @@ class Adversarial(Pictures):
     """That `pixels` changes."""
     queries: int = 10_000
     """At most, for pixels and shapes."""
-    curve: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+    curve: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0)
     """Grey levels for the curve of fgsm and pgd."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.target == "any" and "fool" in self.attacks:
-            raise ValueError("fool needs a target; give --target random, least-likely or a class")
 
 
 Args = (
@@ -178,11 +192,19 @@ def main(
     # Imported here, so that --help does not wait for torch.
     import time
 
+    import torch
+
     from datamodules.files import data_root
     from rdfia import runs, training, wandb_run
     from rdfia.activations import activation_maps
     from rdfia.backbones import load_backbone
 
+    if args.fast_dev_run:
+        small = {"samples": 2, "randomized": 1, "steps": 2, "queries": 64, "curve": (1.0,), "frames": 2}
+        args = dataclasses.replace(
+            args, **{name: value for name, value in small.items() if hasattr(args, name)}
+        )
+    args = dataclasses.replace(args, devices=1)
     if args.precision != "float32":
         raise ValueError(f"visualize.py computes in float32, got --precision {args.precision}")
     if isinstance(args, Classify) and not 1 <= args.top <= 1000:
@@ -204,14 +226,20 @@ def main(
     if isinstance(args, Activations):  # a wrong layer, or one with fewer maps, is said now
         layer = args.layer or next(iter(backbone.layers))
         activation_maps(backbone, images[:1], layer, count=args.maps)
+    # What is wrong is said now, before there is a folder.
     if isinstance(args, Saliency):
-        asked = class_of(args.of)
+        asked = None if args.of in ("true", "predicted") else class_of(args.of)
+        layers = {name: args.layer or last_maps(network, images[:1]) for name, network in networks.items()}
+        for name, network in networks.items():
+            network.find_layer(layers[name])
     if isinstance(args, ClassVisualization):
-        drawn = {name: class_of(name) for name in args.classes}
-        if None in drawn.values():
-            raise ValueError(f"--classes takes names of ImageNet, got {' '.join(args.classes)}")
+        drawn = [class_of(name) for name in args.classes]
+        start = start_image(args)
     if isinstance(args, Adversarial) and args.target not in ("random", "least-likely", "any"):
         class_of(args.target)
+    if isinstance(args, Saliency | Adversarial | ClassVisualization):
+        for network in networks.values():
+            network(torch.zeros(1, 3, args.image_size, args.image_size))  # has it all of its weights?
     folder = training.open_run(args, backbone, data)
     trainer = training.make_trainer(args, folder, monitor="none", mode="max", callbacks=[])
     for network in networks.values():
@@ -222,9 +250,9 @@ def main(
     elif isinstance(args, Classify):
         metrics, notes = classify_images(args, folder, trainer, backbone, images, labels, names)
     elif isinstance(args, ClassVisualization):
-        metrics, notes = draw_classes(args, folder, trainer, networks, list(drawn.values()))
+        metrics, notes = draw_classes(args, folder, trainer, networks, drawn, start)
     elif isinstance(args, Saliency):
-        metrics, notes = draw_saliency(args, folder, trainer, networks, asked, images, labels, names)
+        metrics, notes = draw_saliency(args, folder, trainer, networks, layers, asked, images, labels, names)
     elif isinstance(args, Adversarial):
         metrics, notes = attack_images(args, folder, trainer, networks, images, labels, names)
     else:
@@ -249,12 +277,13 @@ def read_images(args: Pictures) -> Any:
     """Return images (N, 3, H, W) in [0, 1], labels (-1: unknown), names and a description."""
     import torch
 
-    from datamodules.imagenet_samples import ImageNetSamplesDataModule
+    from datamodules.imagenet_samples import ImageNetSamplesDataModule, find_pictures
     from datamodules.images import decode_all
     from datamodules.tensors import ImageTensors, describe
 
-    if not args.images:
-        samples = ImageNetSamplesDataModule(args.data_dir, image_size=args.image_size)
+    folder = args.images[0] if len(args.images) == 1 and args.images[0].is_dir() else None
+    if not args.images or (folder and find_pictures(folder)):  # named by synset: the classes are known
+        samples = ImageNetSamplesDataModule(args.data_dir, path=folder, image_size=args.image_size)
         samples.prepare_data()
         samples.setup()
         found, names, data = samples.data, samples.names, samples.describe()
@@ -279,8 +308,8 @@ def read_images(args: Pictures) -> Any:
     return images, labels, names, data
 
 
-def class_of(name: str) -> int | None:
-    """Return the index of a class by name or number; None for ``true`` and ``predicted``.
+def class_of(name: str) -> int:
+    """Return the index of a class by name or number.
 
     Raises:
         ValueError: There is none; the message names near ones.
@@ -290,8 +319,6 @@ def class_of(name: str) -> int | None:
     from rdfia.backbones import imagenet_classes
 
     classes = imagenet_classes()
-    if name in ("true", "predicted"):
-        return None
     if name.isdecimal() and int(name) < len(classes):
         return int(name)
     known = {known.lower(): index for index, known in reversed(list(enumerate(classes)))}
@@ -399,6 +426,7 @@ def draw_saliency(
     folder: Path,
     trainer: Any,
     networks: dict[str, Any],
+    layers: dict[str, str],
     asked: int | None,
     images: Any,
     labels: Any,
@@ -418,6 +446,7 @@ def draw_saliency(
     from rdfia.adversarial import predict
     from rdfia.backbones import imagenet_classes
     from rdfia.saliency import (
+        area,
         cascading_randomization,
         deletion_and_insertion,
         grad_cam,
@@ -428,109 +457,123 @@ def draw_saliency(
         strongest,
     )
 
-    def explain(network: Any, method: str, shown: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+    def explain(
+        network: Any, method: str, shown: torch.Tensor, classes: torch.Tensor, samples: int = args.samples
+    ) -> torch.Tensor:
         size = {"batch_size": args.batch_size}
         if method == "smooth_grad":
-            return smooth_grad(network, shown, classes, samples=args.samples, seed=args.seed, **size)
+            return smooth_grad(network, shown, classes, samples=samples, seed=args.seed, **size)
         if method == "integrated_gradients":
-            return strongest(integrated_gradients(network, shown, classes, steps=args.samples, **size))
+            return strongest(integrated_gradients(network, shown, classes, steps=samples, **size))
         if method == "grad_cam":
-            layer = network.find_layer(last_maps(network, shown[:1]))
-            return grad_cam(network, shown, classes, layer, **size)
+            return grad_cam(network, shown, classes, network.find_layer(layers[network.name]), **size)
         return gradient(network, shown, classes, **size)
 
-    shown = images.to(next(iter(networks.values())).mean.device)
-    classes, metrics, every = imagenet_classes(), {}, {}
+    def randomized(network: Any, method: str, shown: torch.Tensor, classes: torch.Tensor) -> list[float]:
+        """Return the mean correlations with maps of a network that is made random stage by stage."""
+        samples = min(args.samples, 10)  # enough to tell a map that stays from one that goes
+        alike = cascading_randomization(network, lambda one: explain(one, method, shown, classes, samples))
+        return [float(one.mean()) for one in alike.values()]
+
+    shown = images.to(networks[args.backbone].mean.device)
+    classes = imagenet_classes()
     predicted = {name: predict(network, shown, args.batch_size) for name, network in networks.items()}
     known = torch.where(labels.to(shown.device) >= 0, labels.to(shown.device), predicted[args.backbone])
+    asked_of = {name: told if args.of == "predicted" else known for name, told in predicted.items()}
+    if asked is not None:
+        asked_of = dict.fromkeys(networks, torch.full_like(known, asked))
+    metrics: dict[str, list[float]] = {}
+    maps: dict[tuple[str, str], torch.Tensor] = {}
+    curves: dict[str, dict[str, Any]] = {}
     for name, network in networks.items():
-        told = (
-            predicted[name]
-            if args.of == "predicted"
-            else known
-            if asked is None
-            else torch.full_like(known, asked)
-        )
         for method in args.methods:
-            maps = every[name, method] = explain(network, method, shown, told)
-            deletion, insertion = deletion_and_insertion(
-                network, shown, told, maps, batch_size=args.batch_size
-            )
-            few, some = shown[: args.randomized], told[: args.randomized]
-            alike = cascading_randomization(
-                network, lambda one, method=method, few=few, some=some: explain(one, method, few, some)
-            )
-            metrics[f"{name}/{method}/deletion"] = [deletion.mean().item()]
-            metrics[f"{name}/{method}/insertion"] = [insertion.mean().item()]
-            metrics[f"{name}/{method}/randomized"] = [float(list(alike.values())[-1].nanmean())]
-            runs.save_figure(
-                folder,
-                f"randomization_{name}_{method}".replace(":", "_"),
-                plots.curves(
-                    {
-                        "rank correlation with the map": {
-                            method: (
-                                range(1, len(alike) + 1),
-                                [float(one.nanmean()) for one in alike.values()],
-                            )
-                        }
-                    },
-                    x_label="layers replaced, from the last",
-                    title=name,
-                ),
-                trainer,
-            )
-            print(
-                f"{name:20}{method:24}"
-                + "".join(
-                    f"{kind} {metrics[f'{name}/{method}/{kind}'][0]:.3f}  "
-                    for kind in ("deletion", "insertion", "randomized")
-                ),
-                flush=True,
-            )
+            found = maps[name, method] = explain(network, method, shown, asked_of[name])
+            both = deletion_and_insertion(network, shown, asked_of[name], found, batch_size=args.batch_size)
+            numbers = {}
+            for kind, curve in zip(("deletion", "insertion"), both, strict=True):
+                numbers[kind] = float(area(curve).mean())
+                share = torch.linspace(0, 1, curve.shape[1]).tolist()
+                curves.setdefault(f"{name}: {kind}", {})[method] = (share, curve.mean(0).tolist())
+            if args.randomized:
+                few = slice(args.randomized)
+                kept = randomized(network, method, shown[few], asked_of[name][few])
+                numbers["randomized"] = kept[-1]
+                stages = [stage / len(kept) for stage in range(1, len(kept) + 1)]
+                curves.setdefault(f"{name}: correlation, randomized", {})[method] = (stages, kept)
+            metrics |= {f"{name}/{method}/{kind}": [value] for kind, value in numbers.items()}
+            told = "  ".join(f"{kind} {value:.3f}" for kind, value in numbers.items())
+            print(f"{name:28}{method:24}{told}", flush=True)
     for method in args.methods:
         for one, other in combinations(networks, 2):
-            agreement = rank_correlation(every[one, method], every[other, method]).nanmean()
-            metrics[f"{method}/agreement/{one}/{other}"] = [float(agreement)]
+            same = asked_of[one] == asked_of[other]  # maps of one class
+            alike = (
+                rank_correlation(maps[one, method][same], maps[other, method][same]) if same.any() else None
+            )
+            metrics[f"{method}/agreement/{one}/{other}"] = [
+                float("nan") if alike is None else float(alike.mean())
+            ]
+    figure = plots.curves(curves, x_label="share of the pixels, or of the layers from the last")
+    runs.save_figure(folder, "faithfulness", figure, trainer)
     for place, image in enumerate(images):
         rows = {}
         for name, network in networks.items():
-            guess = int(predicted[name][place])
-            maps = {method.replace("_", " "): every[name, method][place] for method in args.methods}
-            if guess != int(known[place]):  # what it looked at when it was wrong
-                wrong = explain(network, args.methods[0], shown[[place]], predicted[name][[place]])[0]
-                maps = {f"{args.methods[0]} of {classes[guess]}": wrong} | maps
-            rows[f"{name}\n{classes[guess]}"] = (image, maps)
-        title = f"{names[place]}: {classes[int(known[place])]}"
+            guess, drawn = int(predicted[name][place]), int(asked_of[name][place])
+            shown_maps = {method.replace("_", " "): maps[name, method][place] for method in args.methods}
+            other = int(known[place]) if drawn != int(known[place]) else guess
+            if other != drawn:  # what it looked at when it was wrong, or should have looked at
+                asked_too = torch.tensor([other], device=shown.device)
+                more = explain(network, args.methods[0], shown[[place]], asked_too)[0]
+                shown_maps = {f"{args.methods[0]} of {classes[other]}": more} | shown_maps
+            rows[f"{name}\n{classes[guess]}"] = (image, shown_maps)
+        title = f"{names[place]}: {classes[int(known[place])] if labels[place] >= 0 else 'class unknown'}"
         figure = plots.saliency(rows, title=title)
         runs.save_figure(folder, f"saliency_{names[place].replace(' ', '_')}", figure, trainer)
-    return metrics, [f"over {len(images)} images; randomization over {min(len(images), args.randomized)}"]
+    notes = [f"over {len(images)} images; randomization over {min(len(images), args.randomized)}"]
+    if (labels < 0).any():
+        notes.append(f"where the class is not known, the answer of {args.backbone} stands for it")
+    return metrics, notes
+
+
+def start_image(args: ClassVisualization) -> Any:
+    """Return the picture (1, 3, H, W) in [0, 1] to begin with, None for noise."""
+    from datamodules.images import decode_all
+
+    if args.start is None:
+        return None
+    if args.parametrization == "fourier":
+        raise ValueError("--parametrization fourier begins with noise; take pixels with --start")
+    if not args.start.is_file():
+        raise FileNotFoundError(f"--start {args.start} is no picture that exists")
+    return decode_all([args.start], mode="RGB", size=args.image_size, crop=args.image_size).float() / 255
 
 
 def draw_classes(
-    args: ClassVisualization, folder: Path, trainer: Any, networks: dict[str, Any], asked: list[Any]
+    args: ClassVisualization,
+    folder: Path,
+    trainer: Any,
+    networks: dict[str, Any],
+    asked: list[int],
+    start: Any,
 ) -> tuple[dict[str, list[float]], list[str]]:
     """Draw classes; return how sure the makers are of them, and how many of them each judge recognises."""
     import torch
 
-    from datamodules.images import decode_all
     from rdfia import plots, runs
+    from rdfia.adversarial import rounded
     from rdfia.backbones import imagenet_classes
     from rdfia.class_visualization import recognized, visualize_classes
 
     makers = [args.backbone, *args.ensemble]
     device = networks[args.backbone].mean.device
     classes = torch.tensor(asked, device=device)
-    start = None
-    if args.start is not None:
-        picture = decode_all([args.start], mode="RGB", size=args.image_size, crop=args.image_size)
-        start = (picture.float() / 255).expand(len(classes), -1, -1, -1).to(device)
-    every = max(1, args.steps // args.frames)
+    if start is not None:
+        start = start.expand(len(classes), -1, -1, -1).to(device)
+    due = {round(number * args.steps / args.frames) for number in range(args.frames + 1)}
     frames: list[torch.Tensor] = []
 
     def watch(step: int, images: torch.Tensor) -> None:
-        # the first batch is enough for a film
-        if len(frames) <= args.frames + 1 and (step % every == 0 or step == args.steps):
+        # Of the first batch of classes: it is enough for a film.
+        if len(frames) < len(due) and step in due:
             frames.append(images[:16].cpu())
 
     images = visualize_classes(
@@ -539,8 +582,8 @@ def draw_classes(
         size=args.image_size,
         start=start,
         parametrization=args.parametrization,
-        steps=2 if args.fast_dev_run else args.steps,
-        rate=args.rate or (5.0 if args.parametrization == "pixels" else 0.05),
+        steps=args.steps,
+        rate=args.rate if args.rate is not None else (5.0 if args.parametrization == "pixels" else 0.05),
         penalty=args.penalty,
         smoothness=args.smoothness,
         blur_every=args.blur_every,
@@ -551,20 +594,24 @@ def draw_classes(
         batch_size=args.batch_size,
         watch=watch,
     )
+    known = imagenet_classes()
+    files = [
+        kept_as_png(folder, trainer, "class", known[index], rounded(image).cpu())
+        for index, image in zip(asked, images, strict=True)
+    ]
+    images = torch.stack(files).to(device)  # judged as files hold them
     metrics: dict[str, list[float]] = {}
     chances = {}
     for name, network in networks.items():
-        chances[name], first = recognized(network, images, classes, top=1)
-        _, among = recognized(network, images, classes, top=5)
+        chances[name], before = recognized(network, images, classes, batch_size=args.batch_size)
         metrics[f"{name}/confidence"] = [float(chances[name].mean())]
-        metrics[f"{name}/top_1"] = [float(first.double().mean())]
-        metrics[f"{name}/top_5"] = [float(among.double().mean())]
+        metrics[f"{name}/top_1"] = [float((before < 1).double().mean())]
+        metrics[f"{name}/top_5"] = [float((before < 5).double().mean())]
         kind = "made them" if name in makers else "judges"
         print(
             f"{name:28}{kind:12}confidence {metrics[f'{name}/confidence'][0]:.3f}, recognised first "
             f"{metrics[f'{name}/top_1'][0]:.2f}, among five {metrics[f'{name}/top_5'][0]:.2f}"
         )
-    known = imagenet_classes()
     captions = [
         f"{known[index]}\n" + " ".join(f"{chances[name][place]:.2f}" for name in networks)
         for place, index in enumerate(asked)
@@ -572,8 +619,6 @@ def draw_classes(
     title = f"made with {', '.join(makers)}; probabilities of {', '.join(networks)}"
     figure = plots.captioned(images, captions, columns=min(6, len(asked)), title=title, side=2.6)
     runs.save_figure(folder, "classes", figure, trainer)
-    for place, index in enumerate(asked):
-        kept_as_png(folder, trainer, "class", known[index], images[place].cpu())
     runs.save_film(folder, "film", [plots.sheet(frame, min(6, len(frame))) for frame in frames], trainer)
     return metrics, [f"{len(asked)} classes: {', '.join(known[index] for index in asked)}"]
 
@@ -601,126 +646,123 @@ def attack_images(
     from rdfia.backbones import imagenet_classes
     from rdfia.saliency import gradient, rank_correlation
 
-    network = networks[args.backbone]
+    network, size = networks[args.backbone], args.batch_size
     shown = images.to(network.mean.device)
-    told = adversarial.predict(network, shown, args.batch_size)
-    truth = torch.where(labels >= 0, labels, told.cpu()).to(shown.device)
-    targets = pick_targets(args, network, shown, truth)
-    limit = {"targets": targets, "seed": args.seed}
+    told = adversarial.predict(network, shown, size)
+    truth = torch.where(labels.to(shown.device) >= 0, labels.to(shown.device), told)
+    right = (told == truth).nonzero()[:, 0].tolist()
+    count = len(images)
+    notes = [f"{len(right)} of {count} images are classified right; only they are attacked and count"]
+    if (labels < 0).any():
+        notes.append(f"where the class is not known, the answer of {args.backbone} stands for it")
+    if not right:
+        return {}, notes
+    shown, truth, names = shown[right], truth[right], [names[place] for place in right]
+    targets = pick_targets(args, args.target, network, shown, truth)
+    for_fool = pick_targets(args, "random", network, shown, truth) if targets is None else targets
+    limit = {"targets": targets, "batch_size": size}
+    seeded = limit | {"seed": args.seed}
     gentle, rough = args.epsilon / 255, args.epsilon_eot / 255
     population = min(400, args.queries)
+    strong = {"epsilon": rough, "step": rough / 10, "steps": 5 * args.steps, "stop_early": False}
+    many = {"transform": adversarial.random_transform, "views": 4}
+    pgd, partial = adversarial.pgd, functools.partial
     attacks = {
-        "fool": functools.partial(adversarial.fool, targets=truth if targets is None else targets),
-        "fgsm": functools.partial(adversarial.fgsm, epsilon=gentle, targets=targets),
-        "pgd": functools.partial(adversarial.pgd, epsilon=gentle, steps=args.steps, **limit),
-        "pgd_l2": functools.partial(
-            adversarial.pgd, epsilon=args.epsilon_l2, norm="l2", steps=args.steps, **limit
-        ),
-        "eot": functools.partial(
-            adversarial.pgd,
-            epsilon=rough,
-            step=rough / 10,
-            steps=5 * args.steps,
-            stop_early=False,
-            transform=adversarial.random_transform,
-            views=4,
-            **limit,
-        ),
-        "pixels": functools.partial(
+        "fool": partial(adversarial.fool, targets=for_fool, batch_size=size),
+        "fgsm": partial(adversarial.fgsm, epsilon=gentle, **limit),
+        "pgd": partial(pgd, epsilon=gentle, steps=args.steps, **seeded),
+        "pgd_l2": partial(pgd, epsilon=args.epsilon_l2, norm="l2", steps=args.steps, **seeded),
+        # what eot compares with: the same but for the transformations
+        "plain": partial(pgd, **strong, **seeded),
+        "eot": partial(pgd, **strong, **many, **seeded),
+        "pixels": partial(
             adversarial.few_pixels,
             pixels=args.pixels,
             population=population,
-            iterations=max(1, args.queries // population - 1),
-            batch_size=args.batch_size,
-            **limit,
+            iterations=args.queries // population - 1,
+            **seeded,
         ),
-        "shapes": functools.partial(adversarial.shapes, generations=max(1, args.queries // 32), **limit),
+        "shapes": partial(
+            adversarial.shapes, generations=args.queries // 32, targets=targets, seed=args.seed
+        ),
     }
-    maps = gradient(network, shown, truth, batch_size=args.batch_size)
-    classes, metrics = imagenet_classes(), {}
-    transfer = torch.full((len(args.attacks), len(networks)), torch.nan)
-    for row, attack in enumerate(args.attacks):
+    order = [name for attack in args.attacks for name in (["plain", "eot"] if attack == "eot" else [attack])]
+    maps = gradient(network, shown, truth, batch_size=size)
+    classes = imagenet_classes()
+    metrics: dict[str, list[float]] = {}
+    transfer = torch.full((len(order), len(networks)), torch.nan)
+    for row, attack in enumerate(order):
         found = attacks[attack](network, shown, truth)
         places = found.success.nonzero()[:, 0].tolist()
-        read = [kept_as_png(folder, trainer, attack, names[place], found.images[place]) for place in places]
-        again = torch.stack(read).to(shown.device) if read else shown[:0]
-        told = adversarial.predict(network, again, args.batch_size) if read else truth[:0]
-        asked = None if targets is None else targets[places]
-        as_files = adversarial.fooled(told, truth[places], asked).double()
-        right = int(found.right_before.sum())
-        metrics[f"{attack}/success"] = [found.success_rate()]
-        metrics[f"{attack}/success_as_files"] = [float(as_files.sum()) / right if right else float("nan")]
-        for name in ("l2", "linf", "psnr", "l0", "queries", "gradients"):
-            values = getattr(found, name)[places].double()
-            metrics[f"{attack}/median_{name}"] = [float(values.median()) if places else float("nan")]
-        change = (found.images - shown).abs().amax(1)[places]
-        overlap = rank_correlation(change, maps[places]).nanmean() if places else torch.tensor(torch.nan)
-        metrics[f"{attack}/overlap_with_saliency"] = [float(overlap)]
-        if attack in ("pgd", "eot") and places:
-            lasting = adversarial.robustness(network, again, truth[places], asked, views=20).mean()
-            metrics[f"{attack}/under_transformations"] = [float(lasting)]
-        for column, (name, other) in enumerate(networks.items()):
-            if places:
-                before = adversarial.predict(other, shown[places], args.batch_size) == truth[places]
-                after = adversarial.predict(other, again, args.batch_size) != truth[places]
-                share = (before & after).sum() / before.sum().clamp(min=1)
-                transfer[row, column] = share
-                metrics[f"{attack}/transfer/{name}"] = [float(share)]
-        pairs = {
-            f"{classes[int(truth[place])]}, now {classes[int(found.after[place])]}": (
-                images[place],
-                found.images[place].cpu(),
-            )
-            for place in places[:12]
-        }
-        if pairs:
+        numbers = {"success": found.success_rate(), "success_as_files": 0.0}
+        if places:
+            wanted = for_fool if attack == "fool" else targets
+            asked = None if wanted is None else wanted[places]
+            files = [
+                kept_as_png(folder, trainer, attack, names[place], found.images[place]) for place in places
+            ]
+            again = torch.stack(files).to(shown.device)
+            told = adversarial.predict(network, again, size)
+            hits = adversarial.fooled(told, truth[places], asked)
+            numbers["success_as_files"] = float(hits.sum()) / len(shown)
+            for name in ("l2", "linf", "psnr", "l0", "queries", "gradients"):
+                numbers[f"median_{name}"] = float(getattr(found, name)[places].double().quantile(0.5))
+            change = (found.images - shown).abs().amax(1)[places]
+            numbers["overlap_with_saliency"] = float(rank_correlation(change, maps[places]).mean())
+            if attack in ("plain", "eot"):
+                lasting = adversarial.robustness(network, found.images, truth, wanted)
+                numbers["under_transformations"] = float(lasting.mean())
+            for column, (name, other) in enumerate(networks.items()):
+                before = adversarial.predict(other, shown[places], size) == truth[places]
+                after = adversarial.predict(other, again, size) != truth[places]
+                if before.any():
+                    transfer[row, column] = (before & after).sum() / before.sum()
+                    numbers[f"transfer/{name}"] = float(transfer[row, column])
+            chosen = places[:12]
+            titles = [f"{classes[int(truth[p])]}, now {classes[int(found.after[p])]}" for p in chosen]
+            pairs = [(shown[p].cpu(), found.images[p].cpu()) for p in chosen]
             title = f"{attack} on {args.backbone}: image, changed image, difference x 10"
-            runs.save_figure(folder, f"attacked_{attack}", plots.changes(pairs, title=title), trainer)
-        shares = ", ".join(
-            f"{name.split('/')[1]} {value:.4g}"
-            for name, (value,) in metrics.items()
-            if name.startswith(f"{attack}/") and "transfer" not in name
-        )
-        print(f"{attack}: {shares}", flush=True)
+            figure = plots.changes(titles, pairs, title=title)
+            runs.save_figure(folder, f"attacked_{attack}", figure, trainer)
+        metrics |= {f"{attack}/{name}": [value] for name, value in numbers.items()}
+        print(f"{attack}: " + ", ".join(f"{name} {value:.4g}" for name, value in numbers.items()), flush=True)
+    if "eot" in args.attacks:
+        clean = adversarial.robustness(network, shown, truth, targets)
+        metrics["clean/under_transformations"] = [float(clean.mean())]
     if len(networks) > 1:
-        figure = plots.matrix(
-            transfer, list(args.attacks), list(networks), labels=(f"made on {args.backbone}", "fools")
-        )
+        figure = plots.matrix(transfer, order, list(networks), labels=(f"made on {args.backbone}", "fools"))
         runs.save_figure(folder, "transfer", figure, trainer)
     lines = {}
-    for attack in {"fgsm", "pgd"} & set(args.attacks):
-        rates = [
-            attacks[attack](network, shown, truth, epsilon=level / 255).success_rate() for level in args.curve
-        ]
-        metrics |= {
-            f"{attack}/success_at_{level:g}": [rate] for level, rate in zip(args.curve, rates, strict=True)
-        }
-        lines[attack] = (list(args.curve), rates)
+    for attack in [name for name in ("fgsm", "pgd") if name in args.attacks]:
+        rates, ever = [], torch.zeros(len(shown), dtype=torch.bool, device=shown.device)
+        for level in sorted(args.curve):
+            success = attacks[attack](network, shown, truth, epsilon=level / 255).success
+            # What pgd found nearer by lies in the larger ball, too; fgsm takes one step of full length.
+            ever = success | ever if attack == "pgd" else success
+            rates.append(float(ever.double().mean()))
+            metrics[f"{attack}/success_at_{level:g}"] = [rates[-1]]
+        lines[attack] = (sorted(args.curve), rates)
     if lines:
         figure = plots.curves({"success": lines}, x_label="epsilon, grey levels of 255", log_x=True)
         runs.save_figure(folder, "success", figure, trainer)
-    return metrics, [f"{right} of {len(images)} images are classified right; only they count"]
+    return metrics, notes
 
 
-def pick_targets(args: Adversarial, network: Any, images: Any, truth: Any) -> Any:
-    """Return the classes (N,) that shall win, none of them the true one; None for any."""
+def pick_targets(args: Adversarial, target: str, network: Any, images: Any, truth: Any) -> Any:
+    """Return the classes (N,) that shall win; None for any. One that is the true class can never win."""
     import torch
 
-    if args.target == "any":
+    if target == "any":
         return None
-    if args.target == "least-likely":
+    if target == "least-likely":
         with torch.no_grad():
             parts = [network(part).argmin(1) for part in torch.split(images, args.batch_size)]
         return torch.cat(parts)
-    if args.target == "random":
+    if target == "random":
         generator = torch.Generator().manual_seed(args.seed)
         steps = torch.randint(1, 1000, (len(images),), generator=generator).to(truth)
         return (truth + steps) % 1000
-    index = class_of(args.target)
-    targets = torch.full_like(truth, int(index or 0))
-    if (targets == truth).any():
-        raise ValueError(f"--target {args.target} is the true class of an image; take another")
-    return targets
+    return torch.full_like(truth, class_of(target))
 
 
 def kept_as_png(folder: Path, trainer: Any, attack: str, name: str, image: Any) -> Any:
@@ -742,15 +784,17 @@ def kept_as_png(folder: Path, trainer: Any, attack: str, name: str, image: Any) 
 
 
 def last_maps(backbone: Any, image: Any) -> str:
-    """Return the name of the deepest layer whose output has maps of more than one place."""
-    found = None
-    for layer in backbone.usable_layers():
-        output = backbone.tap(image, [layer])[layer]
-        if output.ndim == 4 and output.shape[-1] > 1:
-            found = layer
-    if found is None:
+    """Return the name of the deepest layer with maps of more than one place, which are not one per class."""
+    layers = backbone.usable_layers()
+    outputs = backbone.tap(image.to(backbone.mean.device), layers)
+    found = [
+        layer
+        for layer in layers
+        if outputs[layer].ndim == 4 and outputs[layer].shape[-1] > 1 and outputs[layer].shape[1] != 1000
+    ]
+    if not found:
         raise ValueError(f"{backbone.name} has no layer with maps")
-    return str(found)
+    return str(found[-1])
 
 
 if __name__ == "__main__":

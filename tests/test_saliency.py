@@ -11,6 +11,7 @@ from torch import nn
 from datamodules.imagenet_samples import ImageNetSamplesDataModule
 from rdfia.backbones import load_backbone
 from rdfia.saliency import (
+    area,
     cascading_randomization,
     class_gradient,
     deletion_and_insertion,
@@ -234,6 +235,27 @@ def test_ranks_correlate_as_scipy_says_with_ties():
     assert rank_correlation(a, b).tolist() == pytest.approx(expected)
 
 
+def test_areas_and_constant_maps_by_hand():
+    assert area(torch.tensor([[1.0, 0.5, 0.0], [1.0, 1.0, 1.0]])).tolist() == [0.5, 1.0]
+    assert rank_correlation(torch.zeros(1, 3, 3), torch.rand(1, 3, 3)).tolist() == [0.0]
+
+
+def test_equal_values_are_not_deleted_from_top_to_bottom():
+    seen = []
+
+    class Watch(nn.Module):
+        def forward(self, images):
+            seen.append(images.clone())
+            return images.mean((1, 2, 3))[:, None].expand(-1, 2)
+
+    image = torch.zeros(1, 1, 20, 20)
+    image[..., 0] = 1.0
+    deletion_and_insertion(Watch(), image, torch.tensor([0]), torch.zeros(1, 20, 20), steps=2)
+    half = (seen[0][1] != image).sum((0, 2))  # changed pixels by row, after half of all are gone
+    assert half.min() >= 3
+    assert half.max() <= 17
+
+
 def test_blur_keeps_the_mean_and_spreads_a_dot():
     dot = torch.zeros(1, 2, 41, 41)
     dot[..., 20, 20] = 1
@@ -253,6 +275,9 @@ def test_randomization_tells_maps_that_hang_on_the_weights_from_those_that_do_no
     learned = cascading_randomization(model, lambda one: gradient(one, images, labels))
     edges = cascading_randomization(model, lambda one: images.amax(1))
     assert list(learned) == ["last", "body.3", "body.1", "body.0"]
+    halves = cascading_randomization(model, lambda one: gradient(one, images, labels), stages=2)
+    assert list(halves) == ["body.3", "body.0"]
+    torch.testing.assert_close(halves["body.0"], learned["body.0"])
     assert all(value.shape == (4,) for value in learned.values())
     assert learned["body.0"].abs().max() < 0.5
     assert edges["body.0"].min() == pytest.approx(1)
