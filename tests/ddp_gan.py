@@ -75,6 +75,7 @@ def main(data_dir: str, output: Path) -> None:
     }
     trainer = lightning.Trainer(**settings, limit_train_batches=3, callbacks=[notes])
     trainer.fit(module, digits)
+    rdfia.gan.draw_latents = draw_latents
     seen = {"train": notes.train, "val": notes.val, "latents": latents, "batches": module.batches_done}
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     scores = {"scores": notes.scores, "val_metrics": metrics}

@@ -165,7 +165,7 @@ def test_conditional_scores_of_real_digits_are_those_of_a_perfect_generator(digi
     images, labels = digits.test_data[range(300)]
     scores = score_images(images, images, asked=labels, real_labels=labels)
     assert scores["conditional_accuracy"] > 0.97
-    assert scores["diversity"] == pytest.approx(1)
+    assert scores["diversity"] == pytest.approx(1, abs=0.02)  # of those that the judge reads right
     accuracies = [scores[f"accuracy_{digit}"] for digit in range(10)]
     assert scores["worst_accuracy"] == min(accuracies)
     counts = torch.bincount(labels, minlength=10) / len(labels)

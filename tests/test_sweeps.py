@@ -25,6 +25,7 @@ def agent_command(sweep: dict) -> list[str]:
     return command
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
 def test_an_agent_can_run_it(path, tmp_path):
     sweep = yaml.safe_load(path.read_text())

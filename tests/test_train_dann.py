@@ -95,9 +95,11 @@ def test_the_ablation_makes_one_change_at_a_time(tmp_path, digits, undrawn, monk
     for name, changes in some.items():
         place = re.sub(r"[^A-Za-z0-9.]+", "-", name)
         flags = json.loads((folder / f"{place}_seed_0" / "args.json").read_text())
-        assert {
-            flag: flags[flag] for flag in flags if flags[flag] != base[flag] and flag != "name"
-        } == changes
+        own = flags.keys() - {"name", "module"}
+        assert {flag: flags[flag] for flag in own if flags[flag] != base[flag]} == changes
+        asked_of_module = {flag: value for flag, value in changes.items() if flag != "precision"}
+        settings, others = flags["module"], base["module"]
+        assert {key: settings[key] for key in settings if settings[key] != others[key]} == asked_of_module
     published = torch.load(folder / "both-as-published_seed_0/checkpoints/last.ckpt", weights_only=True)
     assert published["hyper_parameters"]["dropout"] == 0
     assert published["hyper_parameters"]["scaling"] == "symmetric"

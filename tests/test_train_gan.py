@@ -236,6 +236,7 @@ def test_a_checkpoint_of_another_technique_is_one_line(tmp_path, mnist):
     assert [path.name for path in (tmp_path / "runs" / "gan").iterdir()] == ["checkpoints"]
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_keeps_what_was_whole(tmp_path, mnist):
     """A limit on the size of files stands in for a full disk: writing the checkpoint fails."""
 
@@ -274,6 +275,7 @@ def test_two_processes_end_with_one_result(tmp_path, mnist):
     assert done.stdout.count("37 generated digits against 37 real test digits") == 1
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path, mnist):
     arguments = ["--data-dir", mnist, "--output-dir", tmp_path / "runs", "--batch-size", 8]
     arguments += ["--generator-features", 4, "--discriminator-features", 4, "--max-epochs", 9]

@@ -61,6 +61,7 @@ def test_the_best_row_is_looked_at_more_closely(scenes, tmp_path):
     assert scores[0]["test/accuracy"] == pytest.approx(metrics[f"{best}/accuracy"]["mean"])
 
 
+@pytest.mark.slow
 def test_streaming_and_caches_change_no_number(scenes, tmp_path):
     numbers = []
     for name, changes in {
