@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from train_dann import ABLATION
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -149,6 +150,35 @@ def test_the_table_of_the_default_network_is_that_of_its_results():
         assert f"({both}" in README
     command = results("dann")["command"]
     assert command in README
+
+
+def test_the_table_of_the_papers_network_is_that_of_its_results():
+    metrics = results("dann_paper")["metrics"]
+    rows = table("the paper's network, 20 epochs")
+    assert [row[0] for row in rows] == ["source-only", "no-reversal", "dann", "target-trained"]
+    for row, *cells in rows:
+        found = []
+        for domain in ("source", "target"):
+            found += [f"{metrics[f'{row}/{domain}_loss']['mean']:.3f}"]
+            found += [spread(metrics[f"{row}/{domain}_accuracy"])]
+        for noun in ("domain_loss", "domain_accuracy"):
+            names = [f"{row}/{domain}_{noun}" for domain in ("source", "target")]
+            found += [" / ".join(f"{metrics[n]['mean']:.3f}" for n in names) if names[0] in metrics else "-"]
+        found += [f"{metrics[f'{row}/a_distance']['mean']:.2f}"]
+        assert cells == found, row
+
+
+def test_the_ablation_table_is_that_of_its_results():
+    metrics = results("dann_ablation")["metrics"]
+    base = metrics["dann/target_accuracy"]
+    rows = table("change to the paper's recipe")
+    assert {name for name, *_ in rows} == {"none", *ABLATION}
+    for name, accuracy, difference, source in rows:
+        row = "dann" if name == "none" else name
+        value = metrics[f"{row}/target_accuracy"]
+        assert accuracy == spread(value, 3), name
+        assert source == spread(metrics[f"{row}/source_accuracy"], 3), name
+        assert difference == ("" if name == "none" else f"{value['mean'] - base['mean']:+.3f}"), name
 
 
 def test_the_dann_speed_table_is_that_of_its_results():
