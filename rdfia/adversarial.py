@@ -178,7 +178,7 @@ def loss_gradient(model: nn.Module, images: Tensor, labels: Tensor, targets: Ten
     """
     with as_it_was(model), torch.enable_grad():
         images = images.detach().requires_grad_()
-        logits = model(images).float()
+        logits = model(images)
         if targets is None:
             loss = functional.cross_entropy(logits, labels, reduction="sum")
         else:
