@@ -42,7 +42,8 @@ def image_grids(images: Mapping[str, Tensor], *, columns: int = 8, title: str | 
         columns: Images in a row of each grid.
         title: Of the whole figure.
     """
-    figure = Figure(figsize=(4.5 * len(images), 4.9), layout="constrained")
+    rows = max(-(-len(grid) // columns) for grid in images.values())
+    figure = Figure(figsize=(4.5 * len(images), 4.5 * rows / columns + 0.5), layout="constrained")
     for axes, (name, grid) in zip(
         figure.subplots(1, len(images), squeeze=False)[0], images.items(), strict=True
     ):
