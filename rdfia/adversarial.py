@@ -28,8 +28,9 @@ from scipy.optimize import differential_evolution
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rdfia.saliency import as_it_was, class_gradient
-from rdfia.views import drawn, transformed
+from rdfia.draws import drawn, keyed_generator
+from rdfia.saliency import all_logits, as_it_was, class_gradient, lengths
+from rdfia.views import similarity, transformed
 
 # Maps images (B, C, H, W) and a key of non-negative integers to other images of that shape.
 Transform = Callable[[Tensor, Iterable[int]], Tensor]
@@ -72,11 +73,14 @@ def rounded_towards(images: Tensor, changed: Tensor) -> Tensor:
     return rounded(images + (levels + 1e-3 * levels.sign()).trunc() / 255)
 
 
-@torch.no_grad()
 def predict(model: nn.Module, images: Tensor, batch_size: int = 64) -> Tensor:
     """Return the classes (B,) that a model takes images for."""
-    with as_it_was(model):
-        return torch.cat([model(part).argmax(1) for part in torch.split(images, batch_size)])
+    return all_logits(model, images, batch_size).argmax(1)
+
+
+def some(targets: Tensor | None, places: Tensor) -> Tensor | None:
+    """Return the targets of some of the images; None where there are none."""
+    return None if targets is None else targets[places]
 
 
 def fooled(predictions: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
@@ -126,7 +130,7 @@ def judge(
         gradients=counts[1],
         # An original need not lie on the grid of 8 bits: what rounding alone does is no change.
         l0=((kept - rounded(originals)).abs().amax(1) > 0).sum((1, 2)),
-        l2=change.flatten(1).norm(dim=1),
+        l2=lengths(change).flatten(),
         linf=change.abs().amax((1, 2, 3)),
         psnr=-10 * error.clamp(min=1e-12).log10(),
     )
@@ -162,8 +166,8 @@ def fool(
             if not len(active) or step == max_steps:
                 break
             slopes = class_gradient(model, changed[active], targets[active])
-            lengths = slopes.flatten(1).norm(dim=1).clamp(min=1e-12)
-            changed[active] = (changed[active] + rate * slopes / lengths[:, None, None, None]).clamp(0, 1)
+            step_along = rate * slopes / lengths(slopes).clamp(min=1e-12)
+            changed[active] = (changed[active] + step_along).clamp(0, 1)
             queries[active] += 1
             steps[active] += 1
     return judge(
@@ -208,8 +212,7 @@ def fgsm(
     """
     changed = images.clone()
     for places in torch.split(torch.arange(len(images), device=images.device), batch_size):
-        asked = None if targets is None else targets[places]
-        slopes = loss_gradient(model, images[places], labels[places], asked)
+        slopes = loss_gradient(model, images[places], labels[places], some(targets, places))
         changed[places] = (images[places] + epsilon * slopes.sign()).clamp(0, 1)
     return judge(
         model,
@@ -224,18 +227,13 @@ def fgsm(
     )
 
 
-def _lengths(change: Tensor) -> Tensor:
-    lengths: Tensor = change.flatten(1).norm(dim=1)[:, None, None, None]
-    return lengths
-
-
 def project(changed: Tensor, images: Tensor, epsilon: float, norm: Literal["linf", "l2"]) -> Tensor:
     """Return ``changed`` drawn back to within ``epsilon`` of ``images``, then into [0, 1]."""
     change = changed - images
     if norm == "linf":
         change = change.clamp(-epsilon, epsilon)
     else:
-        change = change * (epsilon / _lengths(change).clamp(min=1e-12)).clamp(max=1)
+        change = change * (epsilon / lengths(change).clamp(min=1e-12)).clamp(max=1)
     inside: Tensor = (images + change).clamp(0, 1)
     return inside
 
@@ -287,10 +285,9 @@ def pgd(
 
     def still_right(places: Tensor) -> Tensor:
         """Return those of the images that do not fool yet."""
-        asked = None if targets is None else targets[places]
         queries[places] += 1
         told = predict(model, rounded_towards(images[places], kept[places]))
-        return places[~fooled(told, labels[places], asked)]
+        return places[~fooled(told, labels[places], some(targets, places))]
 
     for active in torch.split(torch.arange(len(images), device=images.device), batch_size):
         for restart in range(restarts):
@@ -298,15 +295,14 @@ def pgd(
                 active = still_right(active)
             kept[active] = images[active]
             if random_start or restart:
-                drawn = [_inside_ball(images[0].shape, norm, (seed, restart, int(n))) for n in active]
-                if drawn:
-                    start = images[active] + epsilon * torch.stack(drawn).to(images)
+                starts = [_inside_ball(images[0].shape, norm, (seed, restart, int(n))) for n in active]
+                if starts:
+                    start = images[active] + epsilon * torch.stack(starts).to(images)
                     kept[active] = project(start, images[active], epsilon, norm)
             for number in range(steps):
                 if not len(active):
                     break
-                asked = None if targets is None else targets[active]
-                place, truth = kept[active], labels[active]
+                place, truth, asked = kept[active], labels[active], some(targets, active)
                 if transform is None:
                     slopes = loss_gradient(model, place, truth, asked)
                 else:
@@ -314,7 +310,7 @@ def pgd(
                     slopes = _mean_slopes(model, place, truth, asked, transform, views, key)
                 queries[active] += passes
                 gradients[active] += passes
-                direction = slopes.sign() if norm == "linf" else slopes / (_lengths(slopes) + 1e-10)
+                direction = slopes.sign() if norm == "linf" else slopes / (lengths(slopes) + 1e-10)
                 kept[active] = project(place + step * direction, images[active], epsilon, norm)
                 if stop_early:
                     active = still_right(active)
@@ -333,7 +329,7 @@ def pgd(
 
 def _inside_ball(shape: torch.Size, norm: Literal["linf", "l2"], key: tuple[int, ...]) -> Tensor:
     """Return a point drawn uniformly from the ball of radius 1."""
-    generator = torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
+    generator = keyed_generator(key)
     if norm == "linf":
         return torch.empty(shape).uniform_(-1, 1, generator=generator)
     # A direction, and a length whose power of the dimension is uniform.
@@ -388,14 +384,12 @@ def random_transform(
         noise: Standard deviation.
     """
     key = list(key)
-    turn, zoom, right, down, light = (2 * np.random.default_rng(key).uniform(size=5) - 1).tolist()
+    turn, zoom, right, down, light = (2 * drawn(1, 5, key) - 1).unbind(1)
     angle, size = turn * math.radians(rotation), 1 / (1 + scale * zoom)
-    cosine, sine = math.cos(angle) * size, math.sin(angle) * size
-    matrix = torch.tensor([[cosine, -sine, 2 * shift * right], [sine, cosine, 2 * shift * down]])
+    matrix = similarity(angle, size, 2 * shift * right, 2 * shift * down)
     seen = transformed(images, matrix.expand(len(images), -1, -1), "reflection")
-    generator = torch.Generator().manual_seed(int(np.random.SeedSequence([*key, 1]).generate_state(1)[0]))
-    grain = noise * torch.randn(images.shape[1:], generator=generator).to(images)
-    changed: Tensor = (seen + brightness * light + grain).clamp(0, 1)
+    grain = noise * torch.randn(images.shape[1:], generator=keyed_generator([*key, 1])).to(images)
+    changed: Tensor = (seen + brightness * light.item() + grain).clamp(0, 1)
     return changed
 
 
@@ -621,7 +615,7 @@ def with_patch(images: Tensor, patch: Tensor, key: Iterable[int], *, rotation: f
         rotation: At most so many degrees.
     """
     (height, width), (own_height, own_width) = images.shape[2:], patch.shape[1:]
-    turn, right, down = (2 * drawn(len(images), 3, key, 0, 1) - 1).float().unbind(1)
+    turn, right, down = (2 * drawn(len(images), 3, key) - 1).float().unbind(1)
     angle = turn * math.radians(rotation)
     # The patch in the middle of an empty image, with a channel that says where it is.
     margins = (height - own_height, width - own_width)
@@ -629,11 +623,10 @@ def with_patch(images: Tensor, patch: Tensor, key: Iterable[int], *, rotation: f
     canvas = functional.pad(torch.cat([patch, torch.ones_like(patch[:1])]), edges)
     right, down = right * margins[1] / width, down * margins[0] / height
     # From a place in the image back to the patch: first shifted, then turned.
-    rows = [
-        torch.stack([angle.cos(), -angle.sin(), angle.cos() * right - angle.sin() * down], 1),
-        torch.stack([angle.sin(), angle.cos(), angle.sin() * right + angle.cos() * down], 1),
-    ]
-    placed = transformed(canvas.expand(len(images), -1, -1, -1), torch.stack(rows, 1), "zeros")
+    across = angle.cos() * right - angle.sin() * down
+    along = angle.sin() * right + angle.cos() * down
+    matrices = similarity(angle, 1.0, across, along)
+    placed = transformed(canvas.expand(len(images), -1, -1, -1), matrices, "zeros")
     return images * (1 - placed[:, -1:]) + placed[:, :-1]
 
 

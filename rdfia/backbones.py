@@ -76,10 +76,14 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (B, 3, H, W) in [0, 1] to logits (B, classes)."""
-        if self.without_weights:
-            raise ValueError(f"{self.name} has no weights for {', '.join(self.without_weights)}: no logits")
+        self.check_complete()
         logits: Tensor = self.network((images - self.mean) / self.std)
         return logits
+
+    def check_complete(self) -> None:
+        """Raise ValueError if weights are missing, so that there are no logits."""
+        if self.without_weights:
+            raise ValueError(f"{self.name} has no weights for {', '.join(self.without_weights)}: no logits")
 
     def usable_layers(self) -> list[str]:
         """Return the common names of the layers whose weights are there, from first to last."""

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rdfia.gan import GANModule, Initialization, grow, initialize, shrink, up
-from rdfia.latents import draw_latents
 
 Conditioning = Literal["one-hot", "embedding", "projection"]
 CLASSES = 10
@@ -160,10 +159,7 @@ class cGANModule(GANModule):  # noqa: N801 - the name that the project is known 
         labels = torch.arange(count) % CLASSES if labels is None else labels
         if labels.shape != (count,) or not (labels.min() >= 0 and labels.max() < CLASSES):
             raise ValueError(f"labels are {count} digits from 0 to 9, got {tuple(labels.shape)} {labels}")
-        key = [self.seed if seed is None else seed, 3, 0]
-        latents = draw_latents(count, self.latent_dim, key, distribution=self.latents)
-        parts = zip(torch.split(latents, 1000), torch.split(labels, 1000), strict=True)
-        return torch.cat([self(part, asked) for part, asked in parts])
+        return self._generate(count, seed, labels)
 
     @torch.no_grad()
     def class_grid(self, latents: Tensor) -> Tensor:

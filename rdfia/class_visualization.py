@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rdfia.saliency import as_it_was, gaussian_blur
-from rdfia.views import transformed
+from rdfia.saliency import all_logits, as_it_was, gaussian_blur, lengths
+from rdfia.views import similarity, transformed
 
 # Colours of photographs hang together: the square root of their covariance (Olah et al. 2017).
 COLOURS = torch.tensor([[0.26, 0.09, 0.02], [0.27, 0.0, -0.05], [0.27, -0.09, 0.03]]) / 0.4619524
@@ -54,9 +54,8 @@ def jittered_views(images: Tensor, key: Sequence[int], jitter: int, rotation: fl
     if jitter:
         images = torch.roll(images, (round(down * jitter), round(right * jitter)), (2, 3))
     if rotation or scale:
-        angle, size = turn * math.radians(rotation), 1 / (1 + scale * zoom)
-        cosine, sine = math.cos(angle) * size, math.sin(angle) * size
-        matrix = torch.tensor([[cosine, -sine, 0.0], [sine, cosine, 0.0]])
+        angle, middle = torch.tensor([turn * math.radians(rotation)]), torch.zeros(1)
+        matrix = similarity(angle, 1 / (1 + scale * zoom), middle, middle)
         images = transformed(images, matrix.expand(len(images), -1, -1), "reflection")
     return images
 
@@ -118,31 +117,29 @@ def visualize_classes(
     """
     if parametrization == "fourier" and start is not None:
         raise ValueError("--parametrization fourier begins with noise; take pixels to begin with an image")
-    found = []
+    fourier, found = parametrization == "fourier", []
     for places in torch.split(torch.arange(len(classes)), batch_size):
         asked = classes[places]
         generator = [torch.Generator().manual_seed(seed * 100_003 + int(place)) for place in places]
-        if parametrization == "fourier":
-            shape = (3, size, size // 2 + 1, 2)
-            noise = torch.stack([torch.randn(shape, generator=one) for one in generator])
-            variable = (0.01 * noise).to(classes.device).requires_grad_()
-        elif start is not None:
-            variable = ((start[places] - 0.5) / 0.25).clone().requires_grad_()
+        if start is not None:
+            variable = (start[places] - 0.5) / 0.25
         else:
-            noise = torch.stack([torch.randn((3, size, size), generator=one) for one in generator])
-            variable = (0.1 * noise).to(classes.device).requires_grad_()
-        optimizer = torch.optim.Adam([variable], lr=rate)
+            shape = (3, size, size // 2 + 1, 2) if fourier else (3, size, size)
+            noise = torch.stack([torch.randn(shape, generator=one) for one in generator])
+            variable = ((0.01 if fourier else 0.1) * noise).to(classes.device)
+        variable = variable.clone().requires_grad_()
+        optimizer = torch.optim.Adam([variable], lr=rate) if fourier else None
 
         def image(variable: Tensor = variable) -> Tensor:
-            return fourier_image(variable, size) if parametrization == "fourier" else variable / 4 + 0.5
+            return fourier_image(variable, size) if fourier else variable / 4 + 0.5
 
         with ExitStack() as stack:
             for model in models:
                 stack.enter_context(as_it_was(model))
             for step in range(steps):
-                if watch:
-                    watch(step, image().detach().clamp(0, 1))
                 shown = image()
+                if watch:
+                    watch(step, shown.detach().clamp(0, 1))
                 seen = jittered_views(shown, (seed, step), jitter, rotation, scale)
                 logits = torch.stack([model(seen).float() for model in models]).mean(0)
                 score = logits[torch.arange(len(asked)), asked]
@@ -150,12 +147,11 @@ def visualize_classes(
                 score = score - smoothness * total_variation(shown)
                 (slopes,) = torch.autograd.grad(score.sum(), variable)
                 with torch.no_grad():
-                    if parametrization == "fourier":
+                    if optimizer is not None:
                         variable.grad = -slopes
                         optimizer.step()
                         continue
-                    lengths = slopes.flatten(1).norm(dim=1).clamp(min=1e-12)
-                    variable += rate * slopes / lengths[:, None, None, None]
+                    variable += rate * slopes / lengths(slopes).clamp(min=1e-12)
                     variable.clamp_(-2, 2)  # [0, 1] in pixels
                     if blur_every and (step + 1) % blur_every == 0:
                         variable.copy_(gaussian_blur(variable, blur))
@@ -166,12 +162,10 @@ def visualize_classes(
     return torch.cat(found)
 
 
-@torch.no_grad()
 def recognized(
     model: nn.Module, images: Tensor, classes: Tensor, *, batch_size: int = 64
 ) -> tuple[Tensor, Tensor]:
     """Return the probability of each image's class, (N,), and how many classes are more probable, (N,)."""
-    with as_it_was(model):
-        logits = torch.cat([model(part).float() for part in torch.split(images, batch_size)])
+    logits = all_logits(model, images, batch_size).float()
     own = logits[torch.arange(len(images)), classes]
     return logits.softmax(1)[torch.arange(len(images)), classes], (logits > own[:, None]).sum(1)

@@ -218,7 +218,7 @@ class GANModule(lightning.LightningModule):
     (`rdfia.training` picks it). Budget training in epochs: ``trainer.global_step`` counts the steps of
     both optimizers; ``batches_done`` counts batches.
 
-    The defaults are what works best here; ``GANModule(**PRACTICAL)`` is the DCGAN that the practicals train.
+    The defaults are the recipe of the practicals with averaged weights; ``GANModule(**PRACTICAL)`` is theirs.
 
     Args:
         latent_dim: Numbers in a latent vector.
@@ -332,9 +332,14 @@ class GANModule(lightning.LightningModule):
     @torch.no_grad()
     def sample(self, count: int, *, seed: int | None = None) -> Tensor:
         """Generate images (count, 1, 32, 32) in [0, 1]; the same seed gives the same images."""
+        return self._generate(count, seed)
+
+    def _generate(self, count: int, seed: int | None, *condition: Tensor) -> Tensor:
+        """Generate images from latents that the seed says, a thousand at a time."""
         key = [self.seed if seed is None else seed, 3, 0]
         latents = draw_latents(count, self.latent_dim, key, distribution=self.latents)
-        return torch.cat([self(part) for part in torch.split(latents, 1000)])
+        parts = zip(*(torch.split(told, 1000) for told in (latents, *condition)), strict=True)
+        return torch.cat([self(*part) for part in parts])
 
     def on_train_batch_start(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Set the learning rates of this batch.

@@ -3,10 +3,11 @@
 from collections.abc import Iterable
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from rdfia.draws import keyed_generator
 
 
 def draw_latents(
@@ -31,9 +32,7 @@ def draw_latents(
         rank: Of this process among ``world_size``.
         world_size: Number of processes.
     """
-    # torch's CPU generator uses 32 bits of a seed; SeedSequence mixes all of the key into them.
-    seed = int(np.random.SeedSequence(list(key)).generate_state(1)[0])
-    generator = torch.Generator().manual_seed(seed)
+    generator = keyed_generator(key)
     draw = torch.randn if distribution == "normal" else torch.rand
     latents = draw(count * world_size, latent_dim, generator=generator)[rank::world_size]
     return latents if distribution == "normal" else 2 * latents - 1

@@ -12,6 +12,7 @@ import functools
 import json
 import math
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -262,6 +263,11 @@ def write_results(
     if trainer.is_global_zero and not is_dry_run(trainer):
         write_json(path, results)
     return results
+
+
+def row_name(row: str, seed: int) -> str:
+    """Return the name of the folder in which a row of a table is trained with a seed."""
+    return f"{re.sub(r'[^A-Za-z0-9.]+', '-', row)}_seed_{seed}"
 
 
 def spread(metric: dict[str, Any], digits: int = 4) -> str:

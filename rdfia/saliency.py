@@ -41,6 +41,19 @@ def as_it_was(model: nn.Module) -> Iterator[None]:
             weight.requires_grad_(required)
 
 
+@torch.no_grad()
+def all_logits(model: nn.Module, images: Tensor, batch_size: int = 64) -> Tensor:
+    """Return the logits (N, K) of images (N, C, H, W), so many at a time."""
+    with as_it_was(model):
+        return torch.cat([model(part) for part in torch.split(images, batch_size)])
+
+
+def lengths(images: Tensor) -> Tensor:
+    """Return the L2 norm of each image or change (B, C, H, W), as (B, 1, 1, 1)."""
+    norms: Tensor = images.flatten(1).norm(dim=1)[:, None, None, None]
+    return norms
+
+
 def strongest(attributions: Tensor) -> Tensor:
     """Return the largest absolute value over the channels, (B, C, H, W) to (B, H, W)."""
     return attributions.abs().amax(1)

@@ -65,6 +65,10 @@ MAY_CHANGE = frozenset(
 )
 
 
+# Of a training whose schedules follow from how much of max_epochs is done.
+MAY_CHANGE_BUT_LENGTH = MAY_CHANGE - {"max_epochs"}
+
+
 class AtomicCheckpoints(TorchCheckpointIO):
     """Writes checkpoints beside their final name and renames them: a crash keeps the last good one.
 
@@ -408,7 +412,7 @@ def finished(args: TrainerArgs, module: nn.Module, data: dict[str, Any]) -> dict
     folder = args.output_dir / args.name
     if args.fast_dev_run or args.overwrite or not (folder / "results.json").exists():
         return None
-    check_flags(folder / "args.json", written_flags(args, module, data), MAY_CHANGE - {"max_epochs"})
+    check_flags(folder / "args.json", written_flags(args, module, data), MAY_CHANGE_BUT_LENGTH)
     results: dict[str, Any] = json.loads((folder / "results.json").read_text())
     return results
 

@@ -7,16 +7,11 @@ run sees the views that it would have seen, and the processes of a run see, toge
 import math
 from collections.abc import Iterable
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-
-def drawn(count: int, columns: int, key: Iterable[int], rank: int, world_size: int) -> Tensor:
-    """Return this process's rows of numbers in [0, 1): (count, columns) float64."""
-    numbers = np.random.default_rng(list(key)).uniform(size=(count * world_size, columns))
-    return torch.from_numpy(numbers[rank::world_size])
+from rdfia.draws import drawn
 
 
 def transformed(images: Tensor, matrices: Tensor, outside: str) -> Tensor:
@@ -29,8 +24,21 @@ def transformed(images: Tensor, matrices: Tensor, outside: str) -> Tensor:
     """
     # Places are rounded to whole pixels and more in half precision.
     with torch.autocast(images.device.type, enabled=False):
-        places = functional.affine_grid(matrices.to(images.device), list(images.shape), align_corners=False)
+        places = functional.affine_grid(matrices.to(images), list(images.shape), align_corners=False)
         return functional.grid_sample(images, places, padding_mode=outside, align_corners=False)
+
+
+def similarity(angle: Tensor, size: Tensor | float, right: Tensor, down: Tensor) -> Tensor:
+    """Return maps (B, 2, 3) from places in views to places in images: turned, scaled, then shifted.
+
+    Args:
+        angle: (B,), in radians.
+        size: (B,) or a number; above 1, things look smaller.
+        right: (B,), where the middle of the view lies in the image, in halves of its width.
+        down: (B,), in halves of its height.
+    """
+    cosine, sine = angle.cos() * size, angle.sin() * size
+    return torch.stack([torch.stack([cosine, -sine, right], 1), torch.stack([sine, cosine, down], 1)], 1)
 
 
 def random_views(
@@ -45,7 +53,7 @@ def random_views(
         rank: Of this process among ``world_size``.
         world_size: Number of processes.
     """
-    area, shape, x, y, mirror = drawn(len(images), 5, key, rank, world_size).float().unbind(1)
+    area, shape, x, y, mirror = drawn(len(images), 5, key, rank=rank, world_size=world_size).float().unbind(1)
     side = (smallest + (1 - smallest) * area).sqrt()
     stretch = (4 / 3) ** (shape - 0.5)  # width to height from 3:4 to 4:3
     width, height = (side * stretch).clamp(max=1), (side / stretch).clamp(max=1)
@@ -68,10 +76,7 @@ def jittered(images: Tensor, key: Iterable[int], *, rank: int = 0, world_size: i
         rank: Of this process among ``world_size``.
         world_size: Number of processes.
     """
-    turn, scale, right, down = (2 * drawn(len(images), 4, key, rank, world_size) - 1).float().unbind(1)
-    angle, size = turn * math.radians(15), 1 + 0.15 * scale
-    rows = [
-        torch.stack([angle.cos() * size, -angle.sin() * size, right / 7], 1),
-        torch.stack([angle.sin() * size, angle.cos() * size, down / 7], 1),
-    ]
-    return transformed(images, torch.stack(rows, 1), "border")
+    numbers = 2 * drawn(len(images), 4, key, rank=rank, world_size=world_size) - 1
+    turn, scale, right, down = numbers.float().unbind(1)
+    matrices = similarity(turn * math.radians(15), 1 + 0.15 * scale, right / 7, down / 7)
+    return transformed(images, matrices, "border")

@@ -349,6 +349,14 @@ def seconds_a_batch(
     return (clock.ended - clock.started) / steps
 
 
+def checked_steps(args: Args, images: int) -> int:
+    """Return how many steps are measured, if an epoch has as many."""
+    most = images // BATCH_SIZE - WARM - 1
+    if args.steps > most:
+        raise ValueError(f"--steps is at most {most} on this data")
+    return args.steps
+
+
 def step_figures(times: dict[str, list[float]], images: int, steps: int) -> dict[str, Any]:
     """Return what there is to say of steps of ours, bare ones and usual ones."""
     return {
@@ -380,10 +388,7 @@ def measure_dann(args: Args) -> dict[str, Any]:
     root = data_root(args.data_dir)
     digits = MNISTToMNISTMDataModule(args.data_dir, batch_size=BATCH_SIZE, image_size=28)
     digits.setup()
-    steps = args.steps
-    most = len(digits.target.train_data) // BATCH_SIZE - WARM - 1
-    if steps > most:
-        raise ValueError(f"--steps is at most {most} on this data")
+    steps = checked_steps(args, len(digits.target.train_data))
 
     def train_step(
         network: DomainAdversarialNetwork, extract: Any, optimizer: Any, batch: Any, progress: float
@@ -456,10 +461,7 @@ def measure_gan(args: Args) -> dict[str, Any]:
 
     digits = MNISTDataModule(args.data_dir, batch_size=BATCH_SIZE, image_size=32, train_on_val=True)
     digits.setup()
-    steps = args.steps
-    most = len(digits.train_data) // BATCH_SIZE - WARM - 1
-    if steps > most:
-        raise ValueError(f"--steps is at most {most} on this data")
+    steps = checked_steps(args, len(digits.train_data))
 
     def ours(precision: "Precision" = "float32") -> float:
         torch.manual_seed(0)

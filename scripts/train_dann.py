@@ -6,7 +6,6 @@ Examples:
 """
 
 import dataclasses
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -155,16 +154,6 @@ NOT_OF_ROWS: dict[str, Any] = {"compare": ()} | {
 }
 
 
-def may_change() -> frozenset[str]:
-    """Return the flags that may differ when a training goes on.
-
-    Not max_epochs: lambda and learning rate follow from how much of it is done.
-    """
-    from rdfia.training import MAY_CHANGE
-
-    return MAY_CHANGE - {"max_epochs"}
-
-
 def digit_pair(args: Args) -> "DomainPairDataModule":
     """Return the data module of a pair of digit sets by name."""
     from datamodules.domain_pair import DomainPairDataModule
@@ -229,7 +218,7 @@ def train(
 
     from rdfia import training, wandb_run
 
-    folder = training.open_run(args, module, data, may_change=may_change())
+    folder = training.open_run(args, module, data, may_change=training.MAY_CHANGE_BUT_LENGTH)
     wandb_run.finish_last()  # that of the row before
     stems = {name: "best" if name == "source" else f"best_{name}" for name in SELECTIONS if select}
     best = {name: folder / "checkpoints" / f"{stem}.ckpt" for name, stem in stems.items()}
@@ -381,7 +370,7 @@ def main(args: Args) -> dict[str, Any]:
     digits.train_dataloader()  # says now if a batch is too large
     data = digits.describe()
     # Rows and rounds are added, and look after themselves.
-    free = may_change() | NOT_OF_ROWS.keys()
+    free = training.MAY_CHANGE_BUT_LENGTH | NOT_OF_ROWS.keys()
     folder = training.open_run(args, DANNModule(**module_flags(args)), data, may_change=free)
     images = {"source": digits.source.test_data, "target": digits.target.test_data}
     # Drawn at random: the first half of MNIST's test set is cleaner than the second.
@@ -392,8 +381,7 @@ def main(args: Args) -> dict[str, Any]:
     for seed in seeds:
         digits.seed = seed
         for row, changes in rows.items():
-            name = f"{re.sub(r'[^A-Za-z0-9.]+', '-', row)}_seed_{seed}"
-            own = {"name": name, "output_dir": folder, "seed": seed, "overwrite": False}
+            own = {"name": runs.row_name(row, seed), "output_dir": folder, "seed": seed, "overwrite": False}
             part = dataclasses.replace(args, **own, **NOT_OF_ROWS, **changes)
             lightning.seed_everything(seed, workers=True, verbose=False)
             module = DANNModule(**module_flags(part))

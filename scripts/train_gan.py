@@ -7,7 +7,6 @@ Examples:
 """
 
 import dataclasses
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -45,8 +44,6 @@ ABLATION: dict[str, dict[str, dict[str, Any]]] = {
     "loss": {f"{loss} loss": {"loss": loss} for loss in ("minimax", "least-squares", "hinge")},
     "epochs": {"30 epochs": {"max_epochs": 30}},
 }
-# From --preset practical to the default, one step more in each row.
-LADDER: dict[str, dict[str, Any]] = {}
 # Flags that say what is trained besides, and what they are in a single run.
 BESIDES: dict[str, Any] = {"seeds": (), "ablation": None, "compare": ()}
 
@@ -104,7 +101,7 @@ class Args(GANArgs):
     """Of the run folder; the same goes on."""
     interpolate: tuple[str, ...] = ("89", "94", "17", "35")
     """Digits to walk between."""
-    ablation: Literal["ngf", "ndf", "nz", "init", "lr", "loss", "epochs", "all", "ladder"] | None = None
+    ablation: Literal["ngf", "ndf", "nz", "init", "lr", "loss", "epochs", "all"] | None = None
     """Train these changes besides."""
 
     def __post_init__(self) -> None:
@@ -243,7 +240,8 @@ def run(
     module = build(args)
     digits = read_digits(args)
     epoch = len(digits.train_dataloader())
-    folder = training.open_run(args, module, data := digits.describe(), may_change=may_change(module))
+    free = training.MAY_CHANGE if module.decay == "none" else training.MAY_CHANGE_BUT_LENGTH
+    folder = training.open_run(args, module, data := digits.describe(), may_change=free)
 
     def grid(gan: Any) -> "Figure":
         return plots.image_grids({"generated digits": preview(gan)}, columns=columns)
@@ -303,13 +301,6 @@ def run(
     return results
 
 
-def may_change(module: "GANModule") -> frozenset[str]:
-    """Return the flags that may differ when a training goes on; falling rates hang on max_epochs."""
-    from rdfia.training import MAY_CHANGE
-
-    return MAY_CHANGE if module.decay == "none" else MAY_CHANGE - {"max_epochs"}
-
-
 def verdict(metrics: Mapping[str, Mapping[str, Any]]) -> str:
     """Return what became of a training: ``diverged``, ``no digits``, ``few classes``, ``ok``."""
     fid, recall = metrics["judge_fid"]["mean"], metrics["recall"]["mean"]
@@ -340,16 +331,15 @@ def compare(
     module, data = build(args), read_digits(args).describe()
     if (args.output_dir / args.name / "metrics.csv").exists() and not args.overwrite:
         raise ValueError(f"{args.output_dir / args.name} holds a single run; use another --name for a table")
-    folder = training.open_run(
-        args, module, data, may_change=(training.MAY_CHANGE | BESIDES.keys()) - {"max_epochs"}
-    )
+    free = training.MAY_CHANGE_BUT_LENGTH | BESIDES.keys()
+    folder = training.open_run(args, module, data, may_change=free)
     besides = {name: value for name, value in BESIDES.items() if hasattr(args, name)}
     seeds = list(dict.fromkeys(args.seeds or (args.seed,)))
     found: dict[str, list[dict[str, Any]]] = {row: [] for row in rows}
     samples = {}
     for row, changes in rows.items():
         for seed in seeds:
-            name = f"{re.sub(r'[^A-Za-z0-9.]+', '-', row)}_seed_{seed}"
+            name = runs.row_name(row, seed)
             part = dataclasses.replace(args, name=name, output_dir=folder, seed=seed, **besides, **changes)
             print(f"{row}, seed {seed}")
             found[row].append(training.finished(part, build(part), data) or train_one(part))
@@ -413,7 +403,7 @@ def main(args: Args) -> dict[str, Any]:
     groups = [] if args.ablation is None else list(ABLATION) if args.ablation == "all" else [args.ablation]
     rows: dict[str, dict[str, Any]] = {args.preset: {}}
     for group in groups:
-        rows |= LADDER if group == "ladder" else ABLATION[group]
+        rows |= ABLATION[group]
     return compare(args, build, rows, train)
 
 

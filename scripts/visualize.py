@@ -192,8 +192,6 @@ def main(
     # Imported here, so that --help does not wait for torch.
     import time
 
-    import torch
-
     from datamodules.files import data_root
     from rdfia import runs, training, wandb_run
     from rdfia.activations import activation_maps
@@ -239,7 +237,7 @@ def main(
         class_of(args.target)
     if isinstance(args, Saliency | Adversarial | ClassVisualization):
         for network in networks.values():
-            network(torch.zeros(1, 3, args.image_size, args.image_size))  # has it all of its weights?
+            network.check_complete()
     folder = training.open_run(args, backbone, data)
     trainer = training.make_trainer(args, folder, monitor="none", mode="max", callbacks=[])
     for network in networks.values():
@@ -752,12 +750,12 @@ def pick_targets(args: Adversarial, target: str, network: Any, images: Any, trut
     """Return the classes (N,) that shall win; None for any. One that is the true class can never win."""
     import torch
 
+    from rdfia.saliency import all_logits
+
     if target == "any":
         return None
     if target == "least-likely":
-        with torch.no_grad():
-            parts = [network(part).argmin(1) for part in torch.split(images, args.batch_size)]
-        return torch.cat(parts)
+        return all_logits(network, images, args.batch_size).argmin(1)
     if target == "random":
         generator = torch.Generator().manual_seed(args.seed)
         steps = torch.randint(1, 1000, (len(images),), generator=generator).to(truth)

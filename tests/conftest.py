@@ -128,6 +128,25 @@ def quiet_trainer(**settings) -> lightning.Trainer:
     return lightning.Trainer(**{**quiet, **settings})
 
 
+@pytest.fixture(scope="session")
+def squeezenet() -> torch.nn.Module:
+    """SqueezeNet with the embedded weights."""
+    from rdfia.backbones import load_backbone
+
+    return load_backbone("squeezenet1_1", data_dir="sample")
+
+
+@pytest.fixture(scope="session")
+def photographs() -> tuple[torch.Tensor, torch.Tensor]:
+    """The three embedded photographs of ImageNet classes, 96 pixels wide, and their classes."""
+    from datamodules.imagenet_samples import ImageNetSamplesDataModule
+
+    samples = ImageNetSamplesDataModule("sample", image_size=96)
+    samples.prepare_data()
+    samples.setup()
+    return samples.data[range(3)]
+
+
 @pytest.fixture
 def mnist(tmp_path: Path) -> Path:
     """A data folder with a small MNIST."""

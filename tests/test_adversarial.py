@@ -12,7 +12,6 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional
 
-from datamodules.imagenet_samples import ImageNetSamplesDataModule
 from rdfia.adversarial import (
     few_pixels,
     fgsm,
@@ -29,21 +28,12 @@ from rdfia.adversarial import (
     shapes,
     with_patch,
 )
-from rdfia.backbones import load_backbone
 
 
 @pytest.fixture(scope="module")
-def squeezenet():
-    return load_backbone("squeezenet1_1", data_dir="sample")
-
-
-@pytest.fixture(scope="module")
-def photographs(squeezenet):
-    """Three photographs, and what the network takes them for as labels."""
-    samples = ImageNetSamplesDataModule("sample", image_size=96)
-    samples.prepare_data()
-    samples.setup()
-    images = samples.data[range(3)][0]
+def photographs(squeezenet, photographs):
+    """The embedded photographs, and what the network takes them for as labels."""
+    images, _ = photographs
     return images, predict(squeezenet, images)
 
 

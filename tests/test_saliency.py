@@ -8,8 +8,6 @@ import torch
 from scipy.stats import spearmanr
 from torch import nn
 
-from datamodules.imagenet_samples import ImageNetSamplesDataModule
-from rdfia.backbones import load_backbone
 from rdfia.saliency import (
     area,
     cascading_randomization,
@@ -23,20 +21,6 @@ from rdfia.saliency import (
     smooth_grad,
     strongest,
 )
-
-
-@pytest.fixture(scope="module")
-def squeezenet():
-    return load_backbone("squeezenet1_1", data_dir="sample")
-
-
-@pytest.fixture(scope="module")
-def photographs():
-    samples = ImageNetSamplesDataModule("sample", image_size=96)
-    samples.prepare_data()
-    samples.setup()
-    images, labels = samples.data[[0, 1, 2]]
-    return images, labels
 
 
 class Small(nn.Module):
