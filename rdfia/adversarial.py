@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rdfia.draws import drawn, keyed_generator
+from rdfia.progress import progress
 from rdfia.saliency import all_logits, as_it_was, class_gradient, lengths
 from rdfia.views import similarity, transformed
 
@@ -159,7 +160,8 @@ def fool(
     """
     changed = images.clone()
     queries, steps = torch.zeros_like(labels), torch.zeros_like(labels)
-    for active in torch.split(torch.arange(len(images), device=images.device), batch_size):
+    batches = torch.split(torch.arange(len(images), device=images.device), batch_size)
+    for active in progress(batches, "fool"):
         for step in range(max_steps + 1):
             queries[active] += 1
             active = active[predict(model, rounded(changed[active])) != targets[active]]
@@ -289,7 +291,8 @@ def pgd(
         told = predict(model, rounded_towards(images[places], kept[places]))
         return places[~fooled(told, labels[places], some(targets, places))]
 
-    for active in torch.split(torch.arange(len(images), device=images.device), batch_size):
+    batches = torch.split(torch.arange(len(images), device=images.device), batch_size)
+    for active in progress(batches, "pgd"):
         for restart in range(restarts):
             if restart and not stop_early:
                 active = still_right(active)
@@ -459,7 +462,7 @@ def few_pixels(
     """
     changed, queries = images.clone(), torch.zeros_like(labels)
     with as_it_was(model):
-        for number, image in enumerate(images):
+        for number, image in enumerate(progress(images, "pixels")):
             search = _PixelSearch(
                 model,
                 image,
@@ -573,7 +576,7 @@ def shapes(
         return (opacity * strength * inside)[:, None], genes[:, 4:, None, None]
 
     with as_it_was(model):
-        for number, image in enumerate(images):
+        for number, image in enumerate(progress(images, "shapes")):
             label, target = int(labels[number]), None if targets is None else int(targets[number])
             generator = torch.Generator().manual_seed(seed * 100_003 + number)
             genes = torch.rand(count, 4 + channels, generator=generator).to(image)
@@ -659,7 +662,7 @@ def patch(
     drawing = torch.full((images.shape[1], size, size), 0.5, device=images.device).requires_grad_()
     optimizer = torch.optim.Adam([drawing], lr=rate)
     with as_it_was(model), torch.enable_grad():
-        for step in range(steps):
+        for step in progress(range(steps), "patch"):
             chosen = images[torch.randint(len(images), (batch_size,), generator=generator)]
             logits = model(with_patch(chosen, drawing, (seed, step))).float()
             asked = torch.full((len(chosen),), target, device=images.device)

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rdfia.progress import progress
 from rdfia.saliency import all_logits, as_it_was, gaussian_blur, lengths
 from rdfia.views import similarity, transformed
 
@@ -136,7 +137,7 @@ def visualize_classes(
         with ExitStack() as stack:
             for model in models:
                 stack.enter_context(as_it_was(model))
-            for step in range(steps):
+            for step in progress(range(steps), "class visualisation"):
                 shown = image()
                 if watch:
                     watch(step, shown.detach().clamp(0, 1))

@@ -14,6 +14,7 @@ import math
 import os
 import re
 import resource
+import shutil
 import subprocess
 import sys
 import uuid
@@ -160,6 +161,8 @@ def save_figure(folder: Path, name: str, figure: Figure, trainer: lightning.Trai
 def save_film(folder: Path, name: str, frames: list[np.ndarray], trainer: lightning.Trainer) -> None:
     """Write ``figures/<name>.gif``: 10 frames a second, the last one for 2 seconds; nothing in a dry run.
 
+    And ``figures/<name>.mp4``, which is smaller, where ffmpeg is installed.
+
     Args:
         folder: The run folder.
         name: Of the film.
@@ -170,8 +173,19 @@ def save_film(folder: Path, name: str, frames: list[np.ndarray], trainer: lightn
         return
     first, *rest = [Image.fromarray(frame) for frame in frames]
     shown = [100] * len(rest) + [2000]
-    with whole_file(folder / "figures" / f"{name}.gif") as part:
+    film = folder / "figures" / f"{name}.gif"
+    with whole_file(film) as part:
         first.save(part, format="gif", save_all=True, append_images=rest, duration=shown, loop=0)
+    ffmpeg = shutil.which("ffmpeg")
+    if ffmpeg:
+        # Players want even sides, and colours at half the size.
+        even = ["-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2", "-pix_fmt", "yuv420p"]
+        try:
+            with whole_file(film.with_suffix(".mp4")) as part:
+                command = [ffmpeg, "-y", "-loglevel", "error", "-i", str(film), *even, "-f", "mp4", str(part)]
+                subprocess.run(command, check=True, capture_output=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            print(f"no {film.with_suffix('.mp4').name}: ffmpeg failed, {error}", file=sys.stderr)
 
 
 @functools.cache

@@ -23,6 +23,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rdfia.progress import progress
+
 
 @contextmanager
 def as_it_was(model: nn.Module) -> Iterator[None]:
@@ -106,7 +108,8 @@ def mean_gradient(
         batch_size: Views that go through the model at once, which bounds the memory.
     """
     count, total = len(weights), None
-    for pairs in torch.split(torch.arange(len(labels) * count, device=labels.device), batch_size):
+    every = torch.arange(len(labels) * count, device=labels.device)
+    for pairs in progress(torch.split(every, batch_size), "gradients"):
         places, numbers = pairs // count, pairs % count
         gradients = class_gradient(model, views(places, numbers), labels[places])
         if total is None:
@@ -274,7 +277,7 @@ def deletion_and_insertion(
         for start, end in ((images, blank), (blurred, images)):
             found = []
             pairs = torch.arange(len(images) * (steps + 1), device=images.device)
-            for chosen in torch.split(pairs, batch_size):
+            for chosen in progress(torch.split(pairs, batch_size), "deletion and insertion"):
                 places, numbers = chosen // (steps + 1), chosen % (steps + 1)
                 limit = (shares[numbers] * maps[0].numel()).round()
                 gone = (ranks[places] < limit[:, None, None])[:, None]

@@ -1,11 +1,17 @@
 import dataclasses
 import json
+import os
 import re
+import shutil
 import sys
+import urllib.parse
 from pathlib import Path
 
+import lightning
+import numpy as np
 import pytest
 import torch
+import visualize_class
 from conftest import write_picture
 from PIL import Image
 from visualize import (
@@ -16,12 +22,13 @@ from visualize import (
     ClassVisualization,
     Describe,
     Saliency,
-    class_of,
-    last_maps,
     main,
-    pick_targets,
 )
+from visualize_adversarial import pick_targets
+from visualize_common import class_of
+from visualize_saliency import last_maps
 
+from rdfia import backbones, runs
 from rdfia.activations import activation_maps
 from rdfia.backbones import classify, imagenet_classes, load_backbone
 from rdfia.command_line import run_script
@@ -210,6 +217,12 @@ def test_dry_runs_write_nothing(tmp_path, kind):
     ("kind", "flags", "message"),
     [
         (Saliency, {"of": "tabbi"}, "no class 'tabbi'; did you mean tabby"),
+        (Adversarial, {"patch_size": 300, "attacks": ("patch",)}, "--patch-size is below --image-size 224"),
+        (
+            ClassVisualization,
+            {"start": Path("absent.jpg"), "preset": "practical"},
+            "--start absent.jpg is no",
+        ),
         (Saliency, {"layer": "pool9"}, "has no layer 'pool9'; it has: conv1"),
         (Saliency, {"samples": 0}, "--samples is at least 1"),
         (Saliency, {"methods": ()}, "--methods names at least one"),
@@ -217,7 +230,6 @@ def test_dry_runs_write_nothing(tmp_path, kind):
         (Adversarial, {"target": "true"}, "no class 'true'"),
         (Adversarial, {"queries": 3}, "--queries is at least 10"),
         (ClassVisualization, {"classes": ("tabbi",)}, "no class 'tabbi'"),
-        (ClassVisualization, {"start": Path("absent.jpg")}, "--start absent.jpg is no picture"),
         (
             ClassVisualization,
             {"start": Path("absent.jpg"), "parametrization": "fourier"},
@@ -249,3 +261,117 @@ def test_classes_are_drawn_and_filmed(tmp_path):
     with Image.open(folder / "figures" / "film.gif") as film:
         assert film.n_frames == 4
     assert (folder / "images" / "class_tabby.png").exists()
+    if shutil.which("ffmpeg"):
+        assert b"ftyp" in (folder / "figures" / "film.mp4").read_bytes()[:12]
+
+
+def test_a_film_survives_an_ffmpeg_that_fails(tmp_path, monkeypatch, capsys):
+    script = tmp_path / "bin" / "ffmpeg"
+    script.parent.mkdir()
+    script.write_text("#!/bin/sh\nexit 1\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", str(script.parent), prepend=os.pathsep)
+    trainer = lightning.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    runs.save_film(tmp_path, "film", [np.full((5, 7), level, np.uint8) for level in (0, 255)], trainer)
+    assert [path.name for path in (tmp_path / "figures").iterdir()] == ["film.gif"]
+    assert "no film.mp4: ffmpeg failed" in capsys.readouterr().err
+
+
+def test_a_picture_can_be_changed_into_a_class(tmp_path):
+    write_picture(tmp_path / "hay.png", (80, 80), 0)
+    given = {"image_size": 64, "steps": 2, "frames": 2, "output_dir": tmp_path / "runs", "accelerator": "cpu"}
+    given |= {"preset": "practical", "jitter": 0, "rate": 0.01, "start": tmp_path / "hay.png"}
+    main(ClassVisualization(classes=("snail",), weights="random", ensemble=("resnet18",), **given))
+    drawn = visualize_class.png(tmp_path / "runs" / "class" / "images" / "class_snail.png")
+    picture = visualize_class.png(tmp_path / "hay.png")[:, 8:-8, 8:-8]  # only to know its mean
+    assert abs(float(drawn.mean() - picture.mean())) < 0.1
+
+
+def test_settings_are_compared_and_rows_that_are_done_are_not_drawn_again(tmp_path, monkeypatch, capsys):
+    rows = {"one": {"steps": 1}, "two": {"steps": 2, "blur_every": 1}}
+    monkeypatch.setitem(visualize_class.TABLES, "steps", rows)
+    args = ClassVisualization(
+        classes=("snail", "tabby"),
+        weights="random",
+        judges=("resnet18",),
+        table="steps",
+        image_size=64,
+        output_dir=tmp_path,
+        accelerator="cpu",
+    )
+    results = main(args)
+    metrics = {name: value["mean"] for name, value in results["metrics"].items()}
+    pairs = [metrics["two/squeezenet1_1/resnet18/top_5"], metrics["two/resnet18/squeezenet1_1/top_5"]]
+    assert metrics["two/top_5"] == sum(pairs) / 2
+    assert metrics["one/seconds"] > 0
+    assert (tmp_path / "class" / "figures" / "settings.png").exists()
+    again = capsys.readouterr().out.count("made them")
+    assert again == 4
+    assert main(args)["metrics"] == results["metrics"]
+    assert "made them" not in capsys.readouterr().out
+    with pytest.raises(ValueError, match="name one or more as --judges"):
+        main(dataclasses.replace(args, judges=(), name="other"))
+
+
+def test_what_transfers_what_a_target_costs_and_a_patch(tmp_path, monkeypatch):
+    def load(name, *, weights, data_dir):  # only one network's weights are embedded
+        own = weights if name == "squeezenet1_1" else "random"
+        return load_backbone(name, weights=own, data_dir=data_dir)
+
+    monkeypatch.setattr(backbones, "load_backbone", load)
+    for number in range(4):
+        write_picture(tmp_path / "pictures" / f"{number}.png", (160, 160), number)
+    results = main(
+        Adversarial(
+            data_dir=SAMPLE,
+            images=(tmp_path / "pictures",),
+            compare=("resnet18",),
+            attacks=("pgd", "pgd_l2", "patch"),
+            curve=(2.0,),
+            curve_l2=(0.2, 2.0),
+            matrix="pgd",
+            influence=3,
+            patch_size=24,
+            patch_steps=20,
+            image_size=96,
+            output_dir=tmp_path / "runs",
+            accelerator="cpu",
+        )
+    )
+    metrics = {name: value["mean"] for name, value in results["metrics"].items()}
+    assert metrics["matrix/pgd/squeezenet1_1/squeezenet1_1"] == 1  # it fools the network it was made on
+    assert metrics["pgd_l2/success_at_0.2"] <= metrics["pgd_l2/success_at_2"]
+    assert metrics["influence/success"] > 0.5
+    assert -1 <= metrics["influence/correlation_with_rank"] <= 1
+    assert metrics["influence/median_l2_of_nearest_eighth"] > 0
+    assert metrics["patch/share_of_the_area"] == 1 / 16
+    assert 0 <= metrics["patch/success"] <= 1
+    figures = {path.stem for path in (tmp_path / "runs" / "adversarial" / "figures").iterdir()}
+    assert {"transfer", "transfer_matrix", "influence_of_the_target", "patch", "success"} <= figures
+
+
+def test_a_weight_file_is_for_the_one_network_that_it_fits(tmp_path):
+    file = tmp_path / "own.pth"
+    torch.save(load_backbone("resnet18", weights="random").network.state_dict(), file)
+    given = {"image_size": 64, "steps": 1, "frames": 1, "output_dir": tmp_path, "accelerator": "cpu"}
+    results = main(
+        ClassVisualization(
+            classes=("tabby",), backbone="resnet18", weights=str(file), judges=("squeezenet1_1",), **given
+        )
+    )
+    assert {"resnet18/confidence", "squeezenet1_1/confidence"} <= results["metrics"].keys()
+
+
+def test_a_run_has_a_page_of_its_pictures(tmp_path):
+    write_picture(tmp_path / "pictures" / "<b>one.png", (80, 60), 0)
+    main(
+        Classify(
+            data_dir=SAMPLE, images=(tmp_path / "pictures",), output_dir=tmp_path / "runs", accelerator="cpu"
+        )
+    )
+    folder = tmp_path / "runs" / "classify"
+    page = (folder / "index.html").read_text()
+    sources = re.findall(r'src="([^"]+)"', page)
+    assert len(sources) == 1
+    assert (folder / urllib.parse.unquote(sources[0])).exists()
+    assert "<b>one" not in page  # a file's name is text, never markup

@@ -1,0 +1,398 @@
+"""The subcommand adversarial of visualize.py: attacks, judged as files hold them, and what transfers."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from visualize_common import (
+    Numbers,
+    Pictures,
+    Shown,
+    class_of,
+    kept_as_png,
+    known_classes,
+    notes_on_classes,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+    from rdfia.adversarial import Attacked
+
+TOASTER = 859  # what the patch of the paper turns everything into
+
+
+@dataclass(frozen=True)
+class Adversarial(Pictures):
+    """Change images so little that nobody sees it, and so that the network is fooled."""
+
+    name: str = "adversarial"
+    """Of the run folder."""
+    compare: tuple[str, ...] = ()
+    """More architectures, for what transfers."""
+    attacks: tuple[Literal["fool", "fgsm", "pgd", "pgd_l2", "eot", "pixels", "shapes", "patch"], ...] = (
+        "fool",
+        "pgd",
+    )
+    """Kinds of attacks."""
+    target: str = "any"
+    """Class: `any`, `random`, `least-likely`, a name; of fool, `any` is `random`."""
+    epsilon: float = 2.0
+    """Grey levels of 255 for fgsm and pgd."""
+    epsilon_l2: float = 1.0
+    """Distance for pgd_l2."""
+    epsilon_eot: float = 16.0
+    """Grey levels of 255 for eot."""
+    steps: int = 20
+    """Of pgd; eot makes five times as many."""
+    pixels: int = 3
+    """That `pixels` changes."""
+    queries: int = 10_000
+    """At most, for pixels and shapes."""
+    patch_size: int = 64
+    """Side of the patch."""
+    patch_steps: int = 400
+    """To make it."""
+    curve: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0)
+    """Grey levels for the curve of fgsm and pgd."""
+    curve_l2: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0)
+    """Distances for the curve of pgd_l2."""
+    matrix: Literal["fool", "fgsm", "pgd", "pgd_l2"] | None = None
+    """Make it on each network, for the matrix of what fools which."""
+    influence: int = 0
+    """Random targets of each image, to see what a target costs."""
+
+
+def prepare_attacks(
+    args: Adversarial, networks: dict[str, Any], shown: Shown
+) -> Callable[[Path, Any], Numbers]:
+    """Check target and weights; return what attacks, judges and draws, for a folder and a trainer."""
+    if args.target not in ("random", "least-likely", "any"):
+        class_of(args.target)
+    for network in networks.values():
+        network.check_complete()
+    if args.patch_size >= args.image_size and "patch" in args.attacks:
+        raise ValueError(f"--patch-size is below --image-size {args.image_size}, got {args.patch_size}")
+    return functools.partial(attack_images, args, networks, shown)
+
+
+def pick_targets(args: Adversarial, target: str, network: Any, images: Any, truth: Any) -> Any:
+    """Return the classes (N,) that shall win; None for any. One that is the true class can never win."""
+    import torch
+
+    from rdfia.saliency import all_logits
+
+    if target == "any":
+        return None
+    if target == "least-likely":
+        return all_logits(network, images, args.batch_size).argmin(1)
+    if target == "random":
+        generator = torch.Generator().manual_seed(args.seed)
+        steps = torch.randint(1, 1000, (len(images),), generator=generator).to(truth)
+        return (truth + steps) % 1000
+    return torch.full_like(truth, class_of(target))
+
+
+def attack(
+    args: Adversarial, name: str, network: Any, images: Any, truth: Any, *, epsilon: float | None = None
+) -> "tuple[Attacked, torch.Tensor | None]":
+    """Attack images (N, 3, H, W); return what came of it, and the targets (N,).
+
+    Args:
+        args: The flags.
+        name: Of the attack; ``plain`` is what ``eot`` compares with: the same but for the transformations.
+        network: To be fooled.
+        images: In [0, 1].
+        truth: Their classes (N,).
+        epsilon: In place of the flag's, in pixel units.
+    """
+    from rdfia import adversarial
+
+    target = "random" if name == "fool" and args.target == "any" else args.target
+    targets = pick_targets(args, target, network, images, truth)
+    limit = {"targets": targets, "batch_size": args.batch_size}
+    seeded, population = limit | {"seed": args.seed}, min(400, args.queries)
+    gentle, rough = (epsilon or args.epsilon / 255), args.epsilon_eot / 255
+    strong = seeded | {"epsilon": rough, "step": rough / 10, "steps": 5 * args.steps, "stop_early": False}
+    pgd = functools.partial(adversarial.pgd, network, images, truth)
+    attacks: dict[str, Callable[[], Attacked]] = {
+        "fool": lambda: adversarial.fool(network, images, truth, **limit),
+        "fgsm": lambda: adversarial.fgsm(network, images, truth, epsilon=gentle, **limit),
+        "pgd": lambda: pgd(epsilon=gentle, steps=args.steps, **seeded),
+        "pgd_l2": lambda: pgd(epsilon=epsilon or args.epsilon_l2, norm="l2", steps=args.steps, **seeded),
+        "plain": lambda: pgd(**strong),
+        "eot": lambda: pgd(**strong, transform=adversarial.random_transform, views=4),
+        "pixels": lambda: adversarial.few_pixels(
+            network,
+            images,
+            truth,
+            pixels=args.pixels,
+            population=population,
+            iterations=args.queries // population - 1,
+            **seeded,
+        ),
+        "shapes": lambda: adversarial.shapes(
+            network, images, truth, generations=args.queries // 32, targets=targets, seed=args.seed
+        ),
+    }
+    return attacks[name](), targets
+
+
+def attack_images(
+    args: Adversarial, networks: dict[str, Any], shown: Shown, folder: Path, trainer: Any
+) -> Numbers:
+    """Attack images with each attack, write them as PNG, read them again and judge; draw; return the figures.
+
+    Only images that the network classifies right count. By attack: success, median L2, PSNR, queries,
+    gradients and changed pixels of the successful ones; overlap, the rank correlation of the change with the
+    saliency map; by network and attack: transfer, the share of the successful that fool that one too.
+    """
+    import torch
+
+    from rdfia import adversarial, plots, runs
+    from rdfia.saliency import gradient
+
+    network, size = networks[args.backbone], args.batch_size
+    images = shown.images.to(network.mean.device)
+    truth = known_classes(shown, network, size)
+    right = (adversarial.predict(network, images, size) == truth).nonzero()[:, 0].tolist()
+    notes = [f"{len(right)} of {len(images)} images are classified right; only they are attacked and count"]
+    notes += notes_on_classes(shown, args.backbone)
+    if not right:
+        return {}, notes
+    images, truth, names = images[right], truth[right], [shown.names[place] for place in right]
+    order = [name for one in args.attacks for name in (["plain", "eot"] if one == "eot" else [one])]
+    maps = gradient(network, images, truth, batch_size=size)
+    metrics: dict[str, list[float]] = {}
+    for name in order:
+        if name == "patch":
+            numbers = attack_with_patch(args, network, images, truth, folder, trainer)
+        else:
+            found, targets = attack(args, name, network, images, truth)
+            numbers = judge(
+                args, name, networks, (images, truth, targets), found, maps, names, folder, trainer
+            )
+        metrics |= {f"{name}/{number}": [value] for number, value in numbers.items()}
+        print(f"{name}: " + ", ".join(f"{key} {value:.4g}" for key, value in numbers.items()), flush=True)
+    if "eot" in args.attacks:
+        targets = pick_targets(args, args.target, network, images, truth)
+        clean = adversarial.robustness(network, images, truth, targets)
+        metrics["clean/under_transformations"] = [float(clean.mean())]
+    if len(networks) > 1:
+        shares = [
+            [metrics.get(f"{name}/transfer/{other}", [torch.nan])[0] for other in networks] for name in order
+        ]
+        labels = (f"made on {args.backbone}", "fools")
+        figure = plots.matrix(torch.tensor(shares), order, list(networks), labels=labels)
+        runs.save_figure(folder, "transfer", figure, trainer)
+    metrics |= success_curves(args, network, images, truth, folder, trainer)
+    if args.matrix:
+        metrics |= transfer_matrix(args, args.matrix, networks, shown, folder, trainer)
+    if args.influence:
+        metrics |= influence_of_targets(args, network, images, truth, folder, trainer)
+    return metrics, notes
+
+
+def judge(
+    args: Adversarial,
+    name: str,
+    networks: dict[str, Any],
+    attacked: "tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]",
+    found: "Attacked",
+    maps: "torch.Tensor",
+    names: list[str],
+    folder: Path,
+    trainer: Any,
+) -> dict[str, float]:
+    """Write what an attack made as PNG, read it again, judge it by all networks, draw it; return numbers.
+
+    Args:
+        args: The flags.
+        name: Of the attack.
+        networks: By name; the attack was made on ``args.backbone``.
+        attacked: Images, their classes and the targets.
+        found: What came of it.
+        maps: Saliency maps (N, H, W) of the images.
+        names: Of the images.
+        folder: The run folder.
+        trainer: Says whether it is a dry run.
+    """
+    import torch
+
+    from rdfia import adversarial, plots, runs
+    from rdfia.backbones import imagenet_classes
+    from rdfia.saliency import rank_correlation
+
+    images, truth, targets = attacked
+    network, size, classes = networks[args.backbone], args.batch_size, imagenet_classes()
+    places = found.success.nonzero()[:, 0].tolist()
+    numbers = {"success": found.success_rate(), "success_as_files": 0.0}
+    if not places:
+        return numbers
+    files = [kept_as_png(folder, trainer, name, names[place], found.images[place]) for place in places]
+    again = torch.stack(files).to(images.device)
+    told = adversarial.predict(network, again, size)
+    hits = adversarial.fooled(told, truth[places], None if targets is None else targets[places])
+    numbers["success_as_files"] = float(hits.sum()) / len(images)
+    for score in ("l2", "linf", "psnr", "l0", "queries", "gradients"):
+        numbers[f"median_{score}"] = float(getattr(found, score)[places].double().quantile(0.5))
+    change = (found.images - images).abs().amax(1)[places]
+    numbers["overlap_with_saliency"] = float(rank_correlation(change, maps[places]).mean())
+    if name in ("plain", "eot"):
+        lasting = adversarial.robustness(network, found.images, truth, targets)
+        numbers["under_transformations"] = float(lasting.mean())
+    for other_name, other in networks.items():
+        share = also_fooled(other, images[places], again, truth[places], size)
+        if share is not None:
+            numbers[f"transfer/{other_name}"] = share
+    chosen = places[:12]
+    titles = [f"{classes[int(truth[p])]}, now {classes[int(found.after[p])]}" for p in chosen]
+    pairs = [(images[p].cpu(), found.images[p].cpu()) for p in chosen]
+    title = f"{name} on {args.backbone}: image, changed image, difference x 10"
+    runs.save_figure(folder, f"attacked_{name}", plots.changes(titles, pairs, title=title), trainer)
+    return numbers
+
+
+def also_fooled(
+    network: Any, images: "torch.Tensor", changed: "torch.Tensor", truth: "torch.Tensor", batch_size: int
+) -> float | None:
+    """Return which share of what a network had right it has wrong when changed; None if it had none right."""
+    from rdfia.adversarial import predict
+
+    before = predict(network, images, batch_size) == truth
+    after = predict(network, changed, batch_size) != truth
+    return float((before & after).sum() / before.sum()) if before.any() else None
+
+
+def success_curves(
+    args: Adversarial,
+    network: Any,
+    images: "torch.Tensor",
+    truth: "torch.Tensor",
+    folder: Path,
+    trainer: Any,
+) -> dict[str, list[float]]:
+    """Draw the share of images that fool against the size of the change, for fgsm, pgd and pgd_l2."""
+    import torch
+
+    from rdfia import plots, runs
+
+    metrics: dict[str, list[float]] = {}
+    panels: dict[str, dict[str, Any]] = {}
+    for name in [name for name in ("fgsm", "pgd", "pgd_l2") if name in args.attacks]:
+        rates, ever = [], torch.zeros(len(images), dtype=torch.bool, device=images.device)
+        levels, unit = (args.curve_l2, 1) if name == "pgd_l2" else (args.curve, 255)
+        for level in sorted(levels):
+            success = attack(args, name, network, images, truth, epsilon=level / unit)[0].success
+            # What pgd found nearer by lies in the larger ball, too; fgsm takes one step of full length.
+            ever = success if name == "fgsm" else success | ever
+            rates.append(float(ever.double().mean()))
+            metrics[f"{name}/success_at_{level:g}"] = [rates[-1]]
+        label = "success, by L2 distance" if name == "pgd_l2" else "success, by grey levels of 255"
+        panels.setdefault(label, {})[name] = (sorted(levels), rates)
+    if panels:
+        runs.save_figure(folder, "success", plots.curves(panels, x_label="epsilon", log_x=True), trainer)
+    return metrics
+
+
+def transfer_matrix(
+    args: Adversarial, name: str, networks: dict[str, Any], shown: Shown, folder: Path, trainer: Any
+) -> dict[str, list[float]]:
+    """Attack each network; return, of what fools it, the share that fools each other one that was right."""
+    import torch
+
+    from rdfia import adversarial, plots, runs
+
+    shares = torch.full((len(networks), len(networks)), torch.nan)
+    metrics: dict[str, list[float]] = {}
+    for row, (maker, network) in enumerate(networks.items()):
+        images, truth = shown.images.to(network.mean.device), known_classes(shown, network, args.batch_size)
+        right = adversarial.predict(network, images, args.batch_size) == truth
+        images, truth = images[right], truth[right]
+        found = attack(args, name, network, images, truth)[0]
+        for column, (other_name, other) in enumerate(networks.items()):
+            hits = found.success
+            share = also_fooled(other, images[hits], found.images[hits], truth[hits], args.batch_size)
+            if hits.any() and share is not None:
+                shares[row, column] = share
+                metrics[f"matrix/{name}/{maker}/{other_name}"] = [share]
+    names = list(networks)
+    figure = plots.matrix(shares, names, names, labels=(f"{name} made on", "fools"))
+    runs.save_figure(folder, "transfer_matrix", figure, trainer)
+    return metrics
+
+
+def influence_of_targets(
+    args: Adversarial,
+    network: Any,
+    images: "torch.Tensor",
+    truth: "torch.Tensor",
+    folder: Path,
+    trainer: Any,
+) -> dict[str, list[float]]:
+    """Fool each image to several targets; return how far a target is, by how probable it was before."""
+    import torch
+
+    from rdfia import adversarial, plots, runs
+    from rdfia.saliency import all_logits, rank_correlation
+
+    generator = torch.Generator().manual_seed(args.seed)
+    steps = torch.stack([torch.randperm(999, generator=generator)[: args.influence] + 1 for _ in images])
+    targets = ((truth[:, None] + steps.to(truth)) % 1000).flatten()
+    several, own = images.repeat_interleave(args.influence, 0), truth.repeat_interleave(args.influence)
+    logits = all_logits(network, several, args.batch_size)
+    rank = (logits > logits.gather(1, targets[:, None])).sum(1)  # 0: the most probable class
+    found = adversarial.fool(network, several, own, targets, batch_size=args.batch_size)
+    rank, distance = rank[found.success].cpu(), found.l2[found.success].cpu()
+    order = rank.argsort()
+    parts = [part for part in order.chunk(min(8, max(len(order), 1))) if len(part)]
+    line = [[float(values[part].double().median()) for part in parts] for values in (rank + 1, distance)]
+    figure = plots.curves(
+        {"median L2 of the change": {"fool": (line[0], line[1])}}, x_label="rank of the target before"
+    )
+    runs.save_figure(folder, "influence_of_the_target", figure, trainer)
+    alike = rank_correlation(rank[None].double(), distance[None].double()) if len(rank) else torch.zeros(1)
+    metrics = {
+        "influence/success": [float(found.success.double().mean())],
+        "influence/correlation_with_rank": [float(alike)],
+    }
+    ends = {"nearest": line[1][0], "farthest": line[1][-1]} if parts else {}
+    return metrics | {f"influence/median_l2_of_{end}_eighth": [value] for end, value in ends.items()}
+
+
+def attack_with_patch(
+    args: Adversarial,
+    network: Any,
+    images: "torch.Tensor",
+    truth: "torch.Tensor",
+    folder: Path,
+    trainer: Any,
+) -> dict[str, float]:
+    """Make one patch with every other image; return what share of the others it turns into the target."""
+    import torch
+
+    from rdfia import adversarial, plots, runs
+    from rdfia.backbones import imagenet_classes
+
+    named = args.target not in ("any", "random", "least-likely")
+    target = class_of(args.target) if named else TOASTER
+    others = images[truth != target]
+    train, held_out = others[::2], others[1::2]
+    area = args.patch_size**2 / (images.shape[2] * images.shape[3])
+    if not len(held_out):
+        return {"success": float("nan"), "share_of_the_area": area}
+    patch = adversarial.patch(
+        network, train, target, size=args.patch_size, steps=args.patch_steps, seed=args.seed
+    )
+    views = 5
+    seen = [adversarial.with_patch(held_out, patch, (args.seed, 1_000_000, view)) for view in range(views)]
+    told = torch.stack([adversarial.predict(network, one, args.batch_size) for one in seen])
+    classes = imagenet_classes()
+    shown = torch.cat([torch.nn.functional.interpolate(patch[None], images.shape[2:]), seen[0][:11]])
+    captions = ["the patch", *(classes[int(one)] for one in told[0][:11])]
+    title = f"a patch for {classes[target]}, on images that it was not made with"
+    figure = plots.captioned(adversarial.rounded(shown).cpu(), captions, columns=6, title=title, side=2.2)
+    runs.save_figure(folder, "patch", figure, trainer)
+    return {"success": float((told == target).double().mean()), "share_of_the_area": area}

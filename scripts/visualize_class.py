@@ -1,0 +1,240 @@
+"""The subcommand class of visualize.py: images of classes, judged by networks that did not make them."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from visualize_common import Network, Numbers, class_of, kept_as_png, png
+
+# The settings of the practicals, and ours.
+PRACTICAL: dict[str, Any] = {"parametrization": "pixels", "steps": 200, "rate": 5.0, "penalty": 1e-3}
+PRACTICAL |= {"blur_every": 10, "jitter": 16, "rotation": 0.0, "scale": 0.0, "smoothness": 0.0}
+BEST: dict[str, Any] = {"parametrization": "fourier", "steps": 500, "rate": 0.05, "penalty": 0.0}
+BEST |= {"blur_every": 0, "jitter": 16, "rotation": 15.0, "scale": 0.2, "smoothness": 0.0}
+PRESETS = {"practical": PRACTICAL, "best": BEST}
+# Tables: rows by the flags that differ from the practicals' settings.
+TABLES: dict[str, dict[str, dict[str, Any]]] = {
+    "ladder": {},
+    "rate": {f"rate {rate:g}": {"rate": rate} for rate in (1.0, 5.0, 10.0, 100.0)},
+    "penalty": {f"penalty {weight:g}": {"penalty": weight} for weight in (1e-7, 1e-3, 1e-1, 1.0)},
+    "steps": {f"{steps} steps": {"steps": steps} for steps in (200, 500, 1000)},
+    "regularizers": {
+        "no regularizer": {"penalty": 0.0, "blur_every": 0, "jitter": 0},
+        "without penalty": {"penalty": 0.0},
+        "without blur": {"blur_every": 0},
+        "without jitter": {"jitter": 0},
+    },
+}
+
+
+@dataclass(frozen=True)
+class ClassVisualization(Network):
+    """Draw images that raise the logit of a class, and see which other networks recognise them."""
+
+    name: str = "class"
+    """Of the run folder."""
+    classes: tuple[str, ...] = ("gorilla", "tarantula", "turnstile", "hourglass", "snail", "bee eater")
+    """Their names or numbers."""
+    ensemble: tuple[str, ...] = ()
+    """More architectures whose logits are raised too."""
+    judges: tuple[str, ...] = ()
+    """Architectures that say what they see."""
+    table: Literal["ladder", "rate", "penalty", "steps", "regularizers"] | None = None
+    """Compare settings, drawn by each of --backbone and --judges and judged by the others."""
+    start: Path | None = None
+    """Picture to begin with; else noise."""
+    preset: Literal["best", "practical"] = "best"
+    """Sets the flags that are not given."""
+    parametrization: Literal["pixels", "fourier"] | None = None
+    """What is changed."""
+    steps: int | None = None
+    """Their number."""
+    rate: float | None = None
+    """Size of a step."""
+    penalty: float | None = None
+    """Of the image's squared length."""
+    smoothness: float | None = None
+    """Weight of the total variation."""
+    blur_every: int | None = None
+    """Steps; 0 for never."""
+    jitter: int | None = None
+    """Pixels."""
+    rotation: float | None = None
+    """Degrees."""
+    scale: float | None = None
+    """Part of the size."""
+    frames: int = 40
+    """Of the film."""
+
+
+def settings(args: ClassVisualization) -> dict[str, Any]:
+    """Return the keywords of `visualize_classes` that flags and preset set."""
+    preset = PRESETS[args.preset]
+    given = {name: value for name in preset if (value := getattr(args, name)) is not None}
+    return preset | given
+
+
+def prepare_classes(
+    args: ClassVisualization, networks: dict[str, Any], shown: None
+) -> Callable[[Path, Any], Numbers]:
+    """Check classes, picture and weights; return what draws and judges, for a folder and a trainer."""
+    from datamodules.images import decode_all
+
+    asked = [class_of(name) for name in args.classes]
+    start = None
+    if args.start is not None:
+        if settings(args)["parametrization"] == "fourier":
+            raise ValueError(
+                "--parametrization fourier begins with noise; take --preset practical with --start"
+            )
+        if not args.start.is_file():
+            raise FileNotFoundError(f"--start {args.start} is no picture that exists")
+        size = args.image_size
+        start = decode_all([args.start], mode="RGB", size=size, crop=size).float() / 255
+    for network in networks.values():
+        network.check_complete()
+    return functools.partial(draw_classes, args, networks, asked, start)
+
+
+def draw_classes(
+    args: ClassVisualization,
+    networks: dict[str, Any],
+    asked: list[int],
+    start: Any,
+    folder: Path,
+    trainer: Any,
+) -> Numbers:
+    """Draw classes; return how sure the makers are of them, and how many of them each judge recognises."""
+    import torch
+
+    from rdfia import plots, runs
+    from rdfia.adversarial import rounded
+    from rdfia.backbones import imagenet_classes
+    from rdfia.class_visualization import recognized, visualize_classes
+
+    makers, found = [args.backbone, *args.ensemble], settings(args)
+    device = networks[args.backbone].mean.device
+    classes = torch.tensor(asked, device=device)
+    if start is not None:
+        start = start.expand(len(classes), -1, -1, -1).to(device)
+    due = {round(number * found["steps"] / args.frames) for number in range(args.frames + 1)}
+    frames: list[torch.Tensor] = []
+
+    def watch(step: int, images: torch.Tensor) -> None:
+        # Of the first batch of classes: it is enough for a film.
+        if len(frames) < len(due) and step in due:
+            frames.append(images[:16].cpu())
+
+    images = visualize_classes(
+        [networks[name] for name in makers],
+        classes,
+        size=args.image_size,
+        start=start,
+        seed=args.seed,
+        batch_size=args.batch_size,
+        watch=watch,
+        **found,
+    )
+    known = imagenet_classes()
+    files = [
+        kept_as_png(folder, trainer, "class", known[index], rounded(image).cpu())
+        for index, image in zip(asked, images, strict=True)
+    ]
+    images = torch.stack(files).to(device)  # judged as files hold them
+    metrics: dict[str, list[float]] = {}
+    chances = {}
+    for name, network in networks.items():
+        chances[name], before = recognized(network, images, classes, batch_size=args.batch_size)
+        metrics[f"{name}/confidence"] = [float(chances[name].mean())]
+        metrics[f"{name}/top_1"] = [float((before < 1).double().mean())]
+        metrics[f"{name}/top_5"] = [float((before < 5).double().mean())]
+        kind = "made them" if name in makers else "judges"
+        print(
+            f"{name:28}{kind:12}confidence {metrics[f'{name}/confidence'][0]:.3f}, recognised first "
+            f"{metrics[f'{name}/top_1'][0]:.2f}, among five {metrics[f'{name}/top_5'][0]:.2f}"
+        )
+    captions = [
+        f"{known[index]}\n" + " ".join(f"{chances[name][place]:.2f}" for name in networks)
+        for place, index in enumerate(asked)
+    ]
+    title = f"made with {', '.join(makers)}; probabilities of {', '.join(networks)}"
+    figure = plots.captioned(images, captions, columns=min(6, len(asked)), title=title, side=2.6)
+    runs.save_figure(folder, "classes", figure, trainer)
+    runs.save_film(folder, "film", [plots.sheet(frame, min(6, len(frame))) for frame in frames], trainer)
+    return metrics, [f"{len(asked)} classes: {', '.join(known[index] for index in asked)}"]
+
+
+def compare_settings(args: ClassVisualization, run_one: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+    """Draw the classes with each row of settings and each network; write what the others recognise.
+
+    Each row and network has a run folder of its own in the table's; those that are done are not run again.
+    By row: confidence of the networks that made the images, top_1 and top_5 of those that did not, means over
+    all pairs; and those of each pair.
+
+    Args:
+        args: The flags.
+        run_one: Draws one row with one network and returns its results.
+    """
+    import statistics
+
+    import torch
+
+    from rdfia import gallery, plots, runs, training, wandb_run
+
+    if args.table is None or not args.judges:
+        raise ValueError("--table compares networks that judge each other; name one or more as --judges")
+    for name in args.classes:
+        class_of(name)
+    networks, rows = [args.backbone, *args.judges], TABLES[args.table]
+    none = torch.nn.Module()  # nothing is trained
+    folder = training.open_run(args, none, {}, may_change=training.MAY_CHANGE | {"table"})
+    trainer = training.make_trainer(args, folder, monitor="none", mode="max", callbacks=[])
+    metrics: dict[str, list[float]] = {}
+    every: list[dict[str, Any]] = []
+    samples: dict[str, torch.Tensor] = {}
+    for row, changes in rows.items():
+        scores: dict[str, list[float]] = {"confidence": [], "top_1": [], "top_5": [], "seconds": []}
+        for maker in networks:
+            judges = tuple(other for other in networks if other != maker)
+            own = {"backbone": maker, "judges": judges, "table": None, "output_dir": folder}
+            own |= {"name": runs.row_name(f"{row}-{maker}", args.seed), "seed": args.seed}
+            part = dataclasses.replace(args, **own, **PRACTICAL | changes)
+            print(f"{row}, {maker}", flush=True)
+            results = training.finished(part, none, {}) or run_one(part)
+            every.append(results)
+            found = {score: value["mean"] for score, value in results["metrics"].items()}
+            scores["confidence"].append(found[f"{maker}/confidence"])
+            scores["seconds"].append(results["wall_seconds"])
+            for judge in judges:
+                for score in ("top_1", "top_5"):
+                    scores[score].append(found[f"{judge}/{score}"])
+                    metrics[f"{row}/{maker}/{judge}/{score}"] = [found[f"{judge}/{score}"]]
+            if maker == args.backbone and not args.fast_dev_run:
+                files = sorted((folder / part.name / "images").glob("*.png"))[:10]
+                samples[row] = torch.stack([png(file) for file in files])
+        metrics |= {f"{row}/{score}": [statistics.mean(values)] for score, values in scores.items()}
+    if samples:
+        figure = plots.image_rows(samples, title=f"made with {args.backbone}")
+        runs.save_figure(folder, "settings", figure, trainer)
+    results = runs.write_results(
+        folder,
+        trainer,
+        technique="visualize",
+        seeds=[args.seed],
+        data={},
+        metrics=metrics,
+        selection="none: the networks are as they were",
+        wall_seconds=sum(results["wall_seconds"] for results in every),
+        notes=[*every[0]["notes"], "means over all pairs of a network that made them and one that did not"],
+    )
+    gallery.write_gallery(folder, results, trainer)
+    wandb_run.finish_last()
+    print(f"{'':36}{'confidence':>12}{'top-1':>8}{'top-5':>8}{'seconds':>9}")
+    for row in rows:
+        sure, first, five, time = (metrics[f"{row}/{score}"][0] for score in scores)
+        print(f"{row:36}{sure:12.3f}{first:8.3f}{five:8.3f}{time:9.0f}")
+    print("a dry run, nothing kept" if args.fast_dev_run else f"index.html, results.json in {folder}")
+    return results

@@ -1,0 +1,165 @@
+"""What all subcommands of visualize.py share: flags, pictures, class names, files of images."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from rdfia.command_line import TrainerArgs
+
+if TYPE_CHECKING:
+    import torch
+
+# The least that flags can be, of whichever subcommand has them.
+LEAST = {"image_size": 32, "samples": 1, "randomized": 0, "steps": 1, "frames": 1}
+LEAST |= {
+    "pixels": 1,
+    "queries": 10,
+    "blur_every": 0,
+    "jitter": 0,
+    "patch_size": 4,
+    "patch_steps": 1,
+    "influence": 0,
+}
+
+
+@dataclass(frozen=True)
+class Network(TrainerArgs):
+    """Flags of all subcommands."""
+
+    backbone: str = "squeezenet1_1"
+    """Architecture, see rdfia.backbones."""
+    weights: str = "imagenet"
+    """`imagenet`, `random` or a weight file."""
+    image_size: int = 224
+    """Side of the images."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, least in LEAST.items():
+            value = getattr(self, name, least)
+            if value is not None and value < least:
+                raise ValueError(f"--{name.replace('_', '-')} is at least {least}, got {value}")
+        for name in ("classes", "attacks", "methods", "curve", "curve_l2"):
+            if getattr(self, name, (1,)) == ():
+                raise ValueError(f"--{name} names at least one")
+        if (self.devices or 1) * self.num_nodes > 1:
+            raise ValueError("visualize.py computes on one device; leave --devices and --num-nodes out")
+
+
+@dataclass(frozen=True)
+class Pictures(Network):
+    """Flags of subcommands that look at images."""
+
+    images: tuple[Path, ...] = ()
+    """Files or folders; else the ImageNet samples of --data-dir."""
+
+
+class Shown(NamedTuple):
+    """Images (N, 3, H, W) in [0, 1], labels (N,) with -1 where not known, names, and a description."""
+
+    images: "torch.Tensor"
+    labels: "torch.Tensor"
+    names: list[str]
+    data: dict[str, Any]
+
+
+# What a subcommand found: metrics by name, and notes.
+Numbers = tuple[dict[str, list[float]], list[str]]
+
+
+def read_pictures(args: Pictures) -> Shown:
+    """Return the images that the flags name, two of them in a dry run."""
+    import torch
+
+    from datamodules.imagenet_samples import ImageNetSamplesDataModule, find_pictures
+    from datamodules.images import decode_all
+    from datamodules.tensors import ImageTensors, describe
+
+    folder = args.images[0] if len(args.images) == 1 and args.images[0].is_dir() else None
+    if not args.images or (folder and find_pictures(folder)):  # named by synset: the classes are known
+        samples = ImageNetSamplesDataModule(args.data_dir, path=folder, image_size=args.image_size)
+        samples.prepare_data()
+        samples.setup()
+        found, names, data = samples.data, samples.names, samples.describe()
+    else:
+        paths: list[Path] = []
+        for path in args.images:
+            inside = sorted(path.rglob("*")) if path.is_dir() else [path]
+            kinds = (".jpeg", ".jpg", ".png", ".webp", ".bmp")
+            pictures = [file for file in inside if file.suffix.lower() in kinds and file.is_file()]
+            if not pictures:
+                why = "holds no pictures" if path.is_dir() else "is no picture that exists"
+                raise FileNotFoundError(f"--images {path} {why}")
+            paths += pictures
+        pixels = decode_all(paths, mode="RGB", size=args.image_size * 8 // 7, crop=args.image_size)
+        found = ImageTensors(pixels, torch.full((len(paths),), -1))
+        names = [
+            f"{number}_{path.stem}" for number, path in enumerate(paths)
+        ]  # two folders may hold one name
+        data = describe("own images", test=found)
+    count = 2 if args.fast_dev_run else len(found)
+    images, labels = found[list(range(min(count, len(found))))]
+    return Shown(images, labels, names[: len(images)], data)
+
+
+def class_of(name: str) -> int:
+    """Return the index of a class by name or number.
+
+    Raises:
+        ValueError: There is none; the message names near ones.
+    """
+    import difflib
+
+    from rdfia.backbones import imagenet_classes
+
+    classes = imagenet_classes()
+    if name.isdecimal() and int(name) < len(classes):
+        return int(name)
+    known = {known.lower(): index for index, known in reversed(list(enumerate(classes)))}
+    if name.lower() in known:
+        return known[name.lower()]
+    inside = [known for known in classes if name.lower() in known.lower()]
+    near = list(dict.fromkeys([*inside, *difflib.get_close_matches(name, classes, 5, 0.5)]))[:5]
+    hint = f"; did you mean {', '.join(near)}?" if near else ""
+    raise ValueError(f"ImageNet has no class {name!r}{hint}")
+
+
+def kept_as_png(folder: Path, trainer: Any, attack: str, name: str, image: Any) -> Any:
+    """Write an image (3, H, W) in [0, 1] as PNG and return what reading it gives; nothing in a dry run."""
+    from PIL import Image
+
+    from rdfia.runs import is_dry_run, whole_file
+
+    if is_dry_run(trainer):
+        return image
+    path = folder / "images" / f"{attack}_{name.replace(' ', '_')}.png"
+    with whole_file(path) as part:
+        pixels = (image * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+        Image.fromarray(pixels).save(part, format="png")
+    return png(path)
+
+
+def png(path: Path) -> "torch.Tensor":
+    """Return the image (3, H, W) in [0, 1] of a PNG file."""
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    with Image.open(path) as file:
+        return torch.from_numpy(np.array(file)).permute(2, 0, 1).float() / 255
+
+
+def known_classes(shown: Shown, network: Any, batch_size: int) -> "torch.Tensor":
+    """Return the classes (N,) of images, the answer of a network where they are not known."""
+    import torch
+
+    from rdfia.adversarial import predict
+
+    told, labels = predict(network, shown.images.to(network.mean.device), batch_size).cpu(), shown.labels
+    return torch.where(labels >= 0, labels, told).to(network.mean.device)
+
+
+def notes_on_classes(shown: Shown, network: str) -> list[str]:
+    """Return what a reader must know where the classes of images are not known."""
+    unknown = bool((shown.labels < 0).any())
+    return [f"where the class is not known, the answer of {network} stands for it"] if unknown else []

@@ -1,0 +1,167 @@
+"""The subcommand saliency of visualize.py: maps of what counts, and how far they can be trusted."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from visualize_common import Numbers, Pictures, Shown, class_of, known_classes, notes_on_classes
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True)
+class Saliency(Pictures):
+    """Draw which pixels a class's score hangs on, and measure how far such maps can be trusted."""
+
+    name: str = "saliency"
+    """Of the run folder."""
+    compare: tuple[str, ...] = ()
+    """More architectures."""
+    layer: str | None = None
+    """For grad_cam; the last one with maps by default."""
+    methods: tuple[Literal["gradient", "smooth_grad", "integrated_gradients", "grad_cam"], ...] = (
+        "gradient",
+        "smooth_grad",
+        "integrated_gradients",
+        "grad_cam",
+    )
+    """Kinds of maps."""
+    of: str = "true"
+    """Class: `true`, `predicted` or a name."""
+    samples: int = 50
+    """Copies for smooth_grad, steps for integrated_gradients."""
+    randomized: int = 10
+    """Images for the randomization check."""
+
+
+def prepare_saliency(
+    args: Saliency, networks: dict[str, Any], shown: Shown
+) -> Callable[[Path, Any], Numbers]:
+    """Check class, layers and weights; return what draws and measures, for a folder and a trainer."""
+    asked = None if args.of in ("true", "predicted") else class_of(args.of)
+    layers = {name: args.layer or last_maps(network, shown.images[:1]) for name, network in networks.items()}
+    for name, network in networks.items():
+        network.find_layer(layers[name])
+        network.check_complete()
+    return functools.partial(draw_saliency, args, networks, layers, asked, shown)
+
+
+def explain(args: Saliency, network: Any, layer: str, images: Any, classes: Any, method: str) -> Any:
+    """Return the maps (N, H, W) of a method."""
+    from rdfia import saliency
+
+    size = {"batch_size": args.batch_size}
+    if method == "smooth_grad":
+        return saliency.smooth_grad(network, images, classes, samples=args.samples, seed=args.seed, **size)
+    if method == "integrated_gradients":
+        found = saliency.integrated_gradients(network, images, classes, steps=args.samples, **size)
+        return saliency.strongest(found)
+    if method == "grad_cam":
+        return saliency.grad_cam(network, images, classes, network.find_layer(layer), **size)
+    return saliency.gradient(network, images, classes, **size)
+
+
+def draw_saliency(
+    args: Saliency,
+    networks: dict[str, Any],
+    layers: dict[str, str],
+    asked: int | None,
+    shown: Shown,
+    folder: Path,
+    trainer: Any,
+) -> Numbers:
+    """Draw maps of each image, by each network; return how faithful each kind of map is.
+
+    By network and kind: deletion and insertion, means over images of the areas under the curves; randomized,
+    the correlation with the maps of a network whose weights are all random (0: the map hangs on what was
+    learned). By kind and pair of networks: agreement, the correlation of their maps.
+    """
+    import torch
+
+    from rdfia import plots, runs
+    from rdfia.adversarial import predict
+    from rdfia.backbones import imagenet_classes
+    from rdfia.saliency import area, deletion_and_insertion, rank_correlation
+
+    images = shown.images.to(networks[args.backbone].mean.device)
+    classes = imagenet_classes()
+    predicted = {name: predict(network, images, args.batch_size) for name, network in networks.items()}
+    known = known_classes(shown, networks[args.backbone], args.batch_size)
+    asked_of = {name: told if args.of == "predicted" else known for name, told in predicted.items()}
+    if asked is not None:
+        asked_of = dict.fromkeys(networks, torch.full_like(known, asked))
+    metrics: dict[str, list[float]] = {}
+    maps: dict[tuple[str, str], torch.Tensor] = {}
+    curves: dict[str, dict[str, Any]] = {}
+    for name, network in networks.items():
+        for method in args.methods:
+            found = maps[name, method] = explain(args, network, layers[name], images, asked_of[name], method)
+            both = deletion_and_insertion(network, images, asked_of[name], found, batch_size=args.batch_size)
+            numbers = {}
+            for kind, curve in zip(("deletion", "insertion"), both, strict=True):
+                numbers[kind] = float(area(curve).mean())
+                share = torch.linspace(0, 1, curve.shape[1]).tolist()
+                curves.setdefault(f"{name}: {kind}", {})[method] = (share, curve.mean(0).tolist())
+            if args.randomized:
+                few = slice(args.randomized)
+                kept = randomized(args, network, layers[name], images[few], asked_of[name][few], method)
+                numbers["randomized"] = kept[-1]
+                stages = [stage / len(kept) for stage in range(1, len(kept) + 1)]
+                curves.setdefault(f"{name}: correlation, randomized", {})[method] = (stages, kept)
+            metrics |= {f"{name}/{method}/{kind}": [value] for kind, value in numbers.items()}
+            told = "  ".join(f"{kind} {value:.3f}" for kind, value in numbers.items())
+            print(f"{name:28}{method:24}{told}", flush=True)
+    for method in args.methods:
+        for one, other in combinations(networks, 2):
+            same = asked_of[one] == asked_of[other]  # maps of one class
+            alike = rank_correlation(maps[one, method][same], maps[other, method][same]) if same.any() else []
+            mean = float(alike.mean()) if len(alike) else float("nan")
+            metrics[f"{method}/agreement/{one}/{other}"] = [mean]
+    figure = plots.curves(curves, x_label="share of the pixels, or of the layers from the last")
+    runs.save_figure(folder, "faithfulness", figure, trainer)
+    for place, image in enumerate(shown.images):
+        rows = {}
+        for name, network in networks.items():
+            guess, drawn = int(predicted[name][place]), int(asked_of[name][place])
+            panels = {method.replace("_", " "): maps[name, method][place] for method in args.methods}
+            other = int(known[place]) if drawn != int(known[place]) else guess
+            if other != drawn:  # what it looked at when it was wrong, or should have looked at
+                asked_too, method = torch.tensor([other], device=images.device), args.methods[0]
+                more = explain(args, network, layers[name], images[[place]], asked_too, method)
+                panels = {f"{method} of {classes[other]}": more[0]} | panels
+            rows[f"{name}\n{classes[guess]}"] = (image, panels)
+        own = classes[int(known[place])] if shown.labels[place] >= 0 else "class unknown"
+        figure = plots.saliency(rows, title=f"{shown.names[place]}: {own}")
+        runs.save_figure(folder, f"saliency_{shown.names[place].replace(' ', '_')}", figure, trainer)
+    notes = [f"over {len(images)} images; randomization over {min(len(images), args.randomized)}"]
+    return metrics, notes + notes_on_classes(shown, args.backbone)
+
+
+def randomized(
+    args: Saliency, network: Any, layer: str, images: Any, classes: Any, method: str
+) -> list[float]:
+    """Return the mean correlations with maps of a network that is made random stage by stage."""
+    from rdfia.saliency import cascading_randomization
+
+    few = dataclasses.replace(args, samples=min(args.samples, 10))  # enough to tell what stays from what goes
+    alike = cascading_randomization(network, lambda one: explain(few, one, layer, images, classes, method))
+    return [float(one.mean()) for one in alike.values()]
+
+
+def last_maps(backbone: Any, image: Any) -> str:
+    """Return the name of the deepest layer with maps of more than one place, which are not one per class."""
+    layers = backbone.usable_layers()
+    outputs = backbone.tap(image.to(backbone.mean.device), layers)
+    found = [
+        layer
+        for layer in layers
+        if outputs[layer].ndim == 4 and outputs[layer].shape[-1] > 1 and outputs[layer].shape[1] != 1000
+    ]
+    if not found:
+        raise ValueError(f"{backbone.name} has no layer with maps")
+    return str(found[-1])
