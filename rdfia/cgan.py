@@ -15,7 +15,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rdfia.gan import GANModule, Initialization, grow, initialize, shrink, up
+from rdfia.gan import (
+    GANModule,
+    Initialization,
+    Upsampling,
+    grow,
+    initialize,
+    shrink,
+    up,
+    with_deviation,
+)
 
 Conditioning = Literal["one-hot", "embedding", "projection"]
 CLASSES = 10
@@ -29,7 +38,8 @@ class ConditionalGenerator(nn.Module):
 
     Args:
         latent_dim: Numbers in a latent vector.
-        features: Width of the last hidden layer; the earlier ones have 2 and 4 times as many.
+        features: Width of the maps at 16x16; the earlier ones have 2 and 4 times as many.
+        upsampling: ``transposed`` or ``nearest``, see `rdfia.gan.grow`.
         embedding: Numbers that stand for a label, learned; 0 for one-hot.
         initialization: Of the weights, see `rdfia.gan.initialize`.
     """
@@ -39,6 +49,7 @@ class ConditionalGenerator(nn.Module):
         latent_dim: int = 100,
         features: int = 32,
         *,
+        upsampling: Upsampling = "transposed",
         embedding: int = 0,
         initialization: Initialization = "dcgan",
     ) -> None:
@@ -46,7 +57,7 @@ class ConditionalGenerator(nn.Module):
         self.embedding = nn.Embedding(CLASSES, embedding) if embedding else None
         self.noise_branch = up(latent_dim, 2 * features, 1, 0)
         self.label_branch = up(embedding or CLASSES, 2 * features, 1, 0)
-        self.layers = grow(features)
+        self.layers = grow(features, upsampling)
         initialize(self, initialization)
 
     def forward(self, latents: Tensor, labels: Tensor) -> Tensor:
@@ -67,6 +78,7 @@ class ConditionalDiscriminator(nn.Module):
             as wide. ``embedding``: a learned map of the image's size goes through that branch.
             ``projection``: the last maps are multiplied with learned ones of the label, and the sum is added
             to the logit. ``none``: the label is not looked at.
+        deviation: The last layer sees how much the images of the batch differ, see `with_deviation`.
         initialization: Of the weights, see `rdfia.gan.initialize`.
     """
 
@@ -75,16 +87,17 @@ class ConditionalDiscriminator(nn.Module):
         features: int = 32,
         *,
         conditioning: Literal["one-hot", "embedding", "projection", "none"] = "one-hot",
+        deviation: bool = False,
         initialization: Initialization = "dcgan",
     ) -> None:
         super().__init__()
-        self.conditioning = conditioning
+        self.conditioning, self.deviation = conditioning, deviation
         branches = conditioning in ("one-hot", "embedding")
         self.image_branch = nn.Conv2d(1, features - features // 2 if branches else features, 4, 2, 1)
         if branches:
             self.label_branch = nn.Conv2d(CLASSES if conditioning == "one-hot" else 1, features // 2, 4, 2, 1)
         self.layers = shrink(features)
-        self.last = nn.Conv2d(4 * features, 1, 4)
+        self.last = nn.Conv2d(4 * features + deviation, 1, 4)
         initialize(self, initialization)
         if conditioning == "embedding":
             self.embedding = nn.Embedding(CLASSES, 32 * 32)
@@ -102,7 +115,7 @@ class ConditionalDiscriminator(nn.Module):
         elif self.conditioning == "embedding":
             maps = torch.cat([maps, self.label_branch(self.embedding(labels).reshape(-1, 1, 32, 32))], 1)
         maps = self.layers(functional.leaky_relu(maps, 0.2))
-        logits: Tensor = self.last(maps).flatten()
+        logits: Tensor = self.last(with_deviation(maps) if self.deviation else maps).flatten()
         if self.conditioning == "projection":
             logits = logits + (self.embedding(labels) * maps.flatten(1)).sum(1)
         return logits
@@ -135,11 +148,14 @@ class cGANModule(GANModule):  # noqa: N801 - the name that the project is known 
         **gan: Any,
     ) -> None:
         super().__init__(preview_count=preview_count, **gan)
-        drawn = {"initialization": self.initialization}
+        drawn: dict[str, Any] = {"initialization": self.initialization}
         embedding = CLASSES if conditioning == "embedding" else 0
-        self.generator = ConditionalGenerator(self.latent_dim, self.features[0], embedding=embedding, **drawn)
+        self.generator = ConditionalGenerator(
+            self.latent_dim, self.features[0], upsampling=self.upsampling, embedding=embedding, **drawn
+        )
+        told = conditioning if label_in_discriminator else "none"
         self.discriminator = ConditionalDiscriminator(
-            self.features[1], conditioning=conditioning if label_in_discriminator else "none", **drawn
+            self.features[1], conditioning=told, deviation=self.deviation, **drawn
         )
         self.average_generator = copy.deepcopy(self.generator).requires_grad_(False)
 

@@ -4,12 +4,15 @@ Examples:
     python scripts/train_gan.py --data-dir sample --max-epochs 40
     python scripts/train_gan.py --preset practical --seeds 0 1 2
     python scripts/train_gan.py --preset practical --ablation all --name gan_ablation
+    python scripts/train_gan.py --preset practical --ablation ladder --name gan_ladder
 """
 
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
 
 from rdfia.command_line import TrainerArgs, run_script
 
@@ -44,6 +47,37 @@ ABLATION: dict[str, dict[str, dict[str, Any]]] = {
     "loss": {f"{loss} loss": {"loss": loss} for loss in ("minimax", "least-squares", "hinge")},
     "epochs": {"30 epochs": {"max_epochs": 30}},
 }
+# From the practicals' recipe to the default, each row with all that is above it.
+STEPS: dict[str, dict[str, Any]] = {
+    "averaged weights": {"average_decay": 0.999},
+    "rates 0.002": {"generator_lr": 2e-3, "discriminator_lr": 2e-3},
+    "falling rates": {"decay": "linear"},
+    "R1": {"r1": 0.5},
+    "batches of 64": {"batch_size": 64},
+    "nearest neighbours": {"upsampling": "nearest"},
+    "beta2 0.99": {"beta2": 0.99},
+    "deviation of the batch": {"deviation": True},
+}
+LADDER: dict[str, dict[str, Any]] = {
+    f"+ {name}": {
+        flag: value for change in list(STEPS.values())[: number + 1] for flag, value in change.items()
+    }
+    for number, name in enumerate(STEPS)
+}
+# What else was tried on the default.
+TRIED: dict[str, dict[str, Any]] = {
+    "orthogonal initialization": {"initialization": "orthogonal"},
+    "hinge loss": {"loss": "hinge"},
+    "least-squares loss": {"loss": "least-squares"},
+    "label smoothing 0.1": {"label_smoothing": 0.1},
+    "twice the rate of D": {"discriminator_lr": 4e-3},
+    "twice the rate of G": {"generator_lr": 4e-3},
+    "two steps of D": {"discriminator_steps": 2},
+    "rates fall as a cosine": {"decay": "cosine"},
+    "R1 weight 0.1": {"r1": 0.1},
+    "beta1 0": {"beta1": 0.0},
+    "nz 32": {"latent_dim": 32},
+}
 # Flags that say what is trained besides, and what they are in a single run.
 BESIDES: dict[str, Any] = {"seeds": (), "ablation": None, "compare": ()}
 
@@ -53,7 +87,9 @@ class GANArgs(TrainerArgs):
     """Flags of a GAN of either kind."""
 
     preset: Literal["best", "practical"] = "best"
-    """What sets the flags that are not given."""
+    """Sets the flags that are not given."""
+    batch_size: int | None = None  # type: ignore[assignment] # an int once it is made
+    """Images in a step: 64, or 128."""
     seeds: tuple[int, ...] = ()
     """Train with each, not with --seed."""
     latent_dim: int | None = None
@@ -64,6 +100,10 @@ class GANArgs(TrainerArgs):
     """Width of the generator (ngf)."""
     discriminator_features: int | None = None
     """Width of the discriminator (ndf)."""
+    upsampling: Literal["transposed", "nearest"] | None = None
+    """How the generator enlarges maps."""
+    deviation: Annotated[bool | None, tyro.conf.FlagConversionOff] = None
+    """Show D how much a batch differs."""
     initialization: Literal["dcgan", "pytorch", "orthogonal"] | None = None
     """Of the weights."""
     loss: Literal["non-saturating", "minimax", "least-squares", "hinge"] | None = None
@@ -88,6 +128,8 @@ class GANArgs(TrainerArgs):
     """Of the average generator."""
 
     def __post_init__(self) -> None:
+        if self.batch_size is None:
+            object.__setattr__(self, "batch_size", 128 if self.preset == "practical" else 64)
         super().__post_init__()
         if any(seed < 0 for seed in self.seeds):
             raise ValueError(f"--seeds are at least 0, got {min(self.seeds)}")
@@ -101,7 +143,9 @@ class Args(GANArgs):
     """Of the run folder; the same goes on."""
     interpolate: tuple[str, ...] = ("89", "94", "17", "35")
     """Digits to walk between."""
-    ablation: Literal["ngf", "ndf", "nz", "init", "lr", "loss", "epochs", "all"] | None = None
+    ablation: Literal["ngf", "ndf", "nz", "init", "lr", "loss", "epochs", "all", "ladder", "tried"] | None = (
+        None
+    )
     """Train these changes besides."""
 
     def __post_init__(self) -> None:
@@ -109,8 +153,9 @@ class Args(GANArgs):
         for pair in self.interpolate:
             if len(pair) != 2 or not pair.isdecimal():
                 raise ValueError(f"--interpolate takes pairs of digits such as 89, got {pair}")
-        if self.ablation and self.preset != "practical":
-            raise ValueError("--ablation changes the recipe of the practicals; add --preset practical")
+        if self.ablation and (self.ablation == "tried") != (self.preset == "best"):
+            preset = "best" if self.ablation == "tried" else "practical"
+            raise ValueError(f"--ablation {self.ablation} changes another recipe; add --preset {preset}")
 
 
 def module_flags(args: GANArgs) -> dict[str, Any]:
@@ -400,10 +445,11 @@ def main(args: Args) -> dict[str, Any]:
     # Imported in functions, so that --help does not wait for torch.
     if not (args.seeds or args.ablation):
         return train(args)
-    groups = [] if args.ablation is None else list(ABLATION) if args.ablation == "all" else [args.ablation]
+    tables = ABLATION | {"ladder": LADDER, "tried": TRIED}
+    groups = list(ABLATION) if args.ablation == "all" else [args.ablation] if args.ablation else []
     rows: dict[str, dict[str, Any]] = {args.preset: {}}
     for group in groups:
-        rows |= ABLATION[group]
+        rows |= tables[group]
     return compare(args, build, rows, train)
 
 

@@ -79,8 +79,8 @@ def test_training_equals_a_plain_loop(settings):
     quiet_trainer(max_epochs=1).fit(module, loader)
 
     g, d = reference.generator.train(), reference.discriminator.train()
-    d_optimizer = torch.optim.Adam(d.parameters(), lr=5e-4, betas=(0.5, 0.999))
-    g_optimizer = torch.optim.Adam(g.parameters(), lr=1e-3, betas=(0.5, 0.999))
+    d_optimizer = torch.optim.Adam(d.parameters(), lr=5e-4, betas=(0.5, 0.99))
+    g_optimizer = torch.optim.Adam(g.parameters(), lr=1e-3, betas=(0.5, 0.99))
     cross_entropy = functional.binary_cross_entropy_with_logits
     for number, (images, labels) in enumerate(loader):
         fake = g(reference.draw(8, 1, number), labels)

@@ -12,7 +12,7 @@ from torch.nn import functional
 from datamodules.mnist import MNISTDataModule
 from datamodules.tensors import ShuffledBatches
 from rdfia.digit_judge import score_images
-from rdfia.gan import GANModule
+from rdfia.gan import PRACTICAL, GANModule
 from rdfia.latents import draw_latents
 
 WORKER = Path(__file__).with_name("ddp_gan.py")
@@ -80,7 +80,7 @@ def test_processes_end_with_the_same_weights_and_count_batches(ranks):
 
 def test_both_networks_step_along_the_mean_gradient(ranks, digits):
     """Three steps written out: each half of a batch by itself, gradients averaged, one Adam step."""
-    module = GANModule(latent_dim=8, generator_features=4, discriminator_features=4)
+    module = GANModule(latent_dim=8, generator_features=4, discriminator_features=4, **PRACTICAL)
     module.load_state_dict(ranks[0]["initial"])
     g, d = module.generator.train(), module.discriminator.train()
     d_adam = torch.optim.Adam(d.parameters(), lr=2e-4, betas=(0.5, 0.999))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import itertools
 import json
 import os
 import resource
@@ -18,6 +19,8 @@ from conftest import write_mnist
 from PIL import Image
 from train_gan import (
     ABLATION,
+    LADDER,
+    TRIED,
     Args,
     GANArgs,
     loss_numbers,
@@ -54,7 +57,8 @@ def test_a_dry_run_touches_everything_and_writes_nothing(tmp_path, mnist, monkey
 
 
 def test_a_run_leaves_figures_scores_and_checkpoints(tmp_path, mnist, capsys):
-    results = main(small(tmp_path, max_epochs=2))
+    # the default hardly changes in six batches of small networks, and a film has no equal frames
+    results = main(small(tmp_path, max_epochs=2, preset="practical", average_decay=0.999))
     folder = tmp_path / "runs" / "gan"
     assert json.loads((folder / "results.json").read_text()) == results
     figures = {path.stem for path in (folder / "figures").iterdir()}
@@ -97,6 +101,20 @@ def test_each_flag_is_a_keyword_of_the_module_and_the_preset_fills_the_rest():
     for rows in ABLATION.values():
         for changes in rows.values():
             GANModule(**module_flags(dataclasses.replace(Args(preset="practical", latent_dim=4), **changes)))
+    for changes in TRIED.values():
+        GANModule(**module_flags(dataclasses.replace(Args(latent_dim=4), **changes)))
+
+
+def test_the_ladder_climbs_from_the_practicals_recipe_to_the_default_one_change_at_a_time():
+    practical, best = Args(preset="practical"), Args()
+    rungs = [{}, *LADDER.values()]
+    for lower, upper in itertools.pairwise(rungs):
+        assert lower.items() < upper.items()
+    top = dataclasses.replace(practical, **rungs[-1])
+    assert top.batch_size == best.batch_size
+    assert GANModule(**module_flags(top)).hparams == GANModule(**module_flags(best)).hparams
+    assert GANModule(**module_flags(practical)).hparams != GANModule().hparams
+    assert Args(batch_size=32).batch_size == 32
 
 
 def test_the_numbers_of_the_curves_by_hand():
