@@ -18,12 +18,12 @@ from torch.nn import functional
 from rdfia.gan import (
     GANModule,
     Initialization,
+    Mapping,
     Upsampling,
     grow,
     initialize,
     shrink,
     up,
-    with_deviation,
 )
 
 Conditioning = Literal["one-hot", "embedding", "projection"]
@@ -40,6 +40,7 @@ class ConditionalGenerator(nn.Module):
         latent_dim: Numbers in a latent vector.
         features: Width of the maps at 16x16; the earlier ones have 2 and 4 times as many.
         upsampling: ``transposed`` or ``nearest``, see `rdfia.gan.grow`.
+        mapping: Numbers that two layers make of a latent vector, see `rdfia.gan.Mapping`; 0 for none.
         embedding: Numbers that stand for a label, learned; 0 for one-hot.
         initialization: Of the weights, see `rdfia.gan.initialize`.
     """
@@ -50,12 +51,14 @@ class ConditionalGenerator(nn.Module):
         features: int = 32,
         *,
         upsampling: Upsampling = "transposed",
+        mapping: int = 0,
         embedding: int = 0,
         initialization: Initialization = "dcgan",
     ) -> None:
         super().__init__()
         self.embedding = nn.Embedding(CLASSES, embedding) if embedding else None
-        self.noise_branch = up(latent_dim, 2 * features, 1, 0)
+        self.mapping = Mapping(latent_dim, mapping)
+        self.noise_branch = up(self.mapping.outputs, 2 * features, 1, 0)
         self.label_branch = up(embedding or CLASSES, 2 * features, 1, 0)
         self.layers = grow(features, upsampling)
         initialize(self, initialization)
@@ -64,7 +67,10 @@ class ConditionalGenerator(nn.Module):
         """Map latents (B, latent_dim) and labels (B,) to images (B, 1, 32, 32) in [-1, 1]."""
         embedding = self.embedding
         told = functional.one_hot(labels, CLASSES).to(latents) if embedding is None else embedding(labels)
-        branches = [self.noise_branch(latents[:, :, None, None]), self.label_branch(told[:, :, None, None])]
+        branches = [
+            self.noise_branch(self.mapping(latents)[:, :, None, None]),
+            self.label_branch(told[:, :, None, None]),
+        ]
         images: Tensor = self.layers(torch.cat(branches, 1))
         return images
 
@@ -78,7 +84,6 @@ class ConditionalDiscriminator(nn.Module):
             as wide. ``embedding``: a learned map of the image's size goes through that branch.
             ``projection``: the last maps are multiplied with learned ones of the label, and the sum is added
             to the logit. ``none``: the label is not looked at.
-        deviation: The last layer sees how much the images of the batch differ, see `with_deviation`.
         initialization: Of the weights, see `rdfia.gan.initialize`.
     """
 
@@ -87,17 +92,16 @@ class ConditionalDiscriminator(nn.Module):
         features: int = 32,
         *,
         conditioning: Literal["one-hot", "embedding", "projection", "none"] = "one-hot",
-        deviation: bool = False,
         initialization: Initialization = "dcgan",
     ) -> None:
         super().__init__()
-        self.conditioning, self.deviation = conditioning, deviation
+        self.conditioning = conditioning
         branches = conditioning in ("one-hot", "embedding")
         self.image_branch = nn.Conv2d(1, features - features // 2 if branches else features, 4, 2, 1)
         if branches:
             self.label_branch = nn.Conv2d(CLASSES if conditioning == "one-hot" else 1, features // 2, 4, 2, 1)
         self.layers = shrink(features)
-        self.last = nn.Conv2d(4 * features + deviation, 1, 4)
+        self.last = nn.Conv2d(4 * features, 1, 4)
         initialize(self, initialization)
         if conditioning == "embedding":
             self.embedding = nn.Embedding(CLASSES, 32 * 32)
@@ -115,7 +119,7 @@ class ConditionalDiscriminator(nn.Module):
         elif self.conditioning == "embedding":
             maps = torch.cat([maps, self.label_branch(self.embedding(labels).reshape(-1, 1, 32, 32))], 1)
         maps = self.layers(functional.leaky_relu(maps, 0.2))
-        logits: Tensor = self.last(with_deviation(maps) if self.deviation else maps).flatten()
+        logits: Tensor = self.last(maps).flatten()
         if self.conditioning == "projection":
             logits = logits + (self.embedding(labels) * maps.flatten(1)).sum(1)
         return logits
@@ -131,6 +135,7 @@ class cGANModule(GANModule):  # noqa: N801 - the name that the project is known 
             with one-hot in the generator.
         label_in_discriminator: Without it, nothing makes the generator heed the label.
         preview_count: Number of fixed latents for previews, each drawn as all ten digits.
+        mapping: As in `GANModule`; none by default, since the labels part the digits.
         gan: See `GANModule`.
 
     Example:
@@ -145,17 +150,16 @@ class cGANModule(GANModule):  # noqa: N801 - the name that the project is known 
         conditioning: Conditioning = "one-hot",
         label_in_discriminator: bool = True,
         preview_count: int = 8,
+        mapping: int = 0,
         **gan: Any,
     ) -> None:
-        super().__init__(preview_count=preview_count, **gan)
+        super().__init__(preview_count=preview_count, mapping=mapping, **gan)
         drawn: dict[str, Any] = {"initialization": self.initialization}
         embedding = CLASSES if conditioning == "embedding" else 0
-        self.generator = ConditionalGenerator(
-            self.latent_dim, self.features[0], upsampling=self.upsampling, embedding=embedding, **drawn
-        )
-        told = conditioning if label_in_discriminator else "none"
+        shape: dict[str, Any] = {"upsampling": self.upsampling, "mapping": mapping, "embedding": embedding}
+        self.generator = ConditionalGenerator(self.latent_dim, self.features[0], **shape, **drawn)
         self.discriminator = ConditionalDiscriminator(
-            self.features[1], conditioning=told, deviation=self.deviation, **drawn
+            self.features[1], conditioning=conditioning if label_in_discriminator else "none", **drawn
         )
         self.average_generator = copy.deepcopy(self.generator).requires_grad_(False)
 

@@ -10,9 +10,7 @@ Examples:
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-import tyro
+from typing import TYPE_CHECKING, Any, Literal
 
 from rdfia.command_line import TrainerArgs, run_script
 
@@ -50,13 +48,13 @@ ABLATION: dict[str, dict[str, dict[str, Any]]] = {
 # From the practicals' recipe to the default, each row with all that is above it.
 STEPS: dict[str, dict[str, Any]] = {
     "averaged weights": {"average_decay": 0.999},
-    "rates 0.002": {"generator_lr": 2e-3, "discriminator_lr": 2e-3},
+    "rates 0.004": {"generator_lr": 4e-3, "discriminator_lr": 4e-3},
     "falling rates": {"decay": "linear"},
     "R1": {"r1": 0.5},
     "batches of 64": {"batch_size": 64},
     "nearest neighbours": {"upsampling": "nearest"},
     "beta2 0.99": {"beta2": 0.99},
-    "deviation of the batch": {"deviation": True},
+    "mapping beside the latents": {"mapping": 16},
 }
 LADDER: dict[str, dict[str, Any]] = {
     f"+ {name}": {
@@ -70,13 +68,14 @@ TRIED: dict[str, dict[str, Any]] = {
     "hinge loss": {"loss": "hinge"},
     "least-squares loss": {"loss": "least-squares"},
     "label smoothing 0.1": {"label_smoothing": 0.1},
-    "twice the rate of D": {"discriminator_lr": 4e-3},
-    "twice the rate of G": {"generator_lr": 4e-3},
+    "twice the rate of D": {"discriminator_lr": 8e-3},
+    "twice the rate of G": {"generator_lr": 8e-3},
     "two steps of D": {"discriminator_steps": 2},
     "rates fall as a cosine": {"decay": "cosine"},
     "R1 weight 0.1": {"r1": 0.1},
     "beta1 0": {"beta1": 0.0},
     "nz 32": {"latent_dim": 32},
+    "mapping of 256": {"mapping": 256},
 }
 # Flags that say what is trained besides, and what they are in a single run.
 BESIDES: dict[str, Any] = {"seeds": (), "ablation": None, "compare": ()}
@@ -102,8 +101,8 @@ class GANArgs(TrainerArgs):
     """Width of the discriminator (ndf)."""
     upsampling: Literal["transposed", "nearest"] | None = None
     """How the generator enlarges maps."""
-    deviation: Annotated[bool | None, tyro.conf.FlagConversionOff] = None
-    """Show D how much a batch differs."""
+    mapping: int | None = None
+    """Numbers made of latents, beside them."""
     initialization: Literal["dcgan", "pytorch", "orthogonal"] | None = None
     """Of the weights."""
     loss: Literal["non-saturating", "minimax", "least-squares", "hinge"] | None = None

@@ -16,11 +16,11 @@ from rdfia.gan import (
     Discriminator,
     GANModule,
     Generator,
+    Mapping,
     discriminator_loss,
     generator_loss,
     gradient_penalty,
     score,
-    with_deviation,
 )
 from rdfia.latents import draw_latents
 from rdfia.optimization import rate_factor
@@ -59,13 +59,13 @@ def test_nearest_neighbours_and_convolutions_have_the_size_worked_out_by_hand():
     assert sum(p.numel() for p in generator.parameters()) == weights + 2 * 232 + 1
 
 
-def test_the_deviation_of_a_batch_by_hand():
-    maps = torch.tensor([[0.0, 1.0], [4.0, 1.0]])[:, :, None, None]  # deviations 2 and 0
-    found = with_deviation(maps.requires_grad_())
-    assert torch.equal(found[:, :2], maps)
-    torch.testing.assert_close(found[:, 2:], torch.ones(2, 1, 1, 1), atol=1e-3, rtol=0)
-    (slope,) = torch.autograd.grad(found.sum(), maps)
-    assert slope.isfinite().all()  # also where all images are alike
+def test_the_mapping_adds_to_the_latents_and_takes_nothing_away():
+    latents = torch.randn(5, 8)
+    found = Mapping(8, 3)(latents)
+    assert found.shape == (5, 11)
+    assert torch.equal(found[:, :8], latents)
+    assert Mapping(8, 0)(latents) is latents
+    assert Generator(8, 4, mapping=3).first[0].weight.shape[0] == 11
 
 
 def test_weights_are_drawn_as_the_paper_says():
