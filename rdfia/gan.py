@@ -125,9 +125,10 @@ class Mapping(nn.Module):
     def __init__(self, latent_dim: int, width: int) -> None:
         super().__init__()
         self.outputs = latent_dim + width
-        self.layers = nn.Sequential()
+        layers: list[nn.Module] = []
         for inputs in (latent_dim, width) if width else ():
-            self.layers += [nn.Linear(inputs, width, bias=False), nn.BatchNorm1d(width), nn.LeakyReLU(0.2)]
+            layers += [nn.Linear(inputs, width, bias=False), nn.BatchNorm1d(width), nn.LeakyReLU(0.2)]
+        self.layers = nn.Sequential(*layers)
 
     def forward(self, latents: Tensor) -> Tensor:
         """Map latents (B, latent_dim) to (B, latent_dim + width)."""
