@@ -323,7 +323,7 @@ class GANModule(lightning.LightningModule):
         generator_features: int = 32,
         discriminator_features: int = 32,
         upsampling: Upsampling = "nearest",
-        mapping: int = 16,
+        mapping: int = 8,
         initialization: Initialization = "dcgan",
         loss: Loss = "non-saturating",
         label_smoothing: float = 0.0,

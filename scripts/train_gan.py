@@ -54,7 +54,7 @@ STEPS: dict[str, dict[str, Any]] = {
     "batches of 64": {"batch_size": 64},
     "nearest neighbours": {"upsampling": "nearest"},
     "beta2 0.99": {"beta2": 0.99},
-    "mapping beside the latents": {"mapping": 16},
+    "mapping beside the latents": {"mapping": 8},
 }
 LADDER: dict[str, dict[str, Any]] = {
     f"+ {name}": {
@@ -75,7 +75,9 @@ TRIED: dict[str, dict[str, Any]] = {
     "R1 weight 0.1": {"r1": 0.1},
     "beta1 0": {"beta1": 0.0},
     "nz 32": {"latent_dim": 32},
+    "mapping of 16": {"mapping": 16},
     "mapping of 256": {"mapping": 256},
+    "batches of 32": {"batch_size": 32},
 }
 # Flags that say what is trained besides, and what they are in a single run.
 BESIDES: dict[str, Any] = {"seeds": (), "ablation": None, "compare": ()}
