@@ -1,6 +1,6 @@
 # demo: train a DCGAN on the embedded digits. test: the fast tests. Both make .venv first.
 PYTHON ?= python3
-EPOCHS ?= 40
+EPOCHS ?= 20
 BIN := .venv/bin
 
 .venv/.demo: pyproject.toml requirements.lock
@@ -15,7 +15,7 @@ BIN := .venv/bin
 
 .PHONY: demo test lint bench clean
 demo: .venv/.demo
-	$(BIN)/python scripts/train_gan.py --data-dir sample --name demo-gan --batch-size 64 --max-epochs $(EPOCHS)
+	$(BIN)/python scripts/train_gan.py --data-dir sample --name demo-gan --max-epochs $(EPOCHS)
 
 test: .venv/.test
 	$(BIN)/python -m pytest

@@ -1,7 +1,7 @@
 """Train a conditional DCGAN on MNIST, score its digits with the digit judge, draw the figures.
 
 Examples:
-    python scripts/train_cgan.py --data-dir sample --max-epochs 40
+    python scripts/train_cgan.py --data-dir sample --max-epochs 20
     python scripts/train_cgan.py --seeds 0 1 2 --compare no-label-in-discriminator
 """
 

@@ -1,7 +1,7 @@
 """Train a DCGAN on MNIST, score its digits with the digit judge, draw the figures.
 
 Examples:
-    python scripts/train_gan.py --data-dir sample --max-epochs 40
+    python scripts/train_gan.py --data-dir sample --max-epochs 20
     python scripts/train_gan.py --preset practical --seeds 0 1 2
     python scripts/train_gan.py --preset practical --ablation all --name gan_ablation
     python scripts/train_gan.py --preset practical --ablation ladder --name gan_ladder
