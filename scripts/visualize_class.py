@@ -17,7 +17,6 @@ BEST |= {"blur_every": 0, "jitter": 16, "rotation": 15.0, "scale": 0.2, "smoothn
 PRESETS = {"practical": PRACTICAL, "best": BEST}
 # Tables: rows by the flags that differ from the practicals' settings.
 TABLES: dict[str, dict[str, dict[str, Any]]] = {
-    "ladder": {},
     "rate": {f"rate {rate:g}": {"rate": rate} for rate in (1.0, 5.0, 10.0, 100.0)},
     "penalty": {f"penalty {weight:g}": {"penalty": weight} for weight in (1e-7, 1e-3, 1e-1, 1.0)},
     "steps": {f"{steps} steps": {"steps": steps} for steps in (200, 500, 1000)},
@@ -42,7 +41,7 @@ class ClassVisualization(Network):
     """More architectures whose logits are raised too."""
     judges: tuple[str, ...] = ()
     """Architectures that say what they see."""
-    table: Literal["ladder", "rate", "penalty", "steps", "regularizers"] | None = None
+    table: Literal["rate", "penalty", "steps", "regularizers"] | None = None
     """Compare settings, drawn by each of --backbone and --judges and judged by the others."""
     start: Path | None = None
     """Picture to begin with; else noise."""
