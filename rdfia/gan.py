@@ -363,7 +363,7 @@ class GANModule(lightning.LightningModule):
         self.discriminator_steps = discriminator_steps
         self.rates = (discriminator_lr, generator_lr)  # in the order of the optimizers
         self.betas, self.decay, self.average_decay = (beta1, beta2), decay, average_decay
-        self.upsampling, self.mapping = upsampling, mapping
+        self.upsampling = upsampling
         self.generator: nn.Module = Generator(
             latent_dim,
             generator_features,

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from rdfia.adversarial import Attacked
 
+NO_CLASS = ("any", "random", "least-likely")  # what --target is besides names
 TOASTER = 859  # what the patch of the paper turns everything into
 
 
@@ -69,7 +70,7 @@ def prepare_attacks(
     args: Adversarial, networks: dict[str, Any], shown: Shown
 ) -> Callable[[Path, Any], Numbers]:
     """Check target and weights; return what attacks, judges and draws, for a folder and a trainer."""
-    if args.target not in ("random", "least-likely", "any"):
+    if args.target not in NO_CLASS:
         class_of(args.target)
     for network in networks.values():
         network.check_complete()
@@ -93,6 +94,19 @@ def pick_targets(args: Adversarial, target: str, network: Any, images: Any, trut
         steps = torch.randint(1, 1000, (len(images),), generator=generator).to(truth)
         return (truth + steps) % 1000
     return torch.full_like(truth, class_of(target))
+
+
+def classified_right(
+    shown: Shown, network: Any, batch_size: int
+) -> "tuple[torch.Tensor, torch.Tensor, list[int]]":
+    """Return the images (N, 3, H, W) that a network classifies right, their classes (N,) and their places."""
+    from rdfia.adversarial import predict
+
+    images = shown.images.to(network.mean.device)
+    told = predict(network, images, batch_size)
+    truth = known_classes(shown, told)
+    right = (told == truth).nonzero()[:, 0].tolist()
+    return images[right], truth[right], right
 
 
 def attack(
@@ -155,14 +169,14 @@ def attack_images(
     from rdfia.saliency import gradient
 
     network, size = networks[args.backbone], args.batch_size
-    images = shown.images.to(network.mean.device)
-    truth = known_classes(shown, network, size)
-    right = (adversarial.predict(network, images, size) == truth).nonzero()[:, 0].tolist()
-    notes = [f"{len(right)} of {len(images)} images are classified right; only they are attacked and count"]
+    images, truth, right = classified_right(shown, network, size)
+    notes = [
+        f"{len(right)} of {len(shown.images)} images are classified right; only they are attacked and count"
+    ]
     notes += notes_on_classes(shown, args.backbone)
     if not right:
         return {}, notes
-    images, truth, names = images[right], truth[right], [shown.names[place] for place in right]
+    names = [shown.names[place] for place in right]
     order = [name for one in args.attacks for name in (["plain", "eot"] if one == "eot" else [one])]
     maps = gradient(network, images, truth, batch_size=size)
     metrics: dict[str, list[float]] = {}
@@ -234,7 +248,7 @@ def judge(
     files = [kept_as_png(folder, trainer, name, names[place], found.images[place]) for place in places]
     again = torch.stack(files).to(images.device)
     told = adversarial.predict(network, again, size)
-    hits = adversarial.fooled(told, truth[places], None if targets is None else targets[places])
+    hits = adversarial.fooled(told, truth[places], adversarial.some(targets, found.success))
     numbers["success_as_files"] = float(hits.sum()) / len(images)
     for score in ("l2", "linf", "psnr", "l0", "queries", "gradients"):
         numbers[f"median_{score}"] = float(getattr(found, score)[places].double().quantile(0.5))
@@ -303,14 +317,12 @@ def transfer_matrix(
     """Attack each network; return, of what fools it, the share that fools each other one that was right."""
     import torch
 
-    from rdfia import adversarial, plots, runs
+    from rdfia import plots, runs
 
     shares = torch.full((len(networks), len(networks)), torch.nan)
     metrics: dict[str, list[float]] = {}
     for row, (maker, network) in enumerate(networks.items()):
-        images, truth = shown.images.to(network.mean.device), known_classes(shown, network, args.batch_size)
-        right = adversarial.predict(network, images, args.batch_size) == truth
-        images, truth = images[right], truth[right]
+        images, truth, _ = classified_right(shown, network, args.batch_size)
         found = attack(args, name, network, images, truth)[0]
         for column, (other_name, other) in enumerate(networks.items()):
             hits = found.success
@@ -376,8 +388,7 @@ def attack_with_patch(
     from rdfia import adversarial, plots, runs
     from rdfia.backbones import imagenet_classes
 
-    named = args.target not in ("any", "random", "least-likely")
-    target = class_of(args.target) if named else TOASTER
+    target = TOASTER if args.target in NO_CLASS else class_of(args.target)
     others = images[truth != target]
     train, held_out = others[::2], others[1::2]
     area = args.patch_size**2 / (images.shape[2] * images.shape[3])

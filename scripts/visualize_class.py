@@ -199,7 +199,7 @@ def compare_settings(args: ClassVisualization, run_one: Callable[[Any], dict[str
         for maker in networks:
             judges = tuple(other for other in networks if other != maker)
             own = {"backbone": maker, "judges": judges, "table": None, "output_dir": folder}
-            own |= {"name": runs.row_name(f"{row}-{maker}", args.seed), "seed": args.seed}
+            own["name"] = runs.row_name(f"{row}-{maker}", args.seed)
             part = dataclasses.replace(args, **own, **PRACTICAL | changes)
             print(f"{row}, {maker}", flush=True)
             results = training.finished(part, none, {}) or run_one(part)

@@ -149,14 +149,12 @@ def png(path: Path) -> "torch.Tensor":
         return torch.from_numpy(np.array(file)).permute(2, 0, 1).float() / 255
 
 
-def known_classes(shown: Shown, network: Any, batch_size: int) -> "torch.Tensor":
-    """Return the classes (N,) of images, the answer of a network where they are not known."""
+def known_classes(shown: Shown, told: "torch.Tensor") -> "torch.Tensor":
+    """Return the classes (N,) of images; where they are not known, a network's answers ``told`` (N,)."""
     import torch
 
-    from rdfia.adversarial import predict
-
-    told, labels = predict(network, shown.images.to(network.mean.device), batch_size).cpu(), shown.labels
-    return torch.where(labels >= 0, labels, told).to(network.mean.device)
+    labels = shown.labels.to(told.device)
+    return torch.where(labels >= 0, labels, told)
 
 
 def notes_on_classes(shown: Shown, network: str) -> list[str]:

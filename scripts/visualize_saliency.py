@@ -91,7 +91,7 @@ def draw_saliency(
     images = shown.images.to(networks[args.backbone].mean.device)
     classes = imagenet_classes()
     predicted = {name: predict(network, images, args.batch_size) for name, network in networks.items()}
-    known = known_classes(shown, networks[args.backbone], args.batch_size)
+    known = known_classes(shown, predicted[args.backbone])
     asked_of = {name: told if args.of == "predicted" else known for name, told in predicted.items()}
     if asked is not None:
         asked_of = dict.fromkeys(networks, torch.full_like(known, asked))
