@@ -109,6 +109,7 @@ class ConditionalDiscriminator(nn.Module):
             # From 0: at first, the label says nothing.
             self.embedding = nn.Embedding(CLASSES, 4 * features * 4 * 4)
             nn.init.zeros_(self.embedding.weight)
+        self.to(memory_format=torch.channels_last)  # as `rdfia.gan.Discriminator`
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
         """Map images (B, 1, 32, 32) in [-1, 1] and labels (B,) to logits (B,)."""

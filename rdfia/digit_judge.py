@@ -80,7 +80,8 @@ def load_judge() -> DigitJudge:
     """Return the judge with the shipped weights, frozen and in eval mode."""
     judge = DigitJudge()
     judge.load_state_dict(load_file(WEIGHTS))
-    return judge.eval().requires_grad_(False)
+    # Twice as fast on a CPU, where half of a GAN's validation is the judge's.
+    return judge.to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
 
 def frechet_distance(a: Tensor, b: Tensor) -> Tensor:
@@ -118,8 +119,8 @@ def _share_inside(points: Tensor, centres: Tensor, radii: Tensor) -> Tensor:
 def _neighbour_radii(points: Tensor, k: int) -> Tensor:
     """Return each point's distance to its k-th nearest other point."""
     # The point itself is among the k + 1 nearest, at distance 0.
-    nearest = [torch.cdist(rows, points).kthvalue(k + 1).values for rows in torch.split(points, 1024)]
-    return torch.cat(nearest)
+    nearest = [torch.cdist(rows, points).topk(k + 1, largest=False) for rows in torch.split(points, 1024)]
+    return torch.cat([distances.values[:, -1] for distances in nearest])
 
 
 def precision_recall(real: Tensor, generated: Tensor, k: int = 3) -> tuple[Tensor, Tensor]:

@@ -185,6 +185,7 @@ class Discriminator(nn.Module):
         self.layers = shrink(features)
         self.last = nn.Conv2d(4 * features, 1, 4)  # 1x1
         initialize(self, initialization)
+        self.to(memory_format=torch.channels_last)  # faster on a CPU, and with Tensor Cores
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (B, 1, 32, 32) in [-1, 1] to logits (B,)."""

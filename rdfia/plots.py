@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 from torch import Tensor
 
 # x values and y values
@@ -108,7 +109,12 @@ def curves(
                 axes.plot(x[first : first + len(mean)], mean, color=colour, label=name)
             else:
                 axes.plot(x, y, color=colour, label=name, marker="o" if len(y) < 60 else None)
-        axes.set_xscale("log" if log_x else "linear")
+        if log_x:
+            axes.set_xscale("log")
+            values = sorted({value for x, _ in lines.values() for value in x})
+            if len(values) < 10:  # as they were chosen, not powers of 10
+                axes.set_xticks(values, [f"{value:g}" for value in values])
+                axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         axes.grid(alpha=0.3)

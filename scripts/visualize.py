@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import tyro
 from visualize_adversarial import Adversarial, prepare_attacks
 from visualize_class import ClassVisualization, compare_settings, prepare_classes
-from visualize_common import Pictures, read_pictures
+from visualize_common import Pictures, load_networks, read_pictures
 from visualize_layers import (
     Activations,
     Classify,
@@ -59,25 +59,13 @@ def main(
     # Imported here, so that --help does not wait for torch.
     import time
 
-    from datamodules.files import data_root
     from rdfia import gallery, runs, training, wandb_run
-    from rdfia.backbones import load_backbone
 
     small = {name: value for name, value in SMALL.items() if hasattr(args, name) and args.fast_dev_run}
     args = dataclasses.replace(args, devices=1, **small)
     if args.precision != "float32":
         raise ValueError(f"visualize.py computes in float32, got --precision {args.precision}")
-    try:
-        root = data_root(args.data_dir)
-    except FileNotFoundError:
-        if args.data_dir is not None or not isinstance(args, Describe | ClassVisualization):
-            raise
-        root = None  # embedded or random weights need none
-    others = [name for flag in ("compare", "ensemble", "judges") for name in getattr(args, flag, ())]
-    # A file holds the weights of one architecture.
-    general = args.weights if args.weights in ("imagenet", "random") else "imagenet"
-    networks = {name: load_backbone(name, weights=general, data_dir=root) for name in others}
-    networks = {args.backbone: load_backbone(args.backbone, weights=args.weights, data_dir=root)} | networks
+    networks = load_networks(args)
     shown = read_pictures(args) if isinstance(args, Pictures) else None
     work = PREPARE[type(args)](args, networks, shown)
     data = shown.data if shown else {}

@@ -294,6 +294,7 @@ def success_curves(
     from rdfia import plots, runs
 
     metrics: dict[str, list[float]] = {}
+    units = {"success": "L-infinity distance in grey levels of 255", "success_l2": "L2 distance"}
     panels: dict[str, dict[str, Any]] = {}
     for name in [name for name in ("fgsm", "pgd", "pgd_l2") if name in args.attacks]:
         rates, ever = [], torch.zeros(len(images), dtype=torch.bool, device=images.device)
@@ -304,10 +305,10 @@ def success_curves(
             ever = success if name == "fgsm" else success | ever
             rates.append(float(ever.double().mean()))
             metrics[f"{name}/success_at_{level:g}"] = [rates[-1]]
-        label = "success, by L2 distance" if name == "pgd_l2" else "success, by grey levels of 255"
-        panels.setdefault(label, {})[name] = (sorted(levels), rates)
-    if panels:
-        runs.save_figure(folder, "success", plots.curves(panels, x_label="epsilon", log_x=True), trainer)
+        panels.setdefault("success_l2" if name == "pgd_l2" else "success", {})[name] = (sorted(levels), rates)
+    for panel, lines in panels.items():
+        figure = plots.curves({"share that fools": lines}, x_label=units[panel], log_x=True)
+        runs.save_figure(folder, panel, figure, trainer)
     return metrics
 
 

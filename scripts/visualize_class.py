@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from visualize_common import Network, Numbers, class_of, kept_as_png, png
+from visualize_common import Network, Numbers, class_of, kept_as_png, load_networks, png
 
 # The settings of the practicals, and ours.
 PRACTICAL: dict[str, Any] = {"parametrization": "pixels", "steps": 200, "rate": 5.0, "penalty": 1e-3}
@@ -185,8 +185,14 @@ def compare_settings(args: ClassVisualization, run_one: Callable[[Any], dict[str
 
     if args.table is None or not args.judges:
         raise ValueError("--table compares networks that judge each other; name one or more as --judges")
+    if args.preset != "practical":
+        raise ValueError("--table changes the settings of the practicals; add --preset practical")
+    if given := [name for name in PRACTICAL if getattr(args, name) is not None]:
+        raise ValueError(f"--table sets --{given[0].replace('_', '-')} itself; leave it out")
     for name in args.classes:
         class_of(name)
+    for network in load_networks(args).values():
+        network.check_complete()
     networks, rows = [args.backbone, *args.judges], TABLES[args.table]
     none = torch.nn.Module()  # nothing is trained
     folder = training.open_run(args, none, {}, may_change=training.MAY_CHANGE | {"table"})

@@ -67,6 +67,24 @@ class Shown(NamedTuple):
 Numbers = tuple[dict[str, list[float]], list[str]]
 
 
+def load_networks(args: Network) -> dict[str, Any]:
+    """Return the networks that the flags name, by architecture, the one of --backbone first."""
+    from datamodules.files import data_root
+    from rdfia.backbones import load_backbone
+
+    try:
+        root = data_root(args.data_dir)
+    except FileNotFoundError:
+        if args.data_dir is not None or isinstance(args, Pictures):
+            raise
+        root = None  # embedded or random weights need none
+    others = [name for flag in ("compare", "ensemble", "judges") for name in getattr(args, flag, ())]
+    # A file holds the weights of one architecture.
+    general = args.weights if args.weights in ("imagenet", "random") else "imagenet"
+    networks = {name: load_backbone(name, weights=general, data_dir=root) for name in others}
+    return {args.backbone: load_backbone(args.backbone, weights=args.weights, data_dir=root)} | networks
+
+
 def read_pictures(args: Pictures) -> Shown:
     """Return the images that the flags name, two of them in a dry run."""
     import torch

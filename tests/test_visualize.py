@@ -238,7 +238,7 @@ def test_dry_runs_write_nothing(tmp_path, kind):
     ],
 )
 def test_what_is_wrong_is_said_before_there_is_a_folder(tmp_path, kind, flags, message):
-    with pytest.raises((ValueError, FileNotFoundError), match=message):
+    with pytest.raises((ValueError, OSError), match=message):
         main(kind(data_dir=SAMPLE, output_dir=tmp_path / "runs", accelerator="cpu", **flags))
     assert not (tmp_path / "runs").exists()
 
@@ -295,6 +295,7 @@ def test_settings_are_compared_and_rows_that_are_done_are_not_drawn_again(tmp_pa
         weights="random",
         judges=("resnet18",),
         table="steps",
+        preset="practical",
         image_size=64,
         output_dir=tmp_path,
         accelerator="cpu",
@@ -309,8 +310,16 @@ def test_settings_are_compared_and_rows_that_are_done_are_not_drawn_again(tmp_pa
     assert again == 4
     assert main(args)["metrics"] == results["metrics"]
     assert "made them" not in capsys.readouterr().out
-    with pytest.raises(ValueError, match="name one or more as --judges"):
-        main(dataclasses.replace(args, judges=(), name="other"))
+    bad = {
+        "name one or more as --judges": {"judges": ()},
+        "add --preset practical": {"preset": "best"},
+        "--table sets --blur-every itself": {"blur_every": 3},
+        "resnet18": {"weights": "imagenet", "data_dir": tmp_path},  # a judge whose weights are not there
+    }
+    for message, change in bad.items():
+        with pytest.raises((ValueError, OSError), match=message):
+            main(dataclasses.replace(args, name="other", **change))
+    assert not (tmp_path / "other").exists()
 
 
 def test_what_transfers_what_a_target_costs_and_a_patch(tmp_path, monkeypatch):
