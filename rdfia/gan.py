@@ -66,10 +66,27 @@ def up(inputs: int, outputs: int, stride: int = 2, padding: int = 1) -> nn.Seque
     return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU())
 
 
+class RepeatAndConvolve(nn.Conv2d):
+    """Repeat each place of maps (B, C, H, W) 2x2 times, then convolve 3x3: maps (B, D, 2H, 2W).
+
+    Each result is made of 9 places, of which at most 4 differ. So it is computed as a transposed 4x4
+    convolution, with less than half of the products, whose kernel is the sum of the 3x3 one at 2x2 places.
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, 3, bias=False)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Map (B, C, H, W) to (B, D, 2H, 2W)."""
+        kernel = self.weight.flip(2, 3).transpose(0, 1)
+        places = ((0, 1, 0, 1), (0, 1, 1, 0), (1, 0, 0, 1), (1, 0, 1, 0))
+        spread = torch.stack([functional.pad(kernel, place) for place in places]).sum(0)
+        return functional.conv_transpose2d(maps, spread, stride=2, padding=1)
+
+
 def enlarge(inputs: int, outputs: int) -> nn.Sequential:
-    """Return what repeats each place of maps 2x2 times, a 3x3 convolution, BatchNorm and ReLU."""
-    convolution = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
-    return nn.Sequential(nn.Upsample(scale_factor=2), convolution, nn.BatchNorm2d(outputs), nn.ReLU())
+    """Return `RepeatAndConvolve`, which doubles the size of maps, BatchNorm and ReLU."""
+    return nn.Sequential(RepeatAndConvolve(inputs, outputs), nn.BatchNorm2d(outputs), nn.ReLU())
 
 
 def down(inputs: int, outputs: int) -> nn.Sequential:

@@ -36,3 +36,14 @@ def test_more_steps_than_there_are_is_one_line(tmp_path):
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("error: --steps is at most")
     assert not (tmp_path / "found.json").exists()
+
+
+@pytest.mark.slow
+def test_seeing_side_by_side(tmp_path):
+    done = call("seeing", "--steps", "1", "--output", tmp_path / "found.json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "found.json").read_text())
+    for name, other in (("class_together", "class_alone"), ("smooth_ours", "smooth_captum")):
+        assert found[f"{name}_times_as_fast"] == pytest.approx(
+            found[f"{other}_seconds"] / found[f"{name}_seconds"], rel=0.02
+        )

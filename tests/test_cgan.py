@@ -94,7 +94,8 @@ def test_training_equals_a_plain_loop(settings):
     for name in ("generator", "discriminator"):
         found, expected = (getattr(m, name).state_dict() for m in (module, reference))
         for key in expected:
-            torch.testing.assert_close(found[key], expected[key], rtol=1e-3, atol=2e-5, msg=key)
+            # A tenth of a step: Adam divides what is next to nothing by what is next to nothing.
+            torch.testing.assert_close(found[key], expected[key], rtol=1e-3, atol=1e-4, msg=key)
 
 
 def test_a_column_of_the_grid_has_one_latent_and_a_row_one_digit():

@@ -17,6 +17,7 @@ from rdfia.gan import (
     GANModule,
     Generator,
     Mapping,
+    RepeatAndConvolve,
     discriminator_loss,
     generator_loss,
     gradient_penalty,
@@ -57,6 +58,18 @@ def test_nearest_neighbours_and_convolutions_have_the_size_worked_out_by_hand():
     # 100-128 of 4x4, 3x3 kernels 128-64-32-8-1, BatchNorm scale and bias, one bias at the end
     weights = 16 * 100 * 128 + 9 * (128 * 64 + 64 * 32 + 32 * 8 + 8)
     assert sum(p.numel() for p in generator.parameters()) == weights + 2 * 232 + 1
+
+
+def test_one_transposed_convolution_is_nearest_neighbours_and_a_3x3_one():
+    layer = RepeatAndConvolve(5, 7).double()
+    maps = torch.randn(2, 5, 4, 6, dtype=torch.float64, requires_grad=True)
+    repeated = functional.interpolate(maps, scale_factor=2)
+    expected = functional.conv2d(repeated, layer.weight, padding=1)
+    torch.testing.assert_close(layer(maps), expected)
+    weights = torch.randn_like(expected)
+    inputs = (maps, layer.weight)
+    ours = torch.autograd.grad((layer(maps) * weights).sum(), inputs)
+    torch.testing.assert_close(ours, torch.autograd.grad((expected * weights).sum(), inputs))
 
 
 def test_the_mapping_adds_to_the_latents_and_takes_nothing_away():

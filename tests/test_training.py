@@ -320,6 +320,19 @@ def test_scored_again_a_run_keeps_what_is_known_of_its_training(tmp_path, monkey
     assert score(2)["commit"] == "second"
 
 
+def test_the_history_is_not_written_anew_after_each_row(tmp_path, monkeypatch):
+    history, written = runs.MetricsCSV(tmp_path), []
+    write = history.write
+    monkeypatch.setattr(history, "write", lambda: (written.append(len(history.rows)), write()))
+    for step in range(2000):
+        history.log_metrics({"train/loss": 0.5}, step)
+        history.save()  # as Lightning does
+    history.finalize("success")
+    assert written[0] == 1  # who watches a run sees that it began
+    assert len(written) < 20
+    assert len(rows(tmp_path)) == 2000
+
+
 def test_damaged_files_of_a_run_are_named(tmp_path):
     _, folder, _ = train(arguments(tmp_path), Tiny())
     good = (folder / "metrics.csv").read_text()

@@ -1,0 +1,123 @@
+"""What the benchmarks share: flags, turns, and how long a training step takes."""
+
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+if TYPE_CHECKING:
+    import lightning
+
+    from rdfia.command_line import Precision
+
+BATCH_SIZE = 128
+WARM = 5  # steps before those that count
+
+
+@dataclass(frozen=True)
+class Args:
+    """Measure our code beside the usual one."""
+
+    what: Annotated[Literal["data", "svm", "dann", "gan", "seeing"], tyro.conf.Positional] = "data"
+    """What to measure."""
+    data_dir: Path | None = None
+    """Data folder, or `sample`; else $RDFIA_DATA, else ./data."""
+    repeats: int = 3
+    """Passes over the data; the median counts."""
+    images: int = 256
+    """svm: photographs of which features are extracted in turns."""
+    steps: int = 60
+    """Of a turn: training steps, after 5 that do not count; seeing: of class visualisation."""
+    cache_dir: Path = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "rdfia" / "features"
+    """svm: where train_svm.py keeps features."""
+    output: Path | None = None
+    """Where the figures go; results/benchmark_<what>.json by default."""
+
+
+def unpack_mnist(root: Path, folder: Path) -> None:
+    """Write MNIST's files to ``folder``, decompressed: torchvision reads no others."""
+    from datamodules.mnist import OFFICIAL_MD5, find_idx, read_bytes
+
+    raw = folder / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name in OFFICIAL_MD5:
+        (raw / name).write_bytes(read_bytes(find_idx(root, name)))
+
+
+def seconds_of(work: Callable[[], Any]) -> float:
+    """Return how long something takes."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def in_turns(repeats: int, work: dict[str, Callable[[], float]]) -> dict[str, list[float]]:
+    """Return the seconds that each kind of work says it took, in each of the turns."""
+    times: dict[str, list[float]] = {name: [] for name in work}
+    for _ in range(repeats):
+        for name, run in work.items():
+            times[name].append(run())
+        print({name: round(values[-1], 4) for name, values in times.items()}, flush=True)
+    return times
+
+
+def ratio(above: list[float], below: list[float]) -> float:
+    """Return the median over the turns of one time divided by another."""
+    return round(median(a / b for a, b in zip(above, below, strict=True)), 2)
+
+
+def seconds_a_batch(
+    module: "lightning.LightningModule",
+    digits: "lightning.LightningDataModule",
+    steps: int,
+    monitor: str,
+    precision: "Precision",
+) -> float:
+    """Return how long a batch takes in a script's own trainer: through Lightning, with logging."""
+    import lightning
+
+    from rdfia import training
+    from rdfia.command_line import TrainerArgs
+
+    class Clock(lightning.Callback):
+        def on_train_batch_start(self, *step: Any) -> None:
+            if step[-1] == WARM:
+                self.started = time.perf_counter()
+            if step[-1] == WARM + steps:
+                self.ended = time.perf_counter()
+
+    clock = Clock()
+    two_optimizers = not module.automatic_optimization
+    with tempfile.TemporaryDirectory() as place:
+        flags = TrainerArgs(accelerator="cpu", precision=precision, max_epochs=1)
+        trainer = training.make_trainer(
+            flags, Path(place), monitor=monitor, mode="max", callbacks=[clock], two_optimizers=two_optimizers
+        )
+        trainer.fit_loop.epoch_loop.max_steps = (WARM + steps + 1) * (1 + two_optimizers)
+        trainer.fit(module, digits)
+    return (clock.ended - clock.started) / steps
+
+
+def checked_steps(args: Args, images: int) -> int:
+    """Return how many steps are measured, if an epoch has as many."""
+    most = images // BATCH_SIZE - WARM - 1
+    if args.steps > most:
+        raise ValueError(f"--steps is at most {most} on this data")
+    return args.steps
+
+
+def step_figures(times: dict[str, list[float]], images: int, steps: int) -> dict[str, Any]:
+    """Return what there is to say of steps of ours, bare ones and usual ones."""
+    return {
+        "steps": steps,
+        **{f"{name}_step_seconds": round(median(values), 4) for name, values in times.items()},
+        **{f"{name}_images_per_second": round(images / median(values)) for name, values in times.items()},
+        "times_as_fast_as_usual": ratio(times["usual"], times["our"]),
+        "over_bare_step": ratio(times["our"], times["bare"]),
+    }

@@ -1,0 +1,126 @@
+"""The benchmark of looking inside: class visualisation, SmoothGrad and the one-pixel attack."""
+
+import functools
+from collections.abc import Callable
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from benchmark_common import Args, in_turns, ratio, seconds_of
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+CLASSES = 25  # that are drawn at once
+IMAGES = 4  # that SmoothGrad and the one-pixel attack look at
+SAMPLES = 50  # of SmoothGrad
+
+
+def draw_alone(network: "nn.Module", label: int, steps: int) -> None:
+    """Draw one class as the practicals do: float32, one image at a time, at their settings."""
+    import numpy as np
+    import torch
+
+    from rdfia.saliency import gaussian_blur
+
+    image, generator = 0.1 * torch.randn(1, 3, 224, 224), np.random.default_rng(label)
+    for step in range(steps):
+        down, right = generator.integers(-16, 17, 2).tolist()
+        image = torch.roll(image, (down, right), (2, 3)).requires_grad_()
+        shown = image / 4 + 0.5
+        score = network(shown)[0, label] - 1e-3 * ((shown - 0.5) * 4).square().sum()
+        score.backward()
+        assert image.grad is not None
+        image = image.detach() + 5 * image.grad / image.grad.norm()
+        image = torch.roll(image, (-down, -right), (2, 3)).clamp(-2, 2)
+        if (step + 1) % 10 == 0:
+            image = gaussian_blur(image, 0.5)
+
+
+def measure_seeing(args: Args) -> dict[str, Any]:
+    """Measure in turns, on SqueezeNet and the ImageNet samples.
+
+    Raises:
+        ValueError: captum or torchattacks is not installed.
+    """
+    try:
+        import captum.attr
+        import torchattacks
+    except ImportError as error:
+        raise ValueError(f"{error}: pip install captum && pip install --no-deps torchattacks") from error
+    import numpy as np
+    import torch
+
+    from datamodules.imagenet_samples import ImageNetSamplesDataModule
+    from rdfia.adversarial import few_pixels
+    from rdfia.backbones import load_backbone
+    from rdfia.class_visualization import visualize_classes
+    from rdfia.saliency import smooth_grad
+
+    samples = ImageNetSamplesDataModule(args.data_dir)
+    samples.prepare_data()
+    samples.setup()
+    images, labels = samples.data[list(range(IMAGES))]
+    plain = load_backbone("squeezenet1_1", data_dir=args.data_dir).eval().requires_grad_(False)
+    ours = load_backbone("squeezenet1_1", data_dir=args.data_dir).to(memory_format=torch.channels_last)
+    classes = torch.arange(CLASSES) * 40
+    looked_at: list[int] = []  # images that went through a network
+    for network in (plain, ours):
+        network.register_forward_hook(lambda _, inputs, __: looked_at.append(len(inputs[0])))
+
+    def per_query(work: Callable[[], Any]) -> float:
+        looked_at.clear()
+        return seconds_of(work) / sum(looked_at)
+
+    def class_alone() -> float:
+        labels = classes[:2].tolist()
+        return seconds_of(lambda: [draw_alone(plain, label, args.steps) for label in labels]) / len(labels)
+
+    def class_together(dtype: "torch.dtype | None" = None) -> float:
+        with torch.autocast("cpu", dtype, enabled=dtype is not None):
+            drawn = seconds_of(lambda: visualize_classes([ours], classes, steps=args.steps, rate=5.0))
+        return drawn / len(classes)
+
+    def smooth_captum() -> float:
+        noise = 0.15 * float(images.amax() - images.amin())
+        tunnel = captum.attr.NoiseTunnel(captum.attr.Saliency(plain))
+        given = {"nt_samples": SAMPLES, "stdevs": noise, "target": labels, "nt_samples_batch_size": 16}
+        return seconds_of(lambda: tunnel.attribute(images.clone(), abs=False, **given))
+
+    def smooth_ours(dtype: "torch.dtype | None" = None) -> float:
+        with torch.autocast("cpu", dtype, enabled=dtype is not None):
+            return seconds_of(lambda: smooth_grad(ours, images, labels, samples=SAMPLES))
+
+    def pixel_torchattacks() -> float:
+        np.random.seed(0)  # noqa: NPY002 - scipy's evolution, as torchattacks calls it, draws from these
+        return per_query(lambda: torchattacks.OnePixel(plain)(images, labels))
+
+    def pixel_ours(dtype: "torch.dtype | None" = None) -> float:
+        with torch.autocast("cpu", dtype, enabled=dtype is not None):
+            return per_query(
+                lambda: few_pixels(ours, images, labels, population=100, iterations=4, batch_size=100)
+            )
+
+    work = {"class_alone": class_alone, "class_together": class_together, "smooth_captum": smooth_captum}
+    work |= {"smooth_ours": smooth_ours, "pixel_torchattacks": pixel_torchattacks, "pixel_ours": pixel_ours}
+    for name, run in (
+        ("class_together", class_together),
+        ("smooth_ours", smooth_ours),
+        ("pixel_ours", pixel_ours),
+    ):
+        work[f"{name}_bf16"] = functools.partial(run, torch.bfloat16)
+    times = in_turns(args.repeats, work)
+    usual = {
+        "class_together": "class_alone",
+        "smooth_ours": "smooth_captum",
+        "pixel_ours": "pixel_torchattacks",
+    }
+    return {
+        "steps": args.steps,
+        **{f"{name}_seconds": round(median(values), 5) for name, values in times.items()},
+        **{
+            f"{name}{precision}_times_as_fast": ratio(times[other], times[name + precision])
+            for name, other in usual.items()
+            for precision in ("", "_bf16")
+        },
+    }

@@ -1,0 +1,163 @@
+"""The benchmark of transfer learning: extraction, and the sweep over C."""
+
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from benchmark_common import Args, in_turns, ratio, seconds_of
+
+if TYPE_CHECKING:
+    pass
+
+
+def usual_features(folder: Path, networks: list[Any], count: int) -> None:
+    """Extract features as the practicals do: ImageFolder, PIL, DataLoader, float32, one pass a layer."""
+    import torch
+    from torch.utils.data import DataLoader, Subset
+    from torchvision import datasets, transforms
+
+    steps = [transforms.Resize((224, 224)), transforms.ToTensor()]
+    steps += [transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))]
+    photographs = datasets.ImageFolder(folder, transforms.Compose(steps))
+    some = Subset(photographs, list(range(0, len(photographs), -(-len(photographs) // count))))
+    for network in networks:
+        features = []
+        with torch.no_grad():
+            for images, _ in DataLoader(some, batch_size=32, num_workers=2):
+                features.append(network(images).flatten(1))
+        torch.cat(features)
+
+
+def measure_svm(args: Args) -> dict[str, Any]:
+    """Measure extraction and the sweep over C; compare every prediction."""
+    import lightning
+    import torch
+    import torchvision
+    from sklearn.svm import SVC
+
+    from datamodules.files import data_root
+    from datamodules.images import decode_all
+    from datamodules.scene15 import Scene15DataModule
+    from datamodules.tensors import ImageTensors
+    from rdfia.backbones import load_backbone
+    from rdfia.feature_extractor_svm import FeatureExtractorSVM
+    from rdfia.features import compute_features, open_layers
+    from rdfia.linear_svm import c_grid, fit_svm, gram_matrix
+
+    root = data_root(args.data_dir)
+    scenes = Scene15DataModule(args.data_dir, train_on_val=True, shuffle=False, batch_size=32)
+    scenes.setup()
+    backbone = load_backbone("vgg16", data_dir=root)
+    usual = torchvision.models.vgg16(weights=None).eval()
+    usual.features.load_state_dict(backbone.network.features.state_dict())
+    pool5, relu5_3 = usual.features, usual.features[:-1]
+    backbone = backbone.to(memory_format=torch.channels_last)
+    files = [path for path, _ in sorted(scenes.test_files)]
+    chosen = files[:: -(-len(files) // args.images)]
+
+    def batches_of(pixels: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+        photographs = ImageTensors(pixels, torch.zeros(len(pixels)), channels=3)
+        return lambda places: photographs[places][0].contiguous(memory_format=torch.channels_last)
+
+    def ours(layers: list[str]) -> None:
+        images = batches_of(decode_all(chosen, mode="L", size=224))
+        compute_features(backbone, images, torch.arange(len(chosen)), layers, dtype=torch.bfloat16)
+
+    def bare() -> None:
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            for batch in batches:
+                backbone.network.features(batch)
+
+    batches = torch.rand(len(chosen), 3, 224, 224).contiguous(memory_format=torch.channels_last).split(32)
+    folder = root / "15SceneData" / "test"
+    work: dict[str, Callable[[], None]] = {
+        "our_pool5": lambda: ours(["pool5"]),
+        "bare_forward": bare,
+        "usual_pool5": lambda: usual_features(folder, [pool5], args.images),
+        "our_relu5_3_and_pool5": lambda: ours(["relu5_3", "pool5"]),
+        "usual_relu5_3_and_pool5": lambda: usual_features(folder, [relu5_3, pool5], args.images),
+    }
+    each = {name: lambda run=run: seconds_of(run) / len(chosen) for name, run in work.items()}
+    times = in_turns(args.repeats, each)
+
+    pixels = torch.cat([scenes.train_data.images, scenes.test_data.images])
+    count = len(pixels)
+    layer = open_layers(
+        backbone,
+        batches_of(pixels),
+        count,
+        ["pool5"],
+        images_hash=scenes.describe()["sha256"],
+        memory=1e9,
+        cache=args.cache_dir.expanduser(),
+        dtype=torch.bfloat16,
+    )["pool5"]
+    both = torch.nn.functional.normalize(layer.features(slice(None)).float())
+    train, test = both.split([len(scenes.train_data), len(scenes.test_data)])
+    labels, true = scenes.train_data.labels, scenes.test_data.labels
+    started = time.perf_counter()
+    gram = gram_matrix(both.__getitem__, count)
+    inside, across = gram[: len(train), : len(train)], gram[len(train) :, : len(train)]
+    gram_seconds = time.perf_counter() - started
+    grid = c_grid(inside)
+    started = time.perf_counter()
+    found = [fit_svm(inside, labels, c).predict(across) for c in grid]
+    our_seconds = time.perf_counter() - started
+    module = FeatureExtractorSVM(backbone="vgg16", layers=["pool5"], data_dir=str(root))
+    rows, references, usual_seconds = [], [], 0.0
+    for c, predictions in zip(grid, found, strict=True):
+        started = time.perf_counter()
+        machine = SVC(kernel="linear", C=c, decision_function_shape="ovo").fit(train, labels)
+        reference = torch.from_numpy(machine.predict(test))
+        usual_seconds += time.perf_counter() - started
+        references.append(reference)
+        module.c = c
+        module.fit_features(train, labels)
+        assert module.classifier is not None
+        plain = module.classifier.predict(test)
+        differ = (predictions != reference) | (plain != reference)
+        # how near to one of its planes an image lies that we and scikit-learn judge differently
+        near = [abs(machine.decision_function(test[[n]])).min() for n in differ.nonzero()[:, 0].tolist()]
+        rows.append(
+            {
+                "c": c,
+                "accuracy": (predictions == true).double().mean().item(),
+                "scikit_learn_accuracy": (reference == true).double().mean().item(),
+                "differ_from_scikit_learn": int((predictions != reference).sum()),
+                "plain_weights_differ": int((plain != reference).sum()),
+                "largest_distance_of_those": float(max(near, default=0.0)),
+            }
+        )
+        print(rows[-1], flush=True)
+    middle = len(grid) // 2
+    module.c = grid[middle]
+    module.fit_features(train, labels)
+    with tempfile.TemporaryDirectory() as place:
+        trainer = lightning.Trainer(
+            accelerator="cpu", precision="bf16-mixed", logger=False, default_root_dir=place
+        )
+        trainer.strategy.connect(module)
+        trainer.save_checkpoint(Path(place) / "svm.ckpt")
+        loaded = FeatureExtractorSVM.load_from_checkpoint(Path(place) / "svm.ckpt", weights_only=True)
+        told = torch.cat(trainer.predict(loaded, scenes.test_dataloader()) or [])
+    return {
+        "photographs_in_turns": len(chosen),
+        **{f"{name}_seconds_an_image": round(median(values), 4) for name, values in times.items()},
+        "pool5_times_as_fast": ratio(times["usual_pool5"], times["our_pool5"]),
+        "relu5_3_and_pool5_times_as_fast": ratio(
+            times["usual_relu5_3_and_pool5"], times["our_relu5_3_and_pool5"]
+        ),
+        "our_pool5_over_bare_forward": ratio(times["our_pool5"], times["bare_forward"]),
+        "gram_seconds": round(gram_seconds, 2),
+        "our_sweep_seconds": round(our_seconds, 2),
+        "scikit_learn_sweep_seconds": round(usual_seconds, 1),
+        "sweep_times_as_fast": round(usual_seconds / our_seconds),
+        "sweep_times_as_fast_with_the_gram_matrix": round(usual_seconds / (our_seconds + gram_seconds)),
+        "test_images": len(true),
+        "sweep": rows,
+        "reloaded_checkpoint_c": grid[middle],
+        "reloaded_checkpoint_differs": int((told != references[middle]).sum()),
+    }
