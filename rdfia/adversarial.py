@@ -578,7 +578,7 @@ def shapes(
     with as_it_was(model):
         for number, image in enumerate(progress(images, "shapes")):
             label, target = int(labels[number]), None if targets is None else int(targets[number])
-            generator = torch.Generator().manual_seed(seed * 100_003 + number)
+            generator = keyed_generator([seed, number])
             genes = torch.rand(count, 4 + channels, generator=generator).to(image)
             genes[:, 3] = 0  # nothing is seen at first
             queries[number] += 1

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rdfia.draws import keyed_generator
 from rdfia.progress import progress
 from rdfia.saliency import all_logits, as_it_was, gaussian_blur, lengths
 from rdfia.views import similarity, transformed
@@ -121,7 +122,7 @@ def visualize_classes(
     fourier, found = parametrization == "fourier", []
     for places in torch.split(torch.arange(len(classes)), batch_size):
         asked = classes[places]
-        generator = [torch.Generator().manual_seed(seed * 100_003 + int(place)) for place in places]
+        generator = [keyed_generator([seed, int(place)]) for place in places]
         if start is not None:
             variable = (start[places] - 0.5) / 0.25
         else:

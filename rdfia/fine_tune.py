@@ -181,7 +181,7 @@ class FineTuneModule(lightning.LightningModule):
         self.train()
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Log train/loss and train/accuracy."""
+        """Log train/loss and train/accuracy of the epoch, and the loss of each batch."""
         images, labels = batch
         if self.augment:
             key = (self.seed, self.current_epoch, batch_idx)
@@ -189,6 +189,7 @@ class FineTuneModule(lightning.LightningModule):
         logits = self(images)
         loss = functional.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
         self._note("train", loss, logits, labels)
+        self.log("train/batch_loss", loss.detach())
         return loss
 
     def _score(self, batch: tuple[Tensor, Tensor], name: str) -> Tensor:

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import logging
+import math
 import shutil
 import signal
 import sys
@@ -154,6 +155,47 @@ class StopCleanly(Callback):
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._handlers.clear()
+
+
+class Diverged(ValueError):  # noqa: N818 - it says what became of the run
+    """A loss is not a number any more, or infinite."""
+
+
+class StopWhereLossesDiverge(Callback):
+    """Raises `Diverged` where a loss is not finite, before any checkpoint is saved with what made it so.
+
+    Args:
+        losses: Their logged names.
+        folder: The run folder.
+    """
+
+    def __init__(self, losses: tuple[str, ...], folder: Path) -> None:
+        self.losses, self.folder = losses, folder
+
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Look at the losses of the batch before: only now are they logged."""
+        self._look(trainer, batch_idx)
+
+    def on_validation_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """Look at the losses of the last batch."""
+        self._look(trainer, int(trainer.num_training_batches))
+
+    def _look(self, trainer: lightning.Trainer, batch: int) -> None:
+        found = {name: float(trainer.logged_metrics.get(name, 0.0)) for name in self.losses}
+        bad = next((name for name, value in found.items() if not math.isfinite(value)), None)
+        if trainer.world_size > 1:  # all processes leave together
+            stop = trainer.strategy.reduce_boolean_decision(bad is not None, all=False)
+            bad = (bad or "a loss of another process") if stop else None
+        if bad is not None:
+            last = self.folder / "checkpoints" / "last.ckpt"
+            kept = f"; {last} is from before" if last.exists() else ""
+            raise Diverged(
+                f"{bad} is {found.get(bad, math.nan)} after batch {batch} of epoch "
+                f"{trainer.current_epoch + 1}{kept}; "
+                "take smaller learning rates and another --name, or --overwrite"
+            )
 
 
 class RandomState(Callback):
@@ -424,6 +466,7 @@ def make_trainer(
     monitor: str,
     mode: str,
     callbacks: list[Callback],
+    losses: tuple[str, ...] = (),
     two_optimizers: bool = False,
     unused_weights: bool = False,
 ) -> lightning.Trainer:
@@ -435,6 +478,7 @@ def make_trainer(
         monitor: The metric that chooses ``best.ckpt``.
         mode: ``min`` or ``max``.
         callbacks: More callbacks.
+        losses: Logged names of those that stop the run when they are not finite.
         two_optimizers: The module steps two optimizers, each of which leaves the other's network unused.
         unused_weights: Some weights have no gradient in some steps; DDP must look for them then.
     """
@@ -464,6 +508,7 @@ def make_trainer(
             best,
             Timer(),
             RandomState(),
+            StopWhereLossesDiverge(losses, folder),
             StopCleanly(checkpoints / "last.ckpt"),
             TQDMProgressBar(refresh_rate=10) if watched else EpochLines(monitor),
             *callbacks,
@@ -486,7 +531,12 @@ def fit(
     module: lightning.LightningModule,
     datamodule: lightning.LightningDataModule,
 ) -> float:
-    """Train, going on from the run's ``last.ckpt`` if there is one; return the seconds of training in all."""
+    """Train, going on from the run's ``last.ckpt`` if there is one; return the seconds of training in all.
+
+    Raises:
+        Diverged: A loss was not finite.
+        Interrupted: The run was asked to stop.
+    """
     last = args.output_dir / args.name / "checkpoints" / "last.ckpt"
     resume = last.exists() and not args.overwrite and not args.fast_dev_run
     trainer.fit(module, datamodule, ckpt_path=last if resume else None, weights_only=True)
@@ -494,11 +544,17 @@ def fit(
     if any(callback.leaving for callback in callbacks if isinstance(callback, StopCleanly)):
         raise Interrupted(f"interrupted; {last} is complete, the same command goes on from there")
     if args.fast_dev_run:
-        timer = next(callback for callback in callbacks if isinstance(callback, Timer))
-        return timer.time_elapsed("train")
+        return seconds_trained(trainer)
     # What the checkpoint says, so that a run that is only scored again has the time it had.
     checkpoint = torch.load(last, map_location="cpu", weights_only=True, mmap=True)
     return float(checkpoint["callbacks"]["Timer"]["time_elapsed"]["train"])
+
+
+def seconds_trained(trainer: lightning.Trainer) -> float:
+    """Return the seconds of training so far, in all."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined] # set at run time
+    timer = next(callback for callback in callbacks if isinstance(callback, Timer))
+    return timer.time_elapsed("train")
 
 
 def save_module(trainer: lightning.Trainer, module: lightning.LightningModule, folder: Path) -> None:

@@ -229,7 +229,14 @@ def train(
         for name, path in best.items()
         if name != "source"  # the trainer's own best.ckpt
     ]
-    trainer = training.make_trainer(args, folder, monitor=SELECTIONS["source"], mode="max", callbacks=[*kept])
+    trainer = training.make_trainer(
+        args,
+        folder,
+        monitor=SELECTIONS["source"],
+        mode="max",
+        callbacks=[*kept],
+        losses=("train/class_loss", "train/domain_loss"),
+    )
     scores = {"seconds": training.fit(args, trainer, module, digits)}
     if not args.fast_dev_run:
         for name, path in best.items():

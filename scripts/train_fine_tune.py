@@ -91,7 +91,13 @@ def main(args: Args) -> dict[str, Any]:
     folder = training.open_run(args, module, data := scenes.describe())
     stop = [training.StopEarly("val/accuracy", mode="max", patience=args.patience)] if args.patience else []
     trainer = training.make_trainer(
-        args, folder, monitor="val/accuracy", mode="max", callbacks=[*stop], unused_weights=True
+        args,
+        folder,
+        monitor="val/accuracy",
+        mode="max",
+        callbacks=[*stop],
+        losses=("train/batch_loss",),
+        unused_weights=True,
     )
     seconds = training.fit(args, trainer, module, scenes)
     checkpoint = folder / "checkpoints" / ("last.ckpt" if args.train_on_val else "best.ckpt")

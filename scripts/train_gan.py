@@ -8,7 +8,9 @@ Examples:
 """
 
 import dataclasses
+import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -301,9 +303,14 @@ def run(
             training.EpochFigure(folder, "samples", grid),
             training.Film(folder, lambda gan: plots.sheet(preview(gan), columns)),
         ],
+        losses=("train/discriminator_loss",),  # the generator has none in batches in which it does not step
         two_optimizers=True,
     )
-    seconds = training.fit(args, trainer, module, digits)
+    diverged = None
+    try:
+        seconds = training.fit(args, trainer, module, digits)
+    except training.Diverged as error:  # scored all the same: that too is a result
+        diverged, seconds = error, training.seconds_trained(trainer)
     tested = trainer.test(module, digits, verbose=False)[0]
     if not trainer.is_global_zero:
         return {}
@@ -333,9 +340,11 @@ def run(
         metrics={name: [value] for name, value in scores.items()},
         selection="last epoch, samples of the averaged generator",
         wall_seconds=seconds,
-        notes=[note],
+        notes=[note, *([str(diverged)] if diverged else [])],
     )
     wandb_run.finish_last()
+    if diverged:
+        raise diverged
     print(f"{scores['n_generated']:.0f} generated digits against {scores['n_real']:.0f} real test digits")
     for name in ("judge_fid", "precision", "recall", "confident_share", "smallest_class_share"):
         print(f"{name:22}{scores[name]:8.3f}    real training digits {scores['floor_' + name]:8.3f}")
@@ -388,10 +397,12 @@ def compare(
             name = runs.row_name(row, seed)
             part = dataclasses.replace(args, name=name, output_dir=folder, seed=seed, **besides, **changes)
             print(f"{row}, seed {seed}")
-            found[row].append(training.finished(part, build(part), data) or train_one(part))
-        if found[row][0] and not args.fast_dev_run:
-            name = found[row][0]["name"]
-            last = folder / name / "checkpoints" / "last.ckpt"
+            with suppress(training.Diverged):  # which is written down all the same
+                found[row].append(training.finished(part, build(part), data) or train_one(part))
+                continue
+            found[row].append(json.loads((folder / name / "results.json").read_text()))
+        last = folder / runs.row_name(row, seeds[0]) / "checkpoints" / "last.ckpt"
+        if last.exists() and not args.fast_dev_run:  # none, where it diverged at once
             trained = type(module).load_from_checkpoint(last, map_location="cpu", weights_only=True)
             samples[row] = trained.sample(20)
     trainer = training.make_trainer(args, folder, monitor="val/judge_fid", mode="min", callbacks=[])

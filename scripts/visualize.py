@@ -59,6 +59,8 @@ def main(
     # Imported here, so that --help does not wait for torch.
     import time
 
+    import torch
+
     from rdfia import gallery, runs, training, wandb_run
 
     small = {name: value for name, value in SMALL.items() if hasattr(args, name) and args.fast_dev_run}
@@ -72,7 +74,7 @@ def main(
     folder = training.open_run(args, networks[args.backbone], data)
     trainer = training.make_trainer(args, folder, monitor="none", mode="max", callbacks=[])
     for network in networks.values():
-        network.to(trainer.strategy.root_device)
+        network.to(trainer.strategy.root_device, memory_format=torch.channels_last)
     started = time.perf_counter()
     metrics, notes = work(folder, trainer)
     results = runs.write_results(

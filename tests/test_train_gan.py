@@ -32,6 +32,7 @@ from train_gan import (
 
 from rdfia.command_line import TrainerArgs, run_script
 from rdfia.gan import PRACTICAL, GANModule
+from rdfia.training import Diverged
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = str(ROOT / "scripts" / "train_gan.py")
@@ -155,6 +156,25 @@ def test_a_table_skips_what_is_done_and_names_what_collapsed(tmp_path, mnist, mo
     single_run = dataclasses.replace(args, output_dir=folder, name="practical_seed_0")
     with pytest.raises(ValueError, match="holds a single run; use another --name"):
         main(single_run)
+
+
+def test_a_gan_that_diverges_stops_and_is_a_row_of_its_table(tmp_path, mnist, monkeypatch, capsys):
+    args = small(tmp_path, generator_lr=1e30)
+    with pytest.raises(Diverged, match="train/discriminator_loss is nan after batch 2 of epoch 1; take smal"):
+        main(args)
+    single = json.loads((tmp_path / "runs" / "gan" / "results.json").read_text())
+    assert single["metrics"]["judge_fid"]["mean"] is None
+    assert "train/discriminator_loss is nan" in single["notes"][-1]
+
+    monkeypatch.setitem(TRIED, "orthogonal initialization", {"generator_lr": 1e30})
+    for name in [name for name in TRIED if name != "orthogonal initialization"]:
+        monkeypatch.delitem(TRIED, name)
+    args = small(tmp_path, ablation="tried", name="table")
+    table = main(args)
+    assert "orthogonal initialization: diverged" in table["notes"]
+    assert table["metrics"]["best/judge_fid"]["mean"] is not None
+    monkeypatch.setattr(train_gan, "train", None)  # nothing is trained again
+    assert main(args)["metrics"] == table["metrics"]
 
 
 def test_walks_begin_and_end_where_the_judge_says(monkeypatch):

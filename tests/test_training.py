@@ -320,6 +320,29 @@ def test_scored_again_a_run_keeps_what_is_known_of_its_training(tmp_path, monkey
     assert score(2)["commit"] == "second"
 
 
+@pytest.mark.parametrize(("bad", "epoch", "batch"), [(7, 2, 3), (9, 2, 5)])  # within an epoch, at its end
+def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_last_good_checkpoint(
+    tmp_path, bad, epoch, batch
+):
+    class Explodes(Tiny):
+        def training_step(self, batch, batch_idx):
+            loss = super().training_step(batch, batch_idx)
+            number = self.current_epoch * 5 + batch_idx
+            self.log("train/loss", loss * (float("inf") if number == bad else 1))
+            return loss
+
+    args, module = arguments(tmp_path), Explodes()
+    folder = training.open_run(args, module, {})
+    trainer = training.make_trainer(
+        args, folder, monitor="val/score", mode="min", callbacks=[], losses=("train/loss",)
+    )
+    expected = rf"train/loss is inf after batch {batch} of epoch {epoch}; .*last.ckpt is from before; take sm"
+    with pytest.raises(training.Diverged, match=expected):
+        training.fit(args, trainer, module, Data())
+    saved = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    assert saved["global_step"] == 5
+
+
 def test_the_history_is_not_written_anew_after_each_row(tmp_path, monkeypatch):
     history, written = runs.MetricsCSV(tmp_path), []
     write = history.write
