@@ -15,16 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rdfia.gan import (
-    GANModule,
-    Initialization,
-    Mapping,
-    Upsampling,
-    grow,
-    initialize,
-    shrink,
-    up,
-)
+from rdfia.dcgan import Initialization, Mapping, Upsampling, grow, initialize, shrink, up
+from rdfia.gan import GANModule
 
 Conditioning = Literal["one-hot", "embedding", "projection"]
 CLASSES = 10

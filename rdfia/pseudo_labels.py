@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rdfia.dann import Batch, DANNModule, statistics_kept
+from rdfia.dann import Batch, DANNModule
+from rdfia.dann_network import statistics_kept
 from rdfia.views import jittered
 
 

@@ -52,8 +52,8 @@ def measure_seeing(args: Args) -> dict[str, Any]:
     import torch
 
     from datamodules.imagenet_samples import ImageNetSamplesDataModule
-    from rdfia.adversarial import few_pixels
     from rdfia.backbones import load_backbone
+    from rdfia.black_box import few_pixels
     from rdfia.class_visualization import visualize_classes
     from rdfia.saliency import smooth_grad
 

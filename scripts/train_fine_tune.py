@@ -66,7 +66,7 @@ def main(args: Args) -> dict[str, Any]:
 
     from datamodules.files import data_root
     from datamodules.scene15 import CLASSES, Scene15DataModule
-    from rdfia import plots, runs, training, wandb_run
+    from rdfia import callbacks, plots, runs, training, wandb_run
     from rdfia.fine_tune import FineTuneModule
 
     if args.train_on_val and args.patience:
@@ -89,7 +89,7 @@ def main(args: Args) -> dict[str, Any]:
     scenes.setup()
     scenes.train_dataloader()  # says now if a batch is too large
     folder = training.open_run(args, module, data := scenes.describe())
-    stop = [training.StopEarly("val/accuracy", mode="max", patience=args.patience)] if args.patience else []
+    stop = [callbacks.StopEarly("val/accuracy", mode="max", patience=args.patience)] if args.patience else []
     trainer = training.make_trainer(
         args,
         folder,

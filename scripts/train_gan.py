@@ -281,7 +281,7 @@ def run(
     """
     import lightning
 
-    from rdfia import plots, runs, training, wandb_run
+    from rdfia import callbacks, plots, runs, training, wandb_run
     from rdfia.digit_judge import score_images
 
     lightning.seed_everything(args.seed, workers=True, verbose=False)
@@ -300,8 +300,8 @@ def run(
         monitor="val/judge_fid",
         mode="min",
         callbacks=[
-            training.EpochFigure(folder, "samples", grid),
-            training.Film(folder, lambda gan: plots.sheet(preview(gan), columns)),
+            callbacks.EpochFigure(folder, "samples", grid),
+            callbacks.Film(folder, lambda gan: plots.sheet(preview(gan), columns)),
         ],
         losses=("train/discriminator_loss",),  # the generator has none in batches in which it does not step
         two_optimizers=True,
@@ -309,7 +309,7 @@ def run(
     diverged = None
     try:
         seconds = training.fit(args, trainer, module, digits)
-    except training.Diverged as error:  # scored all the same: that too is a result
+    except callbacks.Diverged as error:  # scored all the same: that too is a result
         diverged, seconds = error, training.seconds_trained(trainer)
     tested = trainer.test(module, digits, verbose=False)[0]
     if not trainer.is_global_zero:
@@ -381,7 +381,7 @@ def compare(
         rows: The flags in which each differs.
         train_one: Trains one and returns its results.
     """
-    from rdfia import plots, runs, training, wandb_run
+    from rdfia import callbacks, plots, runs, training, wandb_run
 
     module, data = build(args), read_digits(args).describe()
     if (args.output_dir / args.name / "metrics.csv").exists() and not args.overwrite:
@@ -397,7 +397,7 @@ def compare(
             name = runs.row_name(row, seed)
             part = dataclasses.replace(args, name=name, output_dir=folder, seed=seed, **besides, **changes)
             print(f"{row}, seed {seed}")
-            with suppress(training.Diverged):  # which is written down all the same
+            with suppress(callbacks.Diverged):  # which is written down all the same
                 found[row].append(training.finished(part, build(part), data) or train_one(part))
                 continue
             found[row].append(json.loads((folder / name / "results.json").read_text()))

@@ -122,7 +122,7 @@ def attack(
         truth: Their classes (N,).
         epsilon: In place of the flag's, in pixel units.
     """
-    from rdfia import adversarial
+    from rdfia import adversarial, black_box, robust_attacks
 
     target = "random" if name == "fool" and args.target == "any" else args.target
     targets = pick_targets(args, target, network, images, truth)
@@ -137,8 +137,8 @@ def attack(
         "pgd": lambda: pgd(epsilon=gentle, steps=args.steps, **seeded),
         "pgd_l2": lambda: pgd(epsilon=epsilon or args.epsilon_l2, norm="l2", steps=args.steps, **seeded),
         "plain": lambda: pgd(**strong),
-        "eot": lambda: pgd(**strong, transform=adversarial.random_transform, views=4),
-        "pixels": lambda: adversarial.few_pixels(
+        "eot": lambda: pgd(**strong, transform=robust_attacks.random_transform, views=4),
+        "pixels": lambda: black_box.few_pixels(
             network,
             images,
             truth,
@@ -147,7 +147,7 @@ def attack(
             iterations=args.queries // population - 1,
             **seeded,
         ),
-        "shapes": lambda: adversarial.shapes(
+        "shapes": lambda: black_box.shapes(
             network, images, truth, generations=args.queries // 32, targets=targets, seed=args.seed
         ),
     }
@@ -165,7 +165,7 @@ def attack_images(
     """
     import torch
 
-    from rdfia import adversarial, plots, runs
+    from rdfia import plots, robust_attacks, runs
     from rdfia.saliency import gradient
 
     network, size = networks[args.backbone], args.batch_size
@@ -192,7 +192,7 @@ def attack_images(
         print(f"{name}: " + ", ".join(f"{key} {value:.4g}" for key, value in numbers.items()), flush=True)
     if "eot" in args.attacks:
         targets = pick_targets(args, args.target, network, images, truth)
-        clean = adversarial.robustness(network, images, truth, targets)
+        clean = robust_attacks.robustness(network, images, truth, targets)
         metrics["clean/under_transformations"] = [float(clean.mean())]
     if len(networks) > 1:
         shares = [
@@ -235,7 +235,7 @@ def judge(
     """
     import torch
 
-    from rdfia import adversarial, plots, runs
+    from rdfia import adversarial, plots, robust_attacks, runs
     from rdfia.backbones import imagenet_classes
     from rdfia.saliency import rank_correlation
 
@@ -255,7 +255,7 @@ def judge(
     change = (found.images - images).abs().amax(1)[places]
     numbers["overlap_with_saliency"] = float(rank_correlation(change, maps[places]).mean())
     if name in ("plain", "eot"):
-        lasting = adversarial.robustness(network, found.images, truth, targets)
+        lasting = robust_attacks.robustness(network, found.images, truth, targets)
         numbers["under_transformations"] = float(lasting.mean())
     for other_name, other in networks.items():
         share = also_fooled(other, images[places], again, truth[places], size)
@@ -386,7 +386,7 @@ def attack_with_patch(
     """Make one patch with every other image; return what share of the others it turns into the target."""
     import torch
 
-    from rdfia import adversarial, plots, runs
+    from rdfia import adversarial, plots, robust_attacks, runs
     from rdfia.backbones import imagenet_classes
 
     target = TOASTER if args.target in NO_CLASS else class_of(args.target)
@@ -395,11 +395,11 @@ def attack_with_patch(
     area = args.patch_size**2 / (images.shape[2] * images.shape[3])
     if not len(held_out):
         return {"success": float("nan"), "share_of_the_area": area}
-    patch = adversarial.patch(
+    patch = robust_attacks.patch(
         network, train, target, size=args.patch_size, steps=args.patch_steps, seed=args.seed
     )
     views = 5
-    seen = [adversarial.with_patch(held_out, patch, (args.seed, 1_000_000, view)) for view in range(views)]
+    seen = [robust_attacks.with_patch(held_out, patch, (args.seed, 1_000_000, view)) for view in range(views)]
     told = torch.stack([adversarial.predict(network, one, args.batch_size) for one in seen])
     classes = imagenet_classes()
     shown = torch.cat([torch.nn.functional.interpolate(patch[None], images.shape[2:]), seen[0][:11]])

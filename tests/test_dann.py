@@ -14,19 +14,11 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from datamodules.mnist_to_mnist_m import MNISTToMNISTMDataModule
-from rdfia.dann import (
-    PAPER,
-    SCHEDULES,
-    DANNModule,
-    DomainAdversarialNetwork,
-    domain_loss,
-    ganin,
-    reverse_gradient,
-    standardized,
-)
+from rdfia.callbacks import RandomState
+from rdfia.dann import PAPER, SCHEDULES, DANNModule, domain_loss, ganin, reverse_gradient
+from rdfia.dann_network import DomainAdversarialNetwork, standardized
 from rdfia.domain_scores import DomainScores, information, neighbourhood_density
 from rdfia.optimization import rate_factor
-from rdfia.training import RandomState
 
 SMALL = {"network": "paper", "domain_width": 10}
 

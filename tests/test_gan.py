@@ -11,18 +11,8 @@ from torch.utils.data import DataLoader
 
 from datamodules.mnist import MNISTDataModule
 from datamodules.tensors import BatchLoader, ImageTensors, ShuffledBatches
-from rdfia.gan import (
-    PRACTICAL,
-    Discriminator,
-    GANModule,
-    Generator,
-    Mapping,
-    RepeatAndConvolve,
-    discriminator_loss,
-    generator_loss,
-    gradient_penalty,
-    score,
-)
+from rdfia.dcgan import Discriminator, Generator, Mapping, RepeatAndConvolve
+from rdfia.gan import PRACTICAL, GANModule, discriminator_loss, generator_loss, gradient_penalty, score
 from rdfia.latents import draw_latents
 from rdfia.optimization import rate_factor
 

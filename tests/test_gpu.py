@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from datamodules.mnist import MNISTDataModule
-from rdfia import adversarial, saliency
+from rdfia import adversarial, black_box, robust_attacks, saliency
 from rdfia.class_visualization import visualize_classes
 from rdfia.gan import PRACTICAL, GANModule
 
@@ -71,17 +71,17 @@ def test_attacks_fool(squeezenet, photographs):
             "pgd": lambda: adversarial.pgd(squeezenet, images, labels, epsilon=8 / 255),
             "pgd_l2": lambda: adversarial.pgd(squeezenet, images, labels, epsilon=2.0, norm="l2"),
             "eot": lambda: adversarial.pgd(
-                squeezenet, images, labels, epsilon=0.1, transform=adversarial.random_transform, steps=3
+                squeezenet, images, labels, epsilon=0.1, transform=robust_attacks.random_transform, steps=3
             ),
-            "pixels": lambda: adversarial.few_pixels(squeezenet, images, labels, population=8, iterations=1),
-            "shapes": lambda: adversarial.shapes(squeezenet, images, labels, generations=2),
+            "pixels": lambda: black_box.few_pixels(squeezenet, images, labels, population=8, iterations=1),
+            "shapes": lambda: black_box.shapes(squeezenet, images, labels, generations=2),
         }
         for name, attack in kinds.items():
             found = attack()
             assert found.images.is_cuda, name
             if name in ("fool", "pgd", "pgd_l2"):
                 assert found.success.all(), name
-        patch = adversarial.patch(squeezenet, images, 859, steps=2, batch_size=2)
+        patch = robust_attacks.patch(squeezenet, images, 859, steps=2, batch_size=2)
         assert patch.is_cuda
     finally:
         squeezenet.cpu()

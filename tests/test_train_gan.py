@@ -30,9 +30,9 @@ from train_gan import (
     walks,
 )
 
+from rdfia.callbacks import Diverged
 from rdfia.command_line import TrainerArgs, run_script
 from rdfia.gan import PRACTICAL, GANModule
-from rdfia.training import Diverged
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = str(ROOT / "scripts" / "train_gan.py")

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.loggers import WandbLogger
 
 from datamodules.tensors import BatchLoader, EveryItemOnce, ImageTensors, ShuffledBatches
-from rdfia import runs, training, wandb_run
+from rdfia import callbacks, runs, training, wandb_run
 from rdfia.command_line import Interrupted, TrainerArgs
 from rdfia.plots import image_grids
 
@@ -149,14 +149,14 @@ def test_a_dry_run_writes_nothing(tmp_path):
 
     args = arguments(tmp_path, fast_dev_run=True)
     module = Tiny()
-    train(args, module, [training.EpochFigure(tmp_path / "runs" / "run", "x", draw)])
+    train(args, module, [callbacks.EpochFigure(tmp_path / "runs" / "run", "x", draw)])
     assert drawn  # the code of the figures was run
     assert module.batches == 2
     assert not (tmp_path / "runs").exists()
 
 
 def test_figures_are_written_for_each_epoch(tmp_path):
-    figure = training.EpochFigure(
+    figure = callbacks.EpochFigure(
         tmp_path / "runs" / "run", "x", lambda module: image_grids({"x": torch.rand(4, 1, 8, 8)})
     )
     _, folder, _ = train(arguments(tmp_path), Tiny(), [figure])
@@ -337,7 +337,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_last_good_checkp
         args, folder, monitor="val/score", mode="min", callbacks=[], losses=("train/loss",)
     )
     expected = rf"train/loss is inf after batch {batch} of epoch {epoch}; .*last.ckpt is from before; take sm"
-    with pytest.raises(training.Diverged, match=expected):
+    with pytest.raises(callbacks.Diverged, match=expected):
         training.fit(args, trainer, module, Data())
     saved = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
     assert saved["global_step"] == 5

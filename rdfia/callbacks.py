@@ -1,0 +1,271 @@
+"""What watches a training: clean stops, checkpoints without halves, pictures of each epoch."""
+
+import io
+import math
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback, EarlyStopping
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from matplotlib.figure import Figure
+from PIL import Image
+
+from rdfia.command_line import Interrupted
+from rdfia.runs import (
+    is_dry_run,
+    save_figure,
+    save_film,
+    whole_file,
+)
+
+
+class AtomicCheckpoints(TorchCheckpointIO):
+    """Writes checkpoints beside their final name and renames them: a crash keeps the last good one.
+
+    (Lightning copies from the system's temporary folder, which a kill can cut in two.)
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
+    ) -> None:
+        """Save ``checkpoint`` under ``path``, completely or not at all."""
+        # Through memory: where the disk is full, torch hides the OSError behind one of its own.
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        with whole_file(Path(path)) as part:
+            part.write_bytes(buffer.getbuffer())
+
+
+class StopCleanly(Callback):
+    """On Ctrl-C or SIGTERM, finishes the batch, saves ``last.ckpt`` and raises `Interrupted`.
+
+    A second signal stops at once; the last checkpoint is complete all the same.
+    """
+
+    def __init__(self, checkpoint: Path) -> None:
+        self.checkpoint = checkpoint
+        self.received: signal.Signals | None = None
+        self.leaving = False
+        self._handlers: dict[signal.Signals, Any] = {}
+
+    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """Listen to the signals."""
+
+        def note(number: int, frame: Any) -> None:
+            if self.received:
+                raise KeyboardInterrupt
+            self.received = signal.Signals(number)
+            print(f"\n{self.received.name}: saving after this batch", file=sys.stderr)
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._handlers[number] = signal.signal(number, note)
+
+    def on_train_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        module: lightning.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Save if asked to stop."""
+        # The last batch of an epoch is followed by validation, which saves; a stop before it would lose that.
+        if trainer.is_last_batch:
+            return
+        self.leaving = self._asked(trainer)
+        if self.leaving and not is_dry_run(trainer):
+            trainer.save_checkpoint(self.checkpoint)
+
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Leave; only now are the metrics of the saved batch logged."""
+        if self.leaving:
+            saved = (
+                ""
+                if is_dry_run(trainer)
+                else f"; saved {self.checkpoint}, the same command goes on from there"
+            )
+            raise Interrupted(f"interrupted{saved}")
+
+    def on_train_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """Tell `fit` if a signal came after the last batch: all is trained, but the user wants out."""
+        self.leaving = self._asked(trainer)
+
+    def _asked(self, trainer: lightning.Trainer) -> bool:
+        """Return whether a signal came to any process: it may reach only one, and all must leave together."""
+        asked = self.received is not None
+        return (
+            asked if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(asked, all=False)
+        )
+
+    def teardown(self, trainer: lightning.Trainer, module: lightning.LightningModule, stage: str) -> None:
+        """Give the signals back."""
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers.clear()
+
+
+class Diverged(ValueError):  # noqa: N818 - it says what became of the run
+    """A loss is not a number any more, or infinite."""
+
+
+class StopWhereLossesDiverge(Callback):
+    """Raises `Diverged` where a loss is not finite, before any checkpoint is saved with what made it so.
+
+    Args:
+        losses: Their logged names.
+        folder: The run folder.
+    """
+
+    def __init__(self, losses: tuple[str, ...], folder: Path) -> None:
+        self.losses, self.folder = losses, folder
+
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Look at the losses of the batch before: only now are they logged."""
+        self._look(trainer, batch_idx)
+
+    def on_validation_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """Look at the losses of the last batch."""
+        self._look(trainer, int(trainer.num_training_batches))
+
+    def _look(self, trainer: lightning.Trainer, batch: int) -> None:
+        found = {name: float(trainer.logged_metrics.get(name, 0.0)) for name in self.losses}
+        bad = next((name for name, value in found.items() if not math.isfinite(value)), None)
+        if trainer.world_size > 1:  # all processes leave together
+            stop = trainer.strategy.reduce_boolean_decision(bad is not None, all=False)
+            bad = (bad or "a loss of another process") if stop else None
+        if bad is not None:
+            last = self.folder / "checkpoints" / "last.ckpt"
+            kept = f"; {last} is from before" if last.exists() else ""
+            raise Diverged(
+                f"{bad} is {found.get(bad, math.nan)} after batch {batch} of epoch "
+                f"{trainer.current_epoch + 1}{kept}; "
+                "take smaller learning rates and another --name, or --overwrite"
+            )
+
+
+class RandomState(Callback):
+    """Keeps the state of torch's random numbers in checkpoints, so that dropout goes on where it was.
+
+    All processes go on with the state of the first and of its GPU, as they all begin with one seed.
+    """
+
+    def __init__(self) -> None:
+        self.saved: dict[str, Any] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the states of CPU and, where there is one, of this process's GPU."""
+        state = {"cpu": torch.get_rng_state()}
+        return state | ({"gpu": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep the states until training starts: what comes before it may draw, too."""
+        self.saved = state_dict
+
+    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """Set the states of the checkpoint that the run goes on from."""
+        if self.saved:
+            torch.set_rng_state(self.saved["cpu"].cpu())
+            if "gpu" in self.saved and torch.cuda.is_available():
+                torch.cuda.set_rng_state(self.saved["gpu"].cpu())
+            self.saved = {}
+
+
+class StopEarly(EarlyStopping):
+    """Lightning's early stopping, which stays stopped when the same command is run again."""
+
+    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """Do not train on where patience had run out."""
+        trainer.should_stop = trainer.should_stop or self.wait_count >= self.patience
+
+
+class EpochLines(Callback):
+    """One line of text per epoch, where a progress bar would fill a log file with thousands."""
+
+    def __init__(self, monitor: str) -> None:
+        self.monitor = monitor
+        self.started = time.perf_counter()
+
+    def on_validation_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """Print epoch, time and what is monitored."""
+        value = trainer.callback_metrics.get(self.monitor)
+        if trainer.is_global_zero and not trainer.sanity_checking and value is not None:
+            seconds = time.perf_counter() - self.started
+            epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+            print(f"{epoch}: {self.monitor} {value:.4g}, {seconds:.0f} s", flush=True)
+
+
+class EpochFigure(Callback):
+    """Draws a figure of the module before training and after each validation.
+
+    Args:
+        folder: The run folder; files are ``figures/<name>_epoch_000.png`` and so on.
+        name: Of the figure.
+        draw: Makes it from the module.
+    """
+
+    def __init__(self, folder: Path, name: str, draw: Callable[[lightning.LightningModule], Figure]) -> None:
+        self.folder, self.name, self.draw = folder, name, draw
+
+    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """Draw the untrained module, unless the run resumes."""
+        if trainer.current_epoch == 0 and trainer.global_step == 0:
+            self._save(trainer, module, 0)
+
+    def on_validation_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """Draw the module after this epoch."""
+        if not trainer.sanity_checking:
+            self._save(trainer, module, trainer.current_epoch + 1)
+
+    def _save(self, trainer: lightning.Trainer, module: lightning.LightningModule, epoch: int) -> None:
+        if trainer.is_global_zero:
+            save_figure(self.folder, f"{self.name}_epoch_{epoch:03d}", self.draw(module), trainer)
+
+
+class Film(Callback):
+    """Films how images change while a module trains: frames in ``figures/film/``, joined to ``film.gif``.
+
+    Args:
+        folder: The run folder.
+        draw: Makes a frame of the module, (H, W) or (H, W, 3) uint8.
+        frames: About as many, at even distances over the whole training.
+    """
+
+    def __init__(
+        self, folder: Path, draw: Callable[[lightning.LightningModule], np.ndarray], frames: int = 60
+    ) -> None:
+        self.folder, self.draw, self.frames = folder / "figures", draw, frames
+
+    def on_train_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        module: lightning.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Keep a frame, numbered by the batches trained: those made twice replace each other."""
+        if is_dry_run(trainer) or not trainer.is_global_zero:
+            return
+        length = int(trainer.num_training_batches)
+        batches, planned = trainer.current_epoch * length + batch_idx + 1, (trainer.max_epochs or 1) * length
+        if batches % max(1, planned // self.frames) == 0 or batches == planned:
+            with torch.no_grad(), whole_file(self.folder / "film" / f"{batches:07d}.png") as part:
+                Image.fromarray(self.draw(module)).save(part, format="png")
+
+    def on_train_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """Join the frames."""
+        paths = sorted((self.folder / "film").glob("*.png"))
+        if trainer.is_global_zero:
+            frames = [np.array(Image.open(path)) for path in paths]
+            save_film(self.folder.parent, "film", frames, trainer)

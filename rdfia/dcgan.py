@@ -1,0 +1,187 @@
+"""The networks of DCGAN for 32x32 images.
+
+Radford et al., "Unsupervised Representation Learning with Deep Convolutional Generative Adversarial
+Networks", 2016; widths and layers that people vary are keywords. Inside, images live in [-1, 1].
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+Initialization = Literal["dcgan", "pytorch", "orthogonal"]
+Upsampling = Literal["transposed", "nearest"]
+
+
+def initialize(network: nn.Module, initialization: Initialization) -> None:
+    """Draw a network's weights anew, in place.
+
+    Args:
+        network: Of convolutions and BatchNorm.
+        initialization: ``dcgan``: weights from N(0, 0.02), BatchNorm's scales from N(1, 0.02), as the paper
+            has it. ``orthogonal`` (Saxe et al. 2014). ``pytorch`` leaves the weights as they are.
+    """
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear) and initialization != "pytorch":
+            if initialization == "orthogonal":
+                with torch.no_grad():  # orthogonal_ itself takes no weights that are channels last
+                    layer.weight.copy_(nn.init.orthogonal_(torch.empty(layer.weight.shape)))
+            else:
+                nn.init.normal_(layer.weight, 0.0, 0.02)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+        elif isinstance(layer, nn.BatchNorm2d) and initialization == "dcgan":
+            nn.init.normal_(layer.weight, 1.0, 0.02)
+            nn.init.zeros_(layer.bias)
+
+
+def up(inputs: int, outputs: int, stride: int = 2, padding: int = 1) -> nn.Sequential:
+    """Return a transposed 4x4 convolution, which doubles the size of maps, BatchNorm and ReLU."""
+    # BatchNorm has a bias of its own.
+    convolution = nn.ConvTranspose2d(inputs, outputs, 4, stride, padding, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU())
+
+
+class RepeatAndConvolve(nn.Conv2d):
+    """Repeat each place of maps (B, C, H, W) 2x2 times, then convolve 3x3: maps (B, D, 2H, 2W).
+
+    Each result is made of 9 places, of which at most 4 differ. So it is computed as a transposed 4x4
+    convolution, with less than half of the products, whose kernel is the sum of the 3x3 one at 2x2 places.
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, 3, bias=False)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Map (B, C, H, W) to (B, D, 2H, 2W)."""
+        kernel = self.weight.flip(2, 3).transpose(0, 1)
+        places = ((0, 1, 0, 1), (0, 1, 1, 0), (1, 0, 0, 1), (1, 0, 1, 0))
+        spread = torch.stack([functional.pad(kernel, place) for place in places]).sum(0)
+        return functional.conv_transpose2d(maps, spread, stride=2, padding=1)
+
+
+def enlarge(inputs: int, outputs: int) -> nn.Sequential:
+    """Return `RepeatAndConvolve`, which doubles the size of maps, BatchNorm and ReLU."""
+    return nn.Sequential(RepeatAndConvolve(inputs, outputs), nn.BatchNorm2d(outputs), nn.ReLU())
+
+
+def down(inputs: int, outputs: int) -> nn.Sequential:
+    """Return a 4x4 convolution, which halves the size of maps, BatchNorm and LeakyReLU."""
+    convolution = nn.Conv2d(inputs, outputs, 4, 2, 1, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.LeakyReLU(0.2))
+
+
+def grow(features: int, upsampling: Upsampling = "transposed") -> nn.Sequential:
+    """Return the layers from maps (B, 4 features, 4, 4) to images (B, 1, 32, 32) in [-1, 1].
+
+    Args:
+        features: Width of the maps at 16x16.
+        upsampling: ``transposed`` convolutions as in the paper, or ``nearest`` neighbours and convolutions:
+            neighbouring pixels then come from the same weights, without a pattern of a chessboard (Odena et
+            al., "Deconvolution and Checkerboard Artifacts", Distill 2016), and hidden maps reach full size.
+    """
+    if upsampling == "nearest":
+        last = max(features // 4, 4)
+        layers = nn.Sequential(
+            enlarge(4 * features, 2 * features),  # 8x8
+            enlarge(2 * features, features),  # 16x16
+            enlarge(features, last),  # 32x32
+            nn.Conv2d(last, 1, 3, padding=1),
+            nn.Tanh(),
+        )
+        return layers.to(memory_format=torch.channels_last)  # on a CPU twice as fast; transposed ones are not
+    return nn.Sequential(
+        up(4 * features, 2 * features),  # 8x8
+        up(2 * features, features),  # 16x16
+        nn.ConvTranspose2d(features, 1, 4, 2, 1),  # 32x32
+        nn.Tanh(),
+    )
+
+
+def shrink(features: int) -> nn.Sequential:
+    """Return the layers from maps (B, features, 16, 16) to maps (B, 4 features, 4, 4)."""
+    return nn.Sequential(down(features, 2 * features), down(2 * features, 4 * features))
+
+
+class Mapping(nn.Module):
+    """Latents (B, latent_dim) to themselves and ``width`` numbers that two layers make of them.
+
+    Digits are of ten kinds, and a cloud of latents has no gaps. Layers before the first maps, as in StyleGAN
+    (Karras et al. 2019), let the generator part it, so that fewer samples lie between digits. Few numbers
+    beside the latents do: many in their place cost variety.
+
+    Args:
+        latent_dim: Numbers in a latent vector.
+        width: Numbers that are added; 0 for none.
+    """
+
+    def __init__(self, latent_dim: int, width: int) -> None:
+        super().__init__()
+        self.outputs = latent_dim + width
+        layers: list[nn.Module] = []
+        for inputs in (latent_dim, width) if width else ():
+            layers += [nn.Linear(inputs, width, bias=False), nn.BatchNorm1d(width), nn.LeakyReLU(0.2)]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """Map latents (B, latent_dim) to (B, latent_dim + width)."""
+        if not len(self.layers):
+            return latents
+        added: Tensor = self.layers(latents)
+        return torch.cat([latents, added.to(latents.dtype)], 1)
+
+
+class Generator(nn.Module):
+    """Latents (B, latent_dim) to images (B, 1, 32, 32) in [-1, 1].
+
+    Args:
+        latent_dim: Numbers in a latent vector.
+        features: Width of the maps at 16x16; the earlier ones have 2 and 4 times as many.
+        upsampling: ``transposed`` or ``nearest``, see `grow`.
+        mapping: Numbers that two layers make of a latent vector, see `Mapping`; 0 for none.
+        initialization: Of the weights, see `initialize`.
+    """
+
+    def __init__(
+        self,
+        latent_dim: int = 100,
+        features: int = 32,
+        *,
+        upsampling: Upsampling = "transposed",
+        mapping: int = 0,
+        initialization: Initialization = "dcgan",
+    ) -> None:
+        super().__init__()
+        self.mapping = Mapping(latent_dim, mapping)
+        self.first = up(self.mapping.outputs, 4 * features, 1, 0)  # 4x4
+        self.layers = grow(features, upsampling)
+        initialize(self, initialization)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """Map latents (B, latent_dim) to images (B, 1, 32, 32) in [-1, 1]."""
+        images: Tensor = self.layers(self.first(self.mapping(latents)[:, :, None, None]))
+        return images
+
+
+class Discriminator(nn.Module):
+    """Images (B, 1, 32, 32) in [-1, 1] to logits (B,); large means real.
+
+    Args:
+        features: Width of the first layer; the later ones have 2 and 4 times as many.
+        initialization: Of the weights, see `initialize`.
+    """
+
+    def __init__(self, features: int = 32, *, initialization: Initialization = "dcgan") -> None:
+        super().__init__()
+        # No BatchNorm at the input: it would hide how bright the images are.
+        self.first = nn.Sequential(nn.Conv2d(1, features, 4, 2, 1), nn.LeakyReLU(0.2))  # 16x16
+        self.layers = shrink(features)
+        self.last = nn.Conv2d(4 * features, 1, 4)  # 1x1
+        initialize(self, initialization)
+        self.to(memory_format=torch.channels_last)  # faster on a CPU, and with Tensor Cores
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images (B, 1, 32, 32) in [-1, 1] to logits (B,)."""
+        logits: Tensor = self.last(self.layers(self.first(images)))
+        return logits.flatten()
