@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import train_gan
+from gan_tables import compare
 
 from rdfia.command_line import run_script
 
@@ -35,8 +36,8 @@ class Args(train_gan.GANArgs):
 
     name: str = "cgan"
     """Of the run folder; the same goes on."""
-    conditioning: Literal["one-hot", "embedding", "projection"] = "one-hot"
-    """How the networks are told the label."""
+    conditioning: Literal["one-hot", "embedding", "projection"] | None = None
+    """How the networks are told the label: projection, practical one-hot."""
     label_in_discriminator: bool = True
     """Tell the discriminator the label too."""
     compare: tuple[
@@ -68,7 +69,8 @@ def build(args: Args) -> "cGANModule":
     """Return the module that the flags describe."""
     from rdfia.cgan import cGANModule
 
-    own = {"conditioning": args.conditioning, "label_in_discriminator": args.label_in_discriminator}
+    conditioning = args.conditioning or ("one-hot" if args.preset == "practical" else "projection")
+    own = {"conditioning": conditioning, "label_in_discriminator": args.label_in_discriminator}
     return cGANModule(**own, **train_gan.module_flags(args))
 
 
@@ -94,8 +96,8 @@ def main(args: Args) -> dict[str, Any]:
     """Train what is asked for; return the content of results.json."""
     if not (args.seeds or args.compare):
         return train(args)
-    rows = {"cgan": {}} | {row: ROWS[row] for row in args.compare}
-    return train_gan.compare(args, build, rows, train)
+    rows: dict[str, dict[str, Any]] = {args.preset: {}} | {row: ROWS[row] for row in args.compare}
+    return compare(args, build, rows, train, train_gan.read_digits(args).describe())
 
 
 if __name__ == "__main__":

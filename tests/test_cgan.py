@@ -25,8 +25,8 @@ def some_batches(count: int = 4, size: int = 8) -> DataLoader:
 
 def test_networks_are_as_large_as_dcgan():
     generator = ConditionalGenerator(100, 32)
-    # by hand: branches 100-64 and 10-64, then 128-64-32-1 with 4x4 kernels; BatchNorm; one bias
-    weights = 16 * (110 * 64 + 128 * 64 + 64 * 32 + 32)
+    # by hand: 110-128-64-32-1 with 4x4 kernels; BatchNorm; one bias
+    weights = 16 * (110 * 128 + 128 * 64 + 64 * 32 + 32)
     assert sum(p.numel() for p in generator.parameters()) == weights + 2 * 224 + 1
     # branches 1-16 and 10-16 with biases, then 32-64-128-1
     discriminator = ConditionalDiscriminator(32)

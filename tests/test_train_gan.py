@@ -16,11 +16,9 @@ import pytest
 import torch
 import train_gan
 from conftest import write_mnist
+from gan_tables import ABLATION, LADDER, TRIED
 from PIL import Image
 from train_gan import (
-    ABLATION,
-    LADDER,
-    TRIED,
     Args,
     GANArgs,
     loss_numbers,
