@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rdfia.dcgan import Initialization, Mapping, Upsampling, grow, initialize, shrink, up
+from rdfia.dcgan import Discriminator, Initialization, Upsampling, grow, initialize, shrink, up
 from rdfia.gan import GANModule
 
 Conditioning = Literal["one-hot", "embedding", "projection"]
@@ -33,7 +33,6 @@ class ConditionalGenerator(nn.Module):
         latent_dim: Numbers in a latent vector.
         features: Width of the maps at 16x16; the earlier ones have 2 and 4 times as many.
         upsampling: ``transposed`` or ``nearest``, see `rdfia.gan.grow`.
-        mapping: Numbers that two layers make of a latent vector, see `rdfia.gan.Mapping`; 0 for none.
         embedding: Numbers that stand for a label, learned; 0 for one-hot.
         initialization: Of the weights, see `rdfia.gan.initialize`.
     """
@@ -44,14 +43,12 @@ class ConditionalGenerator(nn.Module):
         features: int = 32,
         *,
         upsampling: Upsampling = "transposed",
-        mapping: int = 0,
         embedding: int = 0,
         initialization: Initialization = "dcgan",
     ) -> None:
         super().__init__()
         self.embedding = nn.Embedding(CLASSES, embedding) if embedding else None
-        self.mapping = Mapping(latent_dim, mapping)
-        self.first = up(self.mapping.outputs + (embedding or CLASSES), 4 * features, 1, 0)
+        self.first = up(latent_dim + (embedding or CLASSES), 4 * features, 1, 0)
         self.layers = grow(features, upsampling)
         initialize(self, initialization)
 
@@ -59,7 +56,7 @@ class ConditionalGenerator(nn.Module):
         """Map latents (B, latent_dim) and labels (B,) to images (B, 1, 32, 32) in [-1, 1]."""
         embedding = self.embedding
         told = functional.one_hot(labels, CLASSES).to(latents) if embedding is None else embedding(labels)
-        first = self.first(torch.cat([self.mapping(latents), told], 1)[:, :, None, None])
+        first = self.first(torch.cat([latents, told], 1)[:, :, None, None])
         images: Tensor = self.layers(first)
         return images
 
@@ -67,52 +64,41 @@ class ConditionalGenerator(nn.Module):
 class ConditionalDiscriminator(nn.Module):
     """Images (B, 1, 32, 32) in [-1, 1] and labels (B,) to logits (B,); large means real, and of that label.
 
+    The label goes through a branch beside the image's, each half as wide, as Mirza & Osindero have it. (For
+    projection take `rdfia.dcgan.Discriminator`.)
+
     Args:
         features: Width of the first layer; the later ones have 2 and 4 times as many.
-        conditioning: ``one-hot``: ten maps, one of them 1, go through a branch beside the image's, each half
-            as wide. ``embedding``: a learned map of the image's size goes through that branch.
-            ``projection``: the last maps are multiplied with learned ones of the label, and the sum is added
-            to the logit. ``none``: the label is not looked at.
-        initialization: Of the weights, see `rdfia.gan.initialize`.
+        conditioning: ``one-hot``: the label is ten maps, one of them 1. ``embedding``: it is a learned map of
+            the image's size.
+        initialization: Of the weights, see `rdfia.dcgan.initialize`.
     """
 
     def __init__(
         self,
         features: int = 32,
         *,
-        conditioning: Literal["one-hot", "embedding", "projection", "none"] = "one-hot",
+        conditioning: Literal["one-hot", "embedding"] = "one-hot",
         initialization: Initialization = "dcgan",
     ) -> None:
         super().__init__()
-        self.conditioning = conditioning
-        branches = conditioning in ("one-hot", "embedding")
-        self.image_branch = nn.Conv2d(1, features - features // 2 if branches else features, 4, 2, 1)
-        if branches:
-            self.label_branch = nn.Conv2d(CLASSES if conditioning == "one-hot" else 1, features // 2, 4, 2, 1)
+        self.image_branch = nn.Conv2d(1, features - features // 2, 4, 2, 1)
+        self.label_branch = nn.Conv2d(CLASSES if conditioning == "one-hot" else 1, features // 2, 4, 2, 1)
         self.layers = shrink(features)
         self.last = nn.Conv2d(4 * features, 1, 4)
         initialize(self, initialization)
-        if conditioning == "embedding":
-            self.embedding = nn.Embedding(CLASSES, 32 * 32)
-        elif conditioning == "projection":
-            # From 0: at first, the label says nothing.
-            self.embedding = nn.Embedding(CLASSES, 4 * features * 4 * 4)
-            nn.init.zeros_(self.embedding.weight)
-        self.to(memory_format=torch.channels_last)  # as `rdfia.gan.Discriminator`
+        self.embedding = nn.Embedding(CLASSES, 32 * 32) if conditioning == "embedding" else None
+        self.to(memory_format=torch.channels_last)  # as `rdfia.dcgan.Discriminator`
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
         """Map images (B, 1, 32, 32) in [-1, 1] and labels (B,) to logits (B,)."""
-        maps = self.image_branch(images)
-        if self.conditioning == "one-hot":
-            known = functional.one_hot(labels, CLASSES).to(images)[:, :, None, None]
-            maps = torch.cat([maps, self.label_branch(known.expand(-1, -1, 32, 32))], 1)
-        elif self.conditioning == "embedding":
-            maps = torch.cat([maps, self.label_branch(self.embedding(labels).reshape(-1, 1, 32, 32))], 1)
-        maps = self.layers(functional.leaky_relu(maps, 0.2))
-        logits: Tensor = self.last(maps).flatten()
-        if self.conditioning == "projection":
-            logits = logits + (self.embedding(labels) * maps.flatten(1)).sum(1)
-        return logits
+        if self.embedding is None:
+            known = functional.one_hot(labels, CLASSES).to(images)[:, :, None, None].expand(-1, -1, 32, 32)
+        else:
+            known = self.embedding(labels).reshape(-1, 1, 32, 32)
+        maps = torch.cat([self.image_branch(images), self.label_branch(known)], 1)
+        logits: Tensor = self.last(self.layers(functional.leaky_relu(maps, 0.2)))
+        return logits.flatten()
 
 
 class cGANModule(GANModule):  # noqa: N801 - the name that the project is known by
@@ -125,7 +111,6 @@ class cGANModule(GANModule):  # noqa: N801 - the name that the project is known 
             with one-hot in the generator; by far the best in few epochs.
         label_in_discriminator: Without it, nothing makes the generator heed the label.
         preview_count: Number of fixed latents for previews, each drawn as all ten digits.
-        mapping: As in `GANModule`; none by default, since the labels part the digits.
         gan: See `GANModule`.
 
     Example:
@@ -140,17 +125,22 @@ class cGANModule(GANModule):  # noqa: N801 - the name that the project is known 
         conditioning: Conditioning = "projection",
         label_in_discriminator: bool = True,
         preview_count: int = 8,
-        mapping: int = 0,
         **gan: Any,
     ) -> None:
-        super().__init__(preview_count=preview_count, mapping=mapping, **gan)
+        if gan.get("groups"):
+            raise ValueError(f"labels are the groups of a conditional GAN, got groups={gan['groups']}")
+        super().__init__(preview_count=preview_count, **gan | {"groups": 0})
         drawn: dict[str, Any] = {"initialization": self.initialization}
         embedding = CLASSES if conditioning == "embedding" else 0
-        shape: dict[str, Any] = {"upsampling": self.upsampling, "mapping": mapping, "embedding": embedding}
+        shape: dict[str, Any] = {"upsampling": self.upsampling, "embedding": embedding}
         self.generator = ConditionalGenerator(self.latent_dim, self.features[0], **shape, **drawn)
-        self.discriminator = ConditionalDiscriminator(
-            self.features[1], conditioning=conditioning if label_in_discriminator else "none", **drawn
-        )
+        if label_in_discriminator and conditioning != "projection":
+            self.discriminator = ConditionalDiscriminator(
+                self.features[1], conditioning=conditioning, **drawn
+            )
+        else:
+            classes = CLASSES if label_in_discriminator else 0
+            self.discriminator = Discriminator(self.features[1], classes=classes, **drawn)
         self.average_generator = copy.deepcopy(self.generator).requires_grad_(False)
 
     def condition(self, labels: Tensor) -> tuple[Tensor, ...]:

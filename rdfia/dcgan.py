@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rdfia.groups import Groups
+
 Initialization = Literal["dcgan", "pytorch", "orthogonal"]
 Upsampling = Literal["transposed", "nearest"]
 
@@ -104,42 +106,14 @@ def shrink(features: int) -> nn.Sequential:
     return nn.Sequential(down(features, 2 * features), down(2 * features, 4 * features))
 
 
-class Mapping(nn.Module):
-    """Latents (B, latent_dim) to themselves and ``width`` numbers that two layers make of them.
-
-    Digits are of ten kinds, and a cloud of latents has no gaps. Layers before the first maps, as in StyleGAN
-    (Karras et al. 2019), let the generator part it, so that fewer samples lie between digits. Few numbers
-    beside the latents do: many in their place cost variety.
-
-    Args:
-        latent_dim: Numbers in a latent vector.
-        width: Numbers that are added; 0 for none.
-    """
-
-    def __init__(self, latent_dim: int, width: int) -> None:
-        super().__init__()
-        self.outputs = latent_dim + width
-        layers: list[nn.Module] = []
-        for inputs in (latent_dim, width) if width else ():
-            layers += [nn.Linear(inputs, width, bias=False), nn.BatchNorm1d(width), nn.LeakyReLU(0.2)]
-        self.layers = nn.Sequential(*layers)
-
-    def forward(self, latents: Tensor) -> Tensor:
-        """Map latents (B, latent_dim) to (B, latent_dim + width)."""
-        if not len(self.layers):
-            return latents
-        added: Tensor = self.layers(latents)
-        return torch.cat([latents, added.to(latents.dtype)], 1)
-
-
 class Generator(nn.Module):
-    """Latents (B, latent_dim) to images (B, 1, 32, 32) in [-1, 1].
+    """Latents (B, latent_dim), and groups that they choose themselves, to images (B, 1, 32, 32) in [-1, 1].
 
     Args:
         latent_dim: Numbers in a latent vector.
         features: Width of the maps at 16x16; the earlier ones have 2 and 4 times as many.
         upsampling: ``transposed`` or ``nearest``, see `grow`.
-        mapping: Numbers that two layers make of a latent vector, see `Mapping`; 0 for none.
+        groups: Whose choice stands beside the latents; None for latents alone.
         initialization: Of the weights, see `initialize`.
     """
 
@@ -149,39 +123,52 @@ class Generator(nn.Module):
         features: int = 32,
         *,
         upsampling: Upsampling = "transposed",
-        mapping: int = 0,
+        groups: Groups | None = None,
         initialization: Initialization = "dcgan",
     ) -> None:
         super().__init__()
-        self.mapping = Mapping(latent_dim, mapping)
-        self.first = up(self.mapping.outputs, 4 * features, 1, 0)  # 4x4
+        self.groups = groups
+        self.first = up(latent_dim + (groups.count if groups else 0), 4 * features, 1, 0)  # 4x4
         self.layers = grow(features, upsampling)
         initialize(self, initialization)
 
     def forward(self, latents: Tensor) -> Tensor:
         """Map latents (B, latent_dim) to images (B, 1, 32, 32) in [-1, 1]."""
-        images: Tensor = self.layers(self.first(self.mapping(latents)[:, :, None, None]))
+        if self.groups is not None:
+            latents = torch.cat([latents, self.groups(latents)], 1)
+        images: Tensor = self.layers(self.first(latents[:, :, None, None]))
         return images
 
 
 class Discriminator(nn.Module):
-    """Images (B, 1, 32, 32) in [-1, 1] to logits (B,); large means real.
+    """Images (B, 1, 32, 32) in [-1, 1], and their classes (B,), to logits (B,); large means real.
 
     Args:
         features: Width of the first layer; the later ones have 2 and 4 times as many.
+        classes: Their number. The last maps are multiplied with learned ones of the class, and the sum is
+            added to the logit: projection (Miyato & Koyama, "cGANs with Projection Discriminator", ICLR
+            2018). With 0 it heeds no class.
         initialization: Of the weights, see `initialize`.
     """
 
-    def __init__(self, features: int = 32, *, initialization: Initialization = "dcgan") -> None:
+    def __init__(
+        self, features: int = 32, *, classes: int = 0, initialization: Initialization = "dcgan"
+    ) -> None:
         super().__init__()
         # No BatchNorm at the input: it would hide how bright the images are.
         self.first = nn.Sequential(nn.Conv2d(1, features, 4, 2, 1), nn.LeakyReLU(0.2))  # 16x16
         self.layers = shrink(features)
         self.last = nn.Conv2d(4 * features, 1, 4)  # 1x1
         initialize(self, initialization)
+        self.embedding = nn.Embedding(classes, 4 * features * 4 * 4) if classes else None
+        if self.embedding is not None:
+            nn.init.zeros_(self.embedding.weight)  # at first, the class says nothing
         self.to(memory_format=torch.channels_last)  # faster on a CPU, and with Tensor Cores
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Map images (B, 1, 32, 32) in [-1, 1] to logits (B,)."""
-        logits: Tensor = self.last(self.layers(self.first(images)))
-        return logits.flatten()
+    def forward(self, images: Tensor, classes: Tensor | None = None) -> Tensor:
+        """Map images (B, 1, 32, 32) in [-1, 1] and their classes (B,), if it heeds them, to logits (B,)."""
+        maps = self.layers(self.first(images))
+        logits: Tensor = self.last(maps).flatten()
+        if self.embedding is not None and classes is not None:
+            logits = logits + (self.embedding(classes) * maps.flatten(1)).sum(1)
+        return logits

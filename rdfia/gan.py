@@ -14,6 +14,7 @@ overflow in half precision. Inside, images live in [-1, 1]; `GANModule.sample` r
 """
 
 import copy
+import itertools
 from contextlib import nullcontext
 from typing import Any, Literal
 
@@ -24,6 +25,7 @@ from torch.nn import functional
 
 from rdfia.dcgan import Discriminator, Generator, Initialization, Upsampling
 from rdfia.digit_judge import DigitScores
+from rdfia.groups import Groups
 from rdfia.latents import draw_latents
 from rdfia.optimization import (
     Decay,
@@ -107,7 +109,7 @@ def score(logits: Tensor, loss: Loss = "non-saturating") -> Tensor:
 # The recipe of the practicals, as keywords of `GANModule`: what the paper does, at width 32.
 PRACTICAL: dict[str, Any] = {
     "upsampling": "transposed",
-    "mapping": 0,
+    "groups": 0,
     "generator_lr": 2e-4,
     "discriminator_lr": 2e-4,
     "beta2": 0.999,
@@ -115,6 +117,7 @@ PRACTICAL: dict[str, Any] = {
     "r1": 0.0,
     "average_decay": 0.0,
 }
+FIT_GROUPS_ON = 10_000  # images
 R1_EVERY = 8  # the penalty costs as much as the rest of the step, and holds as well when it is rare
 
 
@@ -135,7 +138,8 @@ class GANModule(lightning.LightningModule):
         generator_features: Width of the generator.
         discriminator_features: Width of the discriminator.
         upsampling: ``transposed`` or ``nearest``, see `grow`.
-        mapping: Numbers that two layers make of a latent vector, see `Mapping`; 0 for none.
+        groups: Of like images, which the discriminator is told and the generator's latents choose, made by
+            k-means when training starts (`rdfia.groups`); never more than ``latent_dim``, 0 for none.
         initialization: ``dcgan``, ``pytorch`` or ``orthogonal``, see `initialize`.
         loss: ``non-saturating``, ``minimax``, ``least-squares`` or ``hinge``, see `generator_loss`.
         label_smoothing: The discriminator scores real images 1 less this; not with hinge.
@@ -167,7 +171,7 @@ class GANModule(lightning.LightningModule):
         generator_features: int = 32,
         discriminator_features: int = 32,
         upsampling: Upsampling = "nearest",
-        mapping: int = 8,
+        groups: int = 50,
         initialization: Initialization = "dcgan",
         loss: Loss = "non-saturating",
         label_smoothing: float = 0.0,
@@ -189,7 +193,7 @@ class GANModule(lightning.LightningModule):
             if count < 1:
                 raise ValueError(f"{name} is at least 1, got {count}")
         rates = {"generator_lr": generator_lr, "discriminator_lr": discriminator_lr, "r1": r1}
-        rates["mapping"] = mapping
+        rates["groups"] = groups
         for name, rate in rates.items():
             if not rate >= 0:
                 raise ValueError(f"{name} is not negative, got {rate}")
@@ -208,14 +212,18 @@ class GANModule(lightning.LightningModule):
         self.rates = (discriminator_lr, generator_lr)  # in the order of the optimizers
         self.betas, self.decay, self.average_decay = (beta1, beta2), decay, average_decay
         self.upsampling = upsampling
+        groups = min(groups, latent_dim)
+        self.groups = Groups(groups, uniform=latents == "uniform") if groups else None
         self.generator: nn.Module = Generator(
             latent_dim,
             generator_features,
             upsampling=upsampling,
-            mapping=mapping,
+            groups=self.groups,
             initialization=initialization,
         )
-        self.discriminator: nn.Module = Discriminator(discriminator_features, initialization=initialization)
+        self.discriminator: nn.Module = Discriminator(
+            discriminator_features, classes=groups, initialization=initialization
+        )
         self.average_generator: nn.Module = copy.deepcopy(self.generator).requires_grad_(False)
         self.scores = DigitScores()
         # Buffers: on the right device, in every checkpoint, the same grid all run long.
@@ -237,6 +245,22 @@ class GANModule(lightning.LightningModule):
     def condition(self, labels: Tensor) -> tuple[Tensor, ...]:
         """Return what both networks are told besides: nothing, where `cGANModule` tells the labels (B,)."""
         return ()
+
+    def on_train_start(self) -> None:
+        """Make the groups, unless the run goes on; the first process makes them for all."""
+        if self.groups is None or self.groups.fitted:
+            return
+        batches: list[Tensor] = []
+        loader: Any = self.trainer.train_dataloader
+        for images, _ in itertools.islice(loader, int(self.trainer.num_training_batches)):
+            batches.append(images)
+            if sum(map(len, batches)) >= FIT_GROUPS_ON:
+                break
+        self.groups.fit(torch.cat(batches), self.seed)
+        share_statistics(self.groups, self.trainer.world_size)
+        assert isinstance(self.average_generator, Generator)
+        assert self.average_generator.groups is not None
+        self.average_generator.groups.load_state_dict(self.groups.state_dict())
 
     def forward(self, latents: Tensor, *condition: Tensor) -> Tensor:
         """Map latents (B, latent_dim) to images (B, 1, 32, 32) in [0, 1] with the averaged generator.
@@ -280,8 +304,12 @@ class GANModule(lightning.LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Update the discriminator, then the generator, then the generator's average."""
         real, condition = batch[0] * 2 - 1, self.condition(batch[1])
+        real_told = fake_told = condition
         ranks = {"rank": self.global_rank, "world_size": self.trainer.world_size}
         latents = self.draw(len(real), 1, self.batches_done, **ranks).to(self.device)
+        if self.groups is not None:
+            real_told = (self.groups.of_images(batch[0]),)
+            fake_told = (self.groups.of_latents(latents),)
         optimizers = self.optimizers()
         assert isinstance(optimizers, list)
         discriminator_optimizer, generator_optimizer = optimizers
@@ -294,9 +322,9 @@ class GANModule(lightning.LightningModule):
             float32 = torch.autocast(self.device.type, enabled=False) if penalised else nullcontext()
             # Real and generated images in passes of their own, so that BatchNorm does not mix them.
             with float32:
-                real_logits = self.discriminator(real.requires_grad_(penalised), *condition)
+                real_logits = self.discriminator(real.requires_grad_(penalised), *real_told)
                 penalty = self.r1 / 2 * gradient_penalty(real_logits, real) if penalised else 0.0
-            fake_logits = self.discriminator(fake.detach(), *condition)
+            fake_logits = self.discriminator(fake.detach(), *fake_told)
             d_loss = discriminator_loss(real_logits, fake_logits, self.loss, self.label_smoothing)
             discriminator_optimizer.zero_grad()
             self.manual_backward(d_loss + R1_EVERY * penalty)
@@ -306,7 +334,7 @@ class GANModule(lightning.LightningModule):
         g_loss = torch.full_like(d_loss, torch.nan)
         if (self.batches_done + 1) % self.discriminator_steps == 0:
             with self.toggled_optimizer(generator_optimizer):
-                g_loss = generator_loss(self.discriminator(fake, *condition), self.loss)
+                g_loss = generator_loss(self.discriminator(fake, *fake_told), self.loss)
                 generator_optimizer.zero_grad()
                 self.manual_backward(g_loss)
                 generator_optimizer.step()

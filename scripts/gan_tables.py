@@ -46,7 +46,7 @@ STEPS: dict[str, dict[str, Any]] = {
     "batches of 64": {"batch_size": 64},
     "nearest neighbours": {"upsampling": "nearest"},
     "beta2 0.99": {"beta2": 0.99},
-    "mapping beside the latents": {"mapping": 8},
+    "50 groups": {"groups": 50},
 }
 
 
@@ -70,9 +70,9 @@ TRIED: dict[str, dict[str, Any]] = {
     "rates fall as a cosine": {"decay": "cosine"},
     "R1 weight 0.1": {"r1": 0.1},
     "beta1 0": {"beta1": 0.0},
-    "nz 32": {"latent_dim": 32},
-    "mapping of 16": {"mapping": 16},
-    "mapping of 256": {"mapping": 256},
+    "nz 50": {"latent_dim": 50},
+    "20 groups": {"groups": 20},
+    "100 groups": {"groups": 100},
     "batches of 32": {"batch_size": 32},
 }
 

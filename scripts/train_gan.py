@@ -44,8 +44,8 @@ class GANArgs(TrainerArgs):
     """Width of the discriminator (ndf)."""
     upsampling: Literal["transposed", "nearest"] | None = None
     """How the generator enlarges maps."""
-    mapping: int | None = None
-    """Numbers made of latents, beside them."""
+    groups: int | None = None
+    """Of like images, found by k-means; 0 for none."""
     initialization: Literal["dcgan", "pytorch", "orthogonal"] | None = None
     """Of the weights."""
     loss: Literal["non-saturating", "minimax", "least-squares", "hinge"] | None = None

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from datamodules.mnist import MNISTDataModule
 from datamodules.tensors import BatchLoader, ImageTensors, ShuffledBatches
 from rdfia.cgan import ConditionalDiscriminator, ConditionalGenerator, cGANModule
+from rdfia.dcgan import Discriminator
 
 SMALL = {"latent_dim": 8, "generator_features": 4, "discriminator_features": 4}
 EVERY = ["one-hot", "embedding", "projection"]
@@ -45,9 +46,11 @@ def test_the_generator_is_told_the_label_and_the_noise(embedding):
     assert not torch.equal(generator(latents.flip(0), labels)[0], images[0])
 
 
-@pytest.mark.parametrize("conditioning", [*EVERY, "none"])
-def test_the_discriminator_hears_of_the_label_but_for_none(conditioning):
-    discriminator = ConditionalDiscriminator(4, conditioning=conditioning).eval()
+@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize("conditioning", EVERY)
+def test_the_discriminator_hears_of_the_label_if_it_is_told(conditioning, told):
+    module = cGANModule(**SMALL, conditioning=conditioning, label_in_discriminator=told)
+    discriminator = module.discriminator.eval()
     images, labels = torch.rand(3, 1, 32, 32) * 2 - 1, torch.tensor([0, 4, 9])
     for parameter in discriminator.parameters():  # projections begin at 0
         nn.init.normal_(parameter, std=0.1)
@@ -55,17 +58,23 @@ def test_the_discriminator_hears_of_the_label_but_for_none(conditioning):
     assert logits.shape == (3,)
     others = discriminator(images, torch.tensor([1, 5, 9]))
     assert torch.equal(logits[2], others[2])
-    assert torch.equal(logits[:2], others[:2]) == (conditioning == "none")
+    assert torch.equal(logits[:2], others[:2]) != told
 
 
-def test_projection_is_the_inner_product_with_the_labels_embedding():
-    discriminator = ConditionalDiscriminator(4, conditioning="projection").eval()
+def test_projection_is_the_inner_product_with_the_classes_embedding():
+    discriminator = Discriminator(4, classes=10).eval()
     images, labels = torch.rand(5, 1, 32, 32), torch.arange(5)
     before = discriminator(images, labels)
+    torch.testing.assert_close(before, discriminator(images))  # it begins at 0
     nn.init.normal_(discriminator.embedding.weight)
-    maps = discriminator.layers(functional.leaky_relu(discriminator.image_branch(images), 0.2)).flatten(1)
+    maps = discriminator.layers(discriminator.first(images)).flatten(1)
     inner = torch.einsum("bd,bd->b", maps, discriminator.embedding.weight[:5])
     torch.testing.assert_close(discriminator(images, labels), before + inner)
+
+
+def test_labels_are_the_groups():
+    with pytest.raises(ValueError, match="labels are the groups of a conditional GAN, got groups=5"):
+        cGANModule(**SMALL, groups=5)
 
 
 @pytest.mark.parametrize(

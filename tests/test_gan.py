@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from datamodules.mnist import MNISTDataModule
 from datamodules.tensors import BatchLoader, ImageTensors, ShuffledBatches
-from rdfia.dcgan import Discriminator, Generator, Mapping, RepeatAndConvolve
+from rdfia.dcgan import Discriminator, Generator, RepeatAndConvolve
 from rdfia.gan import PRACTICAL, GANModule, discriminator_loss, generator_loss, gradient_penalty, score
 from rdfia.latents import draw_latents
 from rdfia.optimization import rate_factor
@@ -60,15 +60,6 @@ def test_one_transposed_convolution_is_nearest_neighbours_and_a_3x3_one():
     inputs = (maps, layer.weight)
     ours = torch.autograd.grad((layer(maps) * weights).sum(), inputs)
     torch.testing.assert_close(ours, torch.autograd.grad((expected * weights).sum(), inputs))
-
-
-def test_the_mapping_adds_to_the_latents_and_takes_nothing_away():
-    latents = torch.randn(5, 8)
-    found = Mapping(8, 3)(latents)
-    assert found.shape == (5, 11)
-    assert torch.equal(found[:, :8], latents)
-    assert Mapping(8, 0)(latents) is latents
-    assert Generator(8, 4, mapping=3).first[0].weight.shape[0] == 11
 
 
 def test_weights_are_drawn_as_the_paper_says():

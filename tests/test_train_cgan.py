@@ -39,13 +39,13 @@ def test_a_table_of_both_kinds_of_discriminator(tmp_path, mnist):
 
 def test_flags_reach_the_module(tmp_path):
     module = build(small(tmp_path, conditioning="projection", latents="uniform", seed=2))
-    assert module.discriminator.conditioning == "projection"
+    assert module.discriminator.embedding.num_embeddings == 10
     assert (module.latents, module.seed, module.latent_dim) == ("uniform", 2, 8)
     module = build(small(tmp_path, label_in_discriminator=False))
-    assert module.discriminator.conditioning == "none"
-    assert build(small(tmp_path)).discriminator.conditioning == cGANModule().discriminator.conditioning
+    assert module.discriminator.embedding is None
+    assert module.hparams["conditioning"] == cGANModule().hparams["conditioning"] == "projection"
     module = build(small(tmp_path, preset="practical"))
-    assert (module.discriminator.conditioning, module.upsampling) == ("one-hot", "transposed")
+    assert (module.hparams["conditioning"], module.upsampling) == ("one-hot", "transposed")
     with pytest.raises(ValueError, match="--seeds are at least 0"):
         dataclasses.replace(Args(), seeds=(-1,))
 

@@ -1,0 +1,78 @@
+"""Groups of like images, made without labels, for a GAN to be conditioned on itself.
+
+Liu et al., "Diverse Image Generation via Self-Conditioned GANs", CVPR 2020; here the groups are those of
+k-means on the pixels, made once. The discriminator is told the group, so it compares like with like, and the
+generator reads the group from its latents, so there is nothing to ask for when it is used.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+SHARPNESS = 4.0  # of the generator's choice: it changes from group to group within a short walk
+
+
+class Groups(nn.Module):
+    """Which of ``count`` groups images belong to, and which latents make.
+
+    Latents choose as often as training images have a group: the first ``count`` numbers of each are turned
+    into Gumbel noise, and the largest sum of log share and noise is the choice.
+
+    Args:
+        count: Of the groups; at most as many as latents have numbers.
+        pixels: Numbers in an image.
+        uniform: The latents are uniform from -1 to 1, not N(0, 1).
+    """
+
+    centres: Tensor
+    log_shares: Tensor
+
+    def __init__(self, count: int, pixels: int = 32 * 32, *, uniform: bool = False) -> None:
+        super().__init__()
+        self.count, self.uniform = count, uniform
+        # Until `fit`, all images are of the first group and latents choose any.
+        self.register_buffer("centres", torch.zeros(count, pixels))
+        self.register_buffer("log_shares", torch.zeros(count))
+
+    @property
+    def fitted(self) -> bool:
+        """Whether there are groups yet."""
+        return bool(self.centres.any())
+
+    def fit(self, images: Tensor, seed: int) -> None:
+        """Make the groups of images (N, C, H, W) in [0, 1] by k-means.
+
+        Raises:
+            ValueError: There are fewer images than groups.
+        """
+        from sklearn.cluster import KMeans
+
+        if len(images) < self.count:
+            raise ValueError(f"{self.count} groups of {len(images)} images; take groups=0")
+        flat = images.flatten(1).cpu().numpy()
+        found = KMeans(self.count, n_init=1, random_state=seed).fit(flat)
+        self.centres.copy_(torch.from_numpy(found.cluster_centers_))
+        sizes = torch.bincount(torch.from_numpy(found.labels_).long(), minlength=self.count)
+        self.log_shares.copy_((sizes / sizes.sum()).clamp(min=1e-6).log())
+
+    def of_images(self, images: Tensor) -> Tensor:
+        """Return the group (N,) of each image (N, C, H, W) in [0, 1]."""
+        with torch.autocast(images.device.type, enabled=False):  # a group must not hang on the precision
+            return torch.cdist(images.flatten(1).float(), self.centres).argmin(1)
+
+    def scores(self, latents: Tensor) -> Tensor:
+        """Return how much latents (N, D) want each group, (N, count); the largest is the choice."""
+        first = latents[:, : self.count].float()
+        if self.uniform:
+            log_chance = ((first + 1) / 2).clamp(min=1e-6).log()
+        else:
+            log_chance = torch.special.log_ndtr(first)
+        return self.log_shares - (-log_chance).clamp(min=1e-6).log()
+
+    def of_latents(self, latents: Tensor) -> Tensor:
+        """Return the group (N,) that each latent vector (N, D) chooses."""
+        return self.scores(latents).argmax(1)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """Return the choice of latents (N, D) as numbers that go over into each other, (N, count)."""
+        return functional.softmax(SHARPNESS * self.scores(latents), 1)
