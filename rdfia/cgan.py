@@ -32,9 +32,9 @@ class ConditionalGenerator(nn.Module):
     Args:
         latent_dim: Numbers in a latent vector.
         features: Width of the maps at 16x16; the earlier ones have 2 and 4 times as many.
-        upsampling: ``transposed`` or ``nearest``, see `rdfia.gan.grow`.
+        upsampling: ``transposed`` or ``nearest``, see `rdfia.dcgan.grow`.
         embedding: Numbers that stand for a label, learned; 0 for one-hot.
-        initialization: Of the weights, see `rdfia.gan.initialize`.
+        initialization: Of the weights, see `rdfia.dcgan.initialize`.
     """
 
     def __init__(

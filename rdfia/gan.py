@@ -8,7 +8,8 @@ The discriminator learns to score real images high and generated ones low, the g
     L_D = softplus(-D(x)) + softplus(D(G(z)))        L_G = softplus(-D(G(z)))
 
 which are the binary cross-entropies of the papers, written on logits so that they neither saturate nor
-overflow in half precision. Inside, images live in [-1, 1]; `GANModule.sample` returns [0, 1].
+overflow in half precision. Inside, images live in [-1, 1]; `GANModule.sample` returns [0, 1]. By default the
+discriminator compares like with like, see `rdfia.groups`.
 
     python scripts/train_gan.py --data-dir /path/to/data
 """
@@ -137,10 +138,10 @@ class GANModule(lightning.LightningModule):
         latents: Their distribution: ``normal`` is N(0, 1), ``uniform`` is from -1 to 1.
         generator_features: Width of the generator.
         discriminator_features: Width of the discriminator.
-        upsampling: ``transposed`` or ``nearest``, see `grow`.
+        upsampling: ``transposed`` or ``nearest``, see `rdfia.dcgan.grow`.
         groups: Of like images, which the discriminator is told and the generator's latents choose, made by
             k-means when training starts (`rdfia.groups`); never more than ``latent_dim``, 0 for none.
-        initialization: ``dcgan``, ``pytorch`` or ``orthogonal``, see `initialize`.
+        initialization: ``dcgan``, ``pytorch`` or ``orthogonal``, see `rdfia.dcgan.initialize`.
         loss: ``non-saturating``, ``minimax``, ``least-squares`` or ``hinge``, see `generator_loss`.
         label_smoothing: The discriminator scores real images 1 less this; not with hinge.
         discriminator_steps: The discriminator steps on each batch, the generator on each of so many.
@@ -247,12 +248,15 @@ class GANModule(lightning.LightningModule):
         return ()
 
     def on_train_start(self) -> None:
-        """Make the groups, unless the run goes on; the first process makes them for all."""
+        """Make the groups, unless the run goes on; processes make those of one, and keep the first one's."""
         if self.groups is None or self.groups.fitted:
             return
-        batches: list[Tensor] = []
         loader: Any = self.trainer.train_dataloader
+        batches: list[Tensor] = []
         for images, _ in itertools.islice(loader, int(self.trainer.num_training_batches)):
+            if self.trainer.world_size > 1:  # in the order of one process: they take turns within a batch
+                gathered: Any = self.all_gather(images)
+                images = gathered.transpose(0, 1).flatten(0, 1)
             batches.append(images)
             if sum(map(len, batches)) >= FIT_GROUPS_ON:
                 break

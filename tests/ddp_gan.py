@@ -21,7 +21,7 @@ SMALL = {"latent_dim": 8, "generator_features": 4, "discriminator_features": 4}
 OTHERS = {
     "penalty": lambda: rdfia.gan.GANModule(**SMALL, r1=1.0),
     "two steps": lambda: rdfia.gan.GANModule(**SMALL, discriminator_steps=2),
-    "conditional": lambda: cGANModule(**SMALL),
+    "conditional": lambda: cGANModule(**SMALL, conditioning="one-hot"),
     "projection": lambda: cGANModule(**SMALL, conditioning="projection"),
 }
 LOSSES = ("train/discriminator_loss", "train/real_score", "val/judge_fid")

@@ -13,6 +13,7 @@ from datamodules.mnist import MNISTDataModule
 from datamodules.tensors import ShuffledBatches
 from rdfia.digit_judge import score_images
 from rdfia.gan import PRACTICAL, GANModule
+from rdfia.groups import Groups
 from rdfia.latents import draw_latents
 
 WORKER = Path(__file__).with_name("ddp_gan.py")
@@ -103,6 +104,15 @@ def test_both_networks_step_along_the_mean_gradient(ranks, digits):
         for key, expected in network.named_parameters():
             found = ranks[0]["final"][f"{name}.{key}"]
             torch.testing.assert_close(found, expected.detach(), rtol=1e-3, atol=2e-5)
+
+
+def test_groups_are_those_of_one_process(ranks, digits):
+    groups = Groups(8)
+    batches = list(ShuffledBatches(120, 16))[:2]
+    groups.fit(torch.cat([digits.train_data[rows][0] for rows in batches]), seed=0)
+    for rank in ranks:
+        for name, value in groups.state_dict().items():
+            assert torch.equal(rank["others"]["penalty"]["final"][f"average_generator.groups.{name}"], value)
 
 
 @pytest.mark.parametrize("name", ["penalty", "two steps", "conditional", "projection"])
