@@ -2,7 +2,9 @@
 
 import io
 import math
+import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -43,10 +45,24 @@ class AtomicCheckpoints(TorchCheckpointIO):
             part.write_bytes(buffer.getbuffer())
 
 
+def requeue_job() -> None:
+    """Ask Slurm to start this job again, as soon as it has room."""
+    task = "SLURM_ARRAY_TASK_ID" in os.environ
+    number = "{SLURM_ARRAY_JOB_ID}_{SLURM_ARRAY_TASK_ID}" if task else "{SLURM_JOB_ID}"
+    command = ["scontrol", "requeue", number.format(**os.environ)]
+    try:
+        subprocess.run(command, check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        why = getattr(error, "stderr", None) or error
+        print(f"not requeued, submit the job again: {' '.join(command)}: {why}", file=sys.stderr)
+
+
 class StopCleanly(Callback):
     """On Ctrl-C or SIGTERM, finishes the batch, saves ``last.ckpt`` and raises `Interrupted`.
 
-    A second signal stops at once; the last checkpoint is complete all the same.
+    In a Slurm job also on SIGUSR1, which Slurm sends when its time is nearly over
+    (``sbatch --signal=SIGUSR1@90``); the job is put into the queue again then. A second signal stops at once;
+    the last checkpoint is complete all the same.
     """
 
     def __init__(self, checkpoint: Path) -> None:
@@ -64,7 +80,8 @@ class StopCleanly(Callback):
             self.received = signal.Signals(number)
             print(f"\n{self.received.name}: saving after this batch", file=sys.stderr)
 
-        for number in (signal.SIGINT, signal.SIGTERM):
+        warned = [signal.SIGUSR1] if "SLURM_JOB_ID" in os.environ else []
+        for number in (signal.SIGINT, signal.SIGTERM, *warned):
             self._handlers[number] = signal.signal(number, note)
 
     def on_train_batch_end(
@@ -93,11 +110,18 @@ class StopCleanly(Callback):
                 if is_dry_run(trainer)
                 else f"; saved {self.checkpoint}, the same command goes on from there"
             )
+            self._requeue(trainer)
             raise Interrupted(f"interrupted{saved}")
 
     def on_train_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         """Tell `fit` if a signal came after the last batch: all is trained, but the user wants out."""
         self.leaving = self._asked(trainer)
+        if self.leaving:
+            self._requeue(trainer)
+
+    def _requeue(self, trainer: lightning.Trainer) -> None:
+        if self.received == signal.SIGUSR1 and trainer.is_global_zero:  # it reaches all processes of a job
+            requeue_job()
 
     def _asked(self, trainer: lightning.Trainer) -> bool:
         """Return whether a signal came to any process: it may reach only one, and all must leave together."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 # Of the generator's choice. A few of a hundred latents lie between two groups, so that a walk goes over from
-# one to the other; with 4 it was every other, and fewer samples were digits (0.89 confident, hard choices 0.92).
+# one to the other; with 4 every other did, and fewer samples were digits (0.89 confident; hard choices 0.92).
 SHARPNESS = 50.0
 
 

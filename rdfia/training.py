@@ -11,6 +11,7 @@ from typing import Any
 
 import lightning
 import torch
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, Timer, TQDMProgressBar
 from lightning.pytorch.loggers import Logger
 from torch import nn
@@ -239,6 +240,8 @@ def make_trainer(
     # Two callbacks: save_last writes no last.ckpt where an epoch is not the best so far, and one in dry runs.
     best = ModelCheckpoint(checkpoints, "best", monitor=monitor, mode=mode, enable_version_counter=False)
     last = ModelCheckpoint(checkpoints, "last", enable_version_counter=False)
+    # Lightning's own requeueing keeps another checkpoint, which it would not read beside last.ckpt.
+    slurm = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
     watched = sys.stderr.isatty()
     return lightning.Trainer(
         accelerator=args.accelerator,
@@ -258,7 +261,7 @@ def make_trainer(
             *callbacks,
             last,  # so that last.ckpt holds what all others have come to
         ],
-        plugins=[AtomicCheckpoints()],
+        plugins=[AtomicCheckpoints(), *slurm],
         enable_progress_bar=watched,
         enable_model_summary=False,
         num_sanity_val_steps=0,

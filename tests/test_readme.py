@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from train_dann import ABLATION
 
+from rdfia import runs
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
@@ -33,12 +35,22 @@ def table(header: str) -> list[list[str]]:
 
 
 def test_the_gan_table_is_that_of_its_results():
-    practical, default = results("gan_practical")["metrics"], results("gan")["metrics"]
+    measured = [results(name)["metrics"] for name in ("gan_practical", "gan", "cgan")]
     rows = table("DCGAN, 5 epochs")
     assert len(rows) == 5
     for name, *shown in rows:
-        measured = (practical[name], default[name], default[f"floor_{name}"])
-        assert shown == [f"{value['mean']:.3f}" for value in measured], name
+        floor = f"{measured[1][f'floor_{name}']['mean']:.3f}"
+        assert shown == [*(runs.spread(metrics[name], 3) for metrics in measured), floor], name
+
+
+def test_the_conditional_gan_table_is_that_of_its_results():
+    measured = results("cgan")["metrics"]
+    rows = table("conditional DCGAN")
+    assert len(rows) == 5
+    for name, value, beside in rows:
+        assert value == runs.spread(measured[name], 3), name
+        if name.endswith("_correlation"):
+            assert beside == runs.spread(measured[f"{name}_of_shuffled_pairs"], 3), name
 
 
 def test_the_speed_table_is_that_of_its_results():
@@ -189,13 +201,13 @@ def test_the_dann_speed_table_is_that_of_its_results():
 
 
 def test_the_facts_in_the_text_are_those_of_the_results():
-    for name in ("gan", "gan_practical"):
+    for name in ("gan", "gan_practical", "cgan"):
         run = results(name)
         assert "dirty" not in run["commit"]
         assert run["commit"] in README
         assert f"{run['wall_seconds']:.0f} s" in README
         assert run["command"].removesuffix(" --overwrite") in README
-    assert f"{results('gan')['peak_memory_gb']} GB" in README
+        assert f"{run['peak_memory_gb']} GB" in README
 
 
 @pytest.mark.parametrize("folder", ["rdfia", "datamodules", "scripts"])

@@ -338,3 +338,32 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path, mnist):
     assert resumed["metrics"] == straight["metrics"]
     history = (tmp_path / "runs" / "straight" / "metrics.csv").read_text()
     assert (folder / "metrics.csv").read_text() == history
+
+
+@pytest.mark.slow
+def test_a_slurm_job_whose_time_is_nearly_over_saves_and_is_queued_again(tmp_path, mnist):
+    scontrol = tmp_path / "bin" / "scontrol"
+    scontrol.parent.mkdir()
+    scontrol.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
+    scontrol.chmod(0o755)
+    arguments = ["--data-dir", mnist, "--output-dir", tmp_path / "runs", "--batch-size", 8, "--groups", 0]
+    arguments += ["--generator-features", 4, "--discriminator-features", 4, "--max-epochs", 99]
+    command = [sys.executable, SCRIPT, *map(str, arguments)]
+    path = f"{scontrol.parent}{os.pathsep}{os.environ['PATH']}"
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"SLURM_JOB_ID": "7", "PATH": path},
+    )
+    for line in process.stdout:
+        if line.startswith("epoch 2/99"):
+            break
+    process.send_signal(signal.SIGUSR1)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "SIGUSR1: saving after this batch" in errors
+    assert "the same command goes on from there" in errors
+    assert (tmp_path / "asked").read_text() == "requeue 7\n"
+    assert (tmp_path / "runs" / "gan" / "checkpoints" / "last.ckpt").exists()

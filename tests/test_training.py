@@ -392,3 +392,17 @@ def test_wandb_with_a_login_but_no_network_goes_offline(tmp_path, monkeypatch, k
     assert rows(folder)
     assert list((folder / "wandb").glob("offline-run-*"))
     assert (folder / "wandb_id.txt").read_text().isalnum()
+
+
+def test_a_task_of_a_job_array_is_queued_again_by_its_own_number(tmp_path, monkeypatch, capsys):
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\nexit 0\n')
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    for name, value in (("JOB_ID", 9), ("ARRAY_JOB_ID", 8), ("ARRAY_TASK_ID", 3)):
+        monkeypatch.setenv(f"SLURM_{name}", str(value))
+    callbacks.requeue_job()
+    assert (tmp_path / "asked").read_text() == "requeue 8_3\n"
+    scontrol.write_text("#!/bin/sh\necho no such job >&2\nexit 1\n")
+    callbacks.requeue_job()
+    assert "not requeued, submit the job again: scontrol requeue 8_3: no such job" in capsys.readouterr().err
