@@ -40,7 +40,7 @@ ABLATION: dict[str, dict[str, dict[str, Any]]] = {
 # From the practicals' recipe to the default, each row with all that is above it.
 STEPS: dict[str, dict[str, Any]] = {
     "averaged weights": {"average_decay": 0.999},
-    "rates 0.004": {"generator_lr": 4e-3, "discriminator_lr": 4e-3},
+    "rates 0.002": {"generator_lr": 2e-3, "discriminator_lr": 2e-3},
     "falling rates": {"decay": "linear"},
     "R1": {"r1": 0.5},
     "batches of 64": {"batch_size": 64},
@@ -64,8 +64,8 @@ TRIED: dict[str, dict[str, Any]] = {
     "hinge loss": {"loss": "hinge"},
     "least-squares loss": {"loss": "least-squares"},
     "label smoothing 0.1": {"label_smoothing": 0.1},
-    "twice the rate of D": {"discriminator_lr": 8e-3},
-    "twice the rate of G": {"generator_lr": 8e-3},
+    "twice the rate of D": {"discriminator_lr": 4e-3},
+    "twice the rate of G": {"generator_lr": 4e-3},
     "two steps of D": {"discriminator_steps": 2},
     "rates fall as a cosine": {"decay": "cosine"},
     "R1 weight 0.1": {"r1": 0.1},
