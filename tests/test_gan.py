@@ -401,7 +401,8 @@ def test_bf16_follows_float32():
         results[precision] = {name: value.item() for name, value in run.callback_metrics.items()}
         assert all(parameter.dtype == torch.float32 for parameter in module.parameters())
     for name, value in results["32-true"].items():
-        assert results["bf16-mixed"][name] == pytest.approx(value, rel=0.05, abs=0.02), name
+        near = 1 / 16 if name.endswith("accuracy") else 0.02  # one of the last batch's 16 images
+        assert results["bf16-mixed"][name] == pytest.approx(value, rel=0.05, abs=near), name
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
