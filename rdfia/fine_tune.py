@@ -189,7 +189,7 @@ class FineTuneModule(lightning.LightningModule):
         logits = self(images)
         loss = functional.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
         self._note("train", loss, logits, labels)
-        self.log("train/batch_loss", loss.detach())
+        self.log("train/batch_loss", loss.detach(), sync_dist=True)
         return loss
 
     def _score(self, batch: tuple[Tensor, Tensor], name: str) -> Tensor:

@@ -60,7 +60,7 @@ def measure_seeing(args: Args) -> dict[str, Any]:
     samples = ImageNetSamplesDataModule(args.data_dir)
     samples.prepare_data()
     samples.setup()
-    images, labels = samples.data[list(range(IMAGES))]
+    images, labels = samples.data[list(range(min(IMAGES, len(samples.data))))]
     plain = load_backbone("squeezenet1_1", data_dir=args.data_dir).eval().requires_grad_(False)
     ours = load_backbone("squeezenet1_1", data_dir=args.data_dir).to(memory_format=torch.channels_last)
     classes = torch.arange(CLASSES) * 40
