@@ -6,6 +6,7 @@ Imports neither torch nor Lightning, so that ``--help`` and a misspelt flag are 
 import contextlib
 import errno
 import io
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from typing import Any, Literal, TypeVar
 import tyro
 
 Flags = TypeVar("Flags")
+Item = TypeVar("Item")
 Precision = Literal["float32", "bf16-mixed", "16-mixed"]
 
 
@@ -41,14 +43,20 @@ class TrainerArgs:
     """Kind of device."""
     devices: int | None = None
     """Processes on each node."""
-    num_nodes: int = 1
+    num_nodes: int | None = None
     """Nodes."""
     precision: Precision = "float32"
     """Number format."""
+    compile: bool = False
+    """Compile the networks."""
+    profile: bool = False
+    """Tell where the time goes."""
     wandb: bool = False
     """Log to Weights & Biases too."""
     fast_dev_run: bool = False
     """Try a few batches, write nothing."""
+    check: bool = False
+    """Check flags, data, folder."""
 
     def __post_init__(self) -> None:
         limits = {"max_epochs": 1, "batch_size": 1, "seed": 0, "devices": 1, "num_nodes": 1}
@@ -58,10 +66,31 @@ class TrainerArgs:
                 raise ValueError(f"--{name.replace('_', '-')} is at least {smallest}, got {value}")
         if self.name != Path(self.name).name or self.name in ("", ".."):
             raise ValueError(f"--name is a folder name, got {self.name!r}")
+        if int(os.environ.get("SLURM_RESTART_COUNT", "0")):  # in the queue again, the job goes on
+            object.__setattr__(self, "overwrite", False)
+
+
+def check_part(part: tuple[int, int] | None) -> None:
+    """Check ``--part``: one, from 0, of so many.
+
+    Raises:
+        ValueError: There is no such part.
+    """
+    if part is not None and not 0 <= part[0] < part[1]:
+        raise ValueError(f"--part counts from 0 to one less than their number, got {part[0]} {part[1]}")
+
+
+def part_of(trainings: list[Item], part: tuple[int, int] | None) -> list[Item]:
+    """Return the trainings of a part of a table; all of them where there are no parts."""
+    return trainings if part is None else trainings[part[0] :: part[1]]
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error: the run was asked to stop, and saved itself
     """The run was asked to stop, has saved its place and ends."""
+
+
+class Checked(Exception):  # noqa: N818 - not an error
+    """Only asked to check (``--check``), and all is well."""
 
 
 def fail(message: str) -> None:
@@ -96,6 +125,8 @@ def run_script(main: Callable[[Flags], Any], flags: type[Flags]) -> None:
     """
     try:
         main(parse(flags))
+    except Checked as well:
+        print(well)
     except (ValueError, FileNotFoundError, ConnectionError) as error:
         fail(str(error))
     except OSError as error:

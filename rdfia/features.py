@@ -7,6 +7,7 @@ which is all that `rdfia.linear_svm.gram_matrix` asks for.
 
 import hashlib
 import json
+import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,13 +17,13 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn import functional
 from tqdm import tqdm
 
 from rdfia.backbones import Backbone
 from rdfia.linear_svm import Features, Scaling, gram_matrix, signed_root, standardized, unit_length
-from rdfia.runs import whole_file
+from rdfia.runs import is_first_process, whole_file
 
 
 def layer_features(
@@ -71,6 +72,9 @@ def compute_features(
 ) -> dict[str, Tensor]:
     """Return each layer's features of some images, (N, d).
 
+    Where there are several processes all must ask for the same: each computes every so many batches, and all
+    get all features, those of one process to rounding.
+
     Args:
         backbone: In eval mode.
         images: Gives images (B, 3, H, W) in [0, 1] on the backbone's device, by their places.
@@ -83,18 +87,31 @@ def compute_features(
     """
     features: dict[str, Tensor] = {}
     batches = places.split(batch_size)  # type: ignore[no-untyped-call]
-    done = 0
-    for batch in tqdm(batches, desc="features", disable=None if progress else True):
+    rank, world_size = _processes()
+    if len(batches) < world_size:  # too few to share
+        rank, world_size = 0, 1
+    bounds = torch.arange(0, len(places), batch_size).tolist()
+    mine = list(zip(bounds, batches, strict=True))[rank::world_size]
+    for start, batch in tqdm(mine, desc="features", disable=None if progress and rank == 0 else True):
         chosen = images(batch)
         with torch.autocast(chosen.device.type, dtype, enabled=dtype != torch.float32):
             found = layer_features(backbone, chosen, layers, **pooling)
         for name, value in found.items():
             # Made once at full size: joining the parts in the end would need twice the memory.
             if name not in features:
-                features[name] = value.new_empty(len(places), value.shape[1])
-            features[name][done : done + len(batch)] = value
-        done += len(batch)
+                features[name] = value.new_zeros(len(places), value.shape[1])
+            features[name][start : start + len(batch)] = value
+    if world_size > 1:
+        for value in features.values():
+            distributed.all_reduce(value)  # each row is nought everywhere but where it was computed
     return features
+
+
+def _processes() -> tuple[int, int]:
+    """Return this process's rank and how many there are."""
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    return 0, 1
 
 
 def weights_hash(module: nn.Module) -> str:
@@ -107,17 +124,25 @@ def weights_hash(module: nn.Module) -> str:
 
 
 def load_cached(folder: Path | None, recipe: Mapping[str, Any]) -> Tensor | None:
-    """Return what `save_cached` wrote for this recipe, mapped into memory; None if there is none."""
+    """Return what `save_cached` wrote for this recipe, mapped into memory; None if there is none.
+
+    None, too, if another process has none, on a node with a disk of its own: all compute together.
+    """
     if folder is None:
         return None
+    values: Tensor | None = None
     try:
         with safe_open(_cache_path(folder, recipe), framework="pt") as file:
             if json.loads(file.metadata()["recipe"]) == recipe:
-                values: Tensor = file.get_tensor("values")
-                return values
+                values = file.get_tensor("values")
     except (OSError, SafetensorError, KeyError, TypeError, ValueError):
         pass  # absent or damaged: made anew
-    return None
+    world_size = _processes()[1]
+    if world_size > 1:
+        found: list[bool] = [False] * world_size
+        distributed.all_gather_object(found, values is not None)
+        return values if all(found) else None
+    return values
 
 
 def save_cached(folder: Path | None, recipe: Mapping[str, Any], values: Tensor | None) -> None:
@@ -125,9 +150,12 @@ def save_cached(folder: Path | None, recipe: Mapping[str, Any], values: Tensor |
 
     A folder that cannot be written, or is full, costs a warning, not the run.
     """
-    if folder is None or values is None:
+    if folder is None or values is None or not is_first_process():
         return
     try:
+        for part in folder.glob(".*.part"):  # which a kill left
+            if time.time() - part.stat().st_mtime > 86400:
+                part.unlink()
         with whole_file(_cache_path(folder, recipe)) as part:
             save_file({"values": values.cpu().contiguous()}, part, metadata={"recipe": json.dumps(recipe)})
     except (OSError, SafetensorError) as error:

@@ -3,9 +3,13 @@
 import dataclasses
 import json
 import logging
+import os
 import shutil
 import sys
+import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +18,11 @@ import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, Timer, TQDMProgressBar
 from lightning.pytorch.loggers import Logger
-from torch import nn
+from torch import distributed, nn
 
 from rdfia.callbacks import AtomicCheckpoints, EpochLines, RandomState, StopCleanly, StopWhereLossesDiverge
-from rdfia.command_line import Interrupted, TrainerArgs
+from rdfia.command_line import Checked, Interrupted, TrainerArgs
+from rdfia.profile import TimeTable
 from rdfia.runs import (
     MetricsCSV,
     git_commit,
@@ -34,6 +39,7 @@ MEANT = (
     "does not have many workers",
     "exists and is not empty",
     "isinstance.treespec",
+    "The .srun. command is available",  # `processes` says what must be said
 )
 
 
@@ -52,6 +58,9 @@ MAY_CHANGE = frozenset(
         "num_nodes",
         "wandb",
         "overwrite",
+        "check",
+        "compile",
+        "profile",
     }
 )
 
@@ -60,10 +69,59 @@ MAY_CHANGE = frozenset(
 MAY_CHANGE_BUT_LENGTH = MAY_CHANGE - {"max_epochs"}
 
 
+def processes(args: TrainerArgs) -> tuple[int, int]:
+    """Return how many processes each node has, and how many nodes: as asked for, or as the Slurm job is.
+
+    Raises:
+        ValueError: The flags ask for others than the job has, or its processes were not started by srun.
+    """
+    gpus = torch.cuda.device_count() if args.accelerator != "cpu" else 0
+    tasks, nodes = (int(os.environ.get(name, "1")) for name in ("SLURM_NTASKS", "SLURM_NNODES"))
+    interactive = os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive")  # as Lightning sees it
+    if tasks == 1 or interactive:
+        return args.devices or max(gpus, 1), args.num_nodes or 1
+    if "SLURM_STEP_ID" not in os.environ:
+        raise ValueError(f"this Slurm job has {tasks} tasks, and this is none of them; start it with srun")
+    if "SLURM_NTASKS_PER_NODE" not in os.environ:
+        raise ValueError(
+            f"the Slurm job has --ntasks {tasks}; say how many each node has: sbatch --ntasks-per-node"
+        )
+    each = int(os.environ["SLURM_NTASKS_PER_NODE"])
+    if (args.devices or each) != each:
+        raise ValueError(
+            f"--devices {args.devices}, but the Slurm job has {each} tasks on each node; leave it out, "
+            f"or sbatch --ntasks-per-node={args.devices}"
+        )
+    if (args.num_nodes or nodes) != nodes:
+        raise ValueError(
+            f"--num-nodes {args.num_nodes}, but the Slurm job has {nodes}; leave it out, "
+            f"or sbatch --nodes={args.num_nodes}"
+        )
+    return each, nodes
+
+
 def process_count(args: TrainerArgs) -> int:
     """Return how many processes the run will have, over all nodes."""
-    gpus = torch.cuda.device_count() if args.accelerator != "cpu" else 0
-    return (args.devices or max(gpus, 1)) * args.num_nodes
+    each, nodes = processes(args)
+    return each * nodes
+
+
+def check_devices(args: TrainerArgs) -> None:
+    """Check that the devices that are asked for are there, and can share a batch.
+
+    Raises:
+        ValueError: They are not, or cannot. With ``--check``, GPUs are not looked for: a login node has none.
+    """
+    gpus, each = torch.cuda.device_count(), processes(args)[0]
+    if args.accelerator == "gpu" and not (gpus or args.check):
+        raise ValueError("no GPU was found; use --accelerator cpu")
+    if args.accelerator != "cpu" and not args.check and 0 < gpus < each:
+        raise ValueError(f"{each} processes on each node, but this one has {gpus} GPUs; use fewer --devices")
+    if args.batch_size % process_count(args):
+        raise ValueError(
+            f"--batch-size {args.batch_size} cannot be shared by {process_count(args)} processes; "
+            f"take a multiple of {process_count(args)}"
+        )
 
 
 def check_checkpoint(path: Path, module: nn.Module, max_epochs: int) -> None:
@@ -90,16 +148,20 @@ def check_checkpoint(path: Path, module: nn.Module, max_epochs: int) -> None:
         )
 
 
+def plain(args: TrainerArgs) -> dict[str, Any]:
+    """Return the flags as a file holds them: paths as text, tuples as lists."""
+    flags: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(args), default=str))
+    return flags
+
+
 def written_flags(args: TrainerArgs, module: nn.Module, data: dict[str, Any]) -> dict[str, Any]:
     """Return what ``args.json`` holds: the flags, the module's own settings and the data.
 
     The settings, because flags that are not given follow a default, and another version may have another.
     """
     settings = dict(getattr(module, "hparams", {}))
-    content = dataclasses.asdict(args) | {"module": settings, "data": data}
-    # As the file will hold them: paths as text, tuples as lists.
-    flags: dict[str, Any] = json.loads(json.dumps(content, default=str))
-    return flags
+    more: dict[str, Any] = json.loads(json.dumps({"module": settings, "data": data}, default=str))
+    return plain(args) | more
 
 
 def check_flags(path: Path, flags: dict[str, Any], may_change: frozenset[str] = MAY_CHANGE) -> dict[str, Any]:
@@ -146,20 +208,12 @@ def open_run(
     Raises:
         ValueError: The device is missing, the folder cannot be written, or its checkpoint is not one to go on
             from.
+        Checked: With ``--check``, if all is well; nothing is written.
     """
-    gpus = torch.cuda.device_count()
-    if args.accelerator == "gpu" and not gpus:
-        raise ValueError("no GPU was found; use --accelerator cpu")
-    if args.accelerator != "cpu" and gpus and (args.devices or 1) > gpus:
-        raise ValueError(f"--devices {args.devices}, but this node has {gpus}")
-    if args.batch_size % process_count(args):
-        raise ValueError(
-            f"--batch-size {args.batch_size} cannot be shared by {process_count(args)} processes; "
-            f"take a multiple of {process_count(args)}"
-        )
+    check_devices(args)
     git_commit()  # remembered for results.json
     folder = args.output_dir / args.name
-    if args.fast_dev_run:
+    if args.fast_dev_run and not args.check:
         return folder
     last = folder / "checkpoints" / "last.ckpt"
     flags = written_flags(args, module, data)
@@ -170,23 +224,32 @@ def open_run(
     if begun and not args.overwrite and (folder / "args.json").exists():
         began = check_flags(folder / "args.json", flags, may_change)
         longer = began.get("max_epochs") != flags["max_epochs"]
+    if not is_first_process():
+        return folder
     if args.overwrite and folder.exists() and not (folder / "args.json").exists():
         raise ValueError(f"--overwrite deletes run folders, and {folder} holds no args.json")
-    if is_first_process():
-        try:
-            if args.overwrite and folder.exists():
-                shutil.rmtree(folder)
-            if not last.exists():  # what a run logged that died before its first checkpoint
-                (folder / "metrics.csv").unlink(missing_ok=True)
-                shutil.rmtree(folder / "figures" / "film", ignore_errors=True)
-            if longer:  # they are those of a shorter training
-                (folder / "results.json").unlink(missing_ok=True)
-            last.parent.mkdir(parents=True, exist_ok=True)
-            write_json(folder / "args.json", flags)
-        except OSError as error:
-            raise ValueError(
-                f"run folder {folder} cannot be written ({error.strerror}); choose another --output-dir"
-            ) from error
+    try:
+        if args.check:
+            there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+            tempfile.TemporaryDirectory(dir=there).cleanup()  # can be written
+            each, nodes = processes(args)
+            begins = "goes on" if last.exists() and not args.overwrite else "begins"
+            raise Checked(f"checked: {folder} {begins}; nodes {nodes}, processes on each {each}")
+        if args.overwrite and folder.exists():
+            shutil.rmtree(folder)
+        if not last.exists():  # what a run logged that died before its first checkpoint
+            (folder / "metrics.csv").unlink(missing_ok=True)
+            shutil.rmtree(folder / "figures" / "film", ignore_errors=True)
+        for part in folder.rglob(".*.part"):  # which a kill left
+            part.unlink(missing_ok=True)
+        if longer:  # they are those of a shorter training
+            (folder / "results.json").unlink(missing_ok=True)
+        last.parent.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "args.json", flags)
+    except OSError as error:
+        raise ValueError(
+            f"run folder {folder} cannot be written ({error.strerror}); choose another --output-dir"
+        ) from error
     return folder
 
 
@@ -232,9 +295,9 @@ def make_trainer(
         warnings.filterwarnings("ignore", f".*{message}")
     loggers: list[Logger] = [MetricsCSV(folder)]
     if args.wandb and not args.fast_dev_run:
-        loggers += [logger] if (logger := wandb_logger(args.name, folder)) else []
-    strategy = "auto"
-    if process_count(args) > 1:
+        loggers += [logger] if (logger := wandb_logger(args.name, folder, plain(args))) else []
+    strategy, (each, nodes) = "auto", processes(args)
+    if each * nodes > 1:
         strategy = "ddp_find_unused_parameters_true" if two_optimizers or unused_weights else "ddp"
     checkpoints = folder / "checkpoints"
     # Two callbacks: save_last writes no last.ckpt where an epoch is not the best so far, and one in dry runs.
@@ -245,8 +308,8 @@ def make_trainer(
     watched = sys.stderr.isatty()
     return lightning.Trainer(
         accelerator=args.accelerator,
-        devices=args.devices or (1 if process_count(args) == 1 else "auto"),
-        num_nodes=args.num_nodes,
+        devices=each,
+        num_nodes=nodes,
         strategy=strategy,
         precision="32-true" if args.precision == "float32" else args.precision,
         max_epochs=args.max_epochs,
@@ -257,11 +320,13 @@ def make_trainer(
             RandomState(),
             StopWhereLossesDiverge(losses, folder),
             StopCleanly(checkpoints / "last.ckpt"),
-            TQDMProgressBar(refresh_rate=10) if watched else EpochLines(monitor),
+            EpochLines(monitor, args.batch_size, printed=not watched),
+            *([TQDMProgressBar(refresh_rate=10)] if watched else []),
             *callbacks,
             last,  # so that last.ckpt holds what all others have come to
         ],
         plugins=[AtomicCheckpoints(), *slurm],
+        profiler=TimeTable() if args.profile else None,
         enable_progress_bar=watched,
         enable_model_summary=False,
         num_sanity_val_steps=0,
@@ -285,6 +350,12 @@ def fit(
         Interrupted: The run was asked to stop.
     """
     last = args.output_dir / args.name / "checkpoints" / "last.ckpt"
+    if args.compile:
+        if module.device.type == "cpu" and not shutil.which("g++"):
+            raise ValueError("--compile needs a C++ compiler; install g++ or leave it out")
+        for network in module.children():
+            if any(True for _ in network.parameters()):
+                network.compile()
     resume = last.exists() and not args.overwrite and not args.fast_dev_run
     trainer.fit(module, datamodule, ckpt_path=last if resume else None, weights_only=True)
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined] # set at run time
@@ -302,6 +373,20 @@ def seconds_trained(trainer: lightning.Trainer) -> float:
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined] # set at run time
     timer = next(callback for callback in callbacks if isinstance(callback, Timer))
     return timer.time_elapsed("train")
+
+
+@contextmanager
+def all_processes(trainer: lightning.Trainer) -> Iterator[None]:
+    """Start the processes of a trainer that is not asked to fit; afterwards the first goes on alone."""
+    launcher = trainer.strategy.launcher
+    if launcher is not None:
+        launcher.launch(lambda: None)
+    trainer.strategy.setup_environment()
+    try:
+        yield
+    finally:
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.destroy_process_group()
 
 
 def save_module(trainer: lightning.Trainer, module: lightning.LightningModule, folder: Path) -> None:

@@ -1,11 +1,13 @@
 """Weights & Biases beside the run folder: offline when it must be, and never a reason to die."""
 
 import os
+import platform
 import re
 import socket
 import sys
 import uuid
 import warnings
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -13,13 +15,16 @@ from urllib.parse import urlparse
 import lightning
 from lightning.pytorch.loggers import WandbLogger
 
-from rdfia.runs import is_first_process, whole_file
+from rdfia.runs import git_commit, is_first_process, whole_file
+
+PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "scikit-learn", "numpy")
 
 
-def wandb_logger(name: str, folder: Path) -> WandbLogger | None:
+def wandb_logger(name: str, folder: Path, flags: dict[str, Any]) -> WandbLogger | None:
     """Return a Weights & Biases logger; offline without login or network, None if it cannot start.
 
-    The run's id is kept in the run folder, so a resumed run continues the same W&B run.
+    The run's id is kept in the run folder, so a resumed run continues the same W&B run. Its configuration
+    holds the flags, the commit and the versions of what was used.
     """
     import wandb  # slow to import, and off by default
 
@@ -32,6 +37,10 @@ def wandb_logger(name: str, folder: Path) -> WandbLogger | None:
         run_id = _wandb_id(folder / "wandb_id.txt")
         logger = WandbLogger(project="rdfia", name=name, id=run_id, save_dir=str(folder), mode=mode)
         experiment = logger.experiment
+        versions = {package: metadata.version(package) for package in PACKAGES}
+        config = flags | {"commit": git_commit(), "python": platform.python_version(), "versions": versions}
+        if is_first_process():  # the others have a stand-in
+            experiment.config.update(config, allow_val_change=True)
         experiment.define_metric("train/batch")
         experiment.define_metric("*", step_metric="train/batch")
     except Exception as error:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from rdfia.command_line import part_of
+
 if TYPE_CHECKING:
     from train_gan import GANArgs
 
@@ -78,7 +80,7 @@ TRIED: dict[str, dict[str, Any]] = {
 
 
 # Flags that say what is trained besides, and what they are in a single run.
-BESIDES: dict[str, Any] = {"seeds": (), "ablation": None, "compare": ()}
+BESIDES: dict[str, Any] = {"seeds": (), "ablation": None, "compare": (), "part": None}
 
 
 def verdict(metrics: Mapping[str, Mapping[str, Any]]) -> str:
@@ -99,7 +101,8 @@ def compare(
 ) -> dict[str, Any]:
     """Train each row with each seed in a folder of its own, skip what is done, write and print one table.
 
-    The table has the rows and seeds that are asked for; others in the folder stay for the next time.
+    The table has the rows and seeds that are asked for; others in the folder stay for the next time. With
+    ``--part`` there is no table: some of the rows and seeds are trained.
 
     Args:
         args: The flags.
@@ -119,8 +122,11 @@ def compare(
     seeds = list(dict.fromkeys(args.seeds or (args.seed,)))
     found: dict[str, list[dict[str, Any]]] = {row: [] for row in rows}
     samples = {}
+    mine = part_of([(row, seed) for row in rows for seed in seeds], args.part)
     for row, changes in rows.items():
         for seed in seeds:
+            if (row, seed) not in mine:
+                continue
             name = runs.row_name(row, seed)
             part = dataclasses.replace(args, name=name, output_dir=folder, seed=seed, **besides, **changes)
             print(f"{row}, seed {seed}")
@@ -128,10 +134,14 @@ def compare(
                 found[row].append(training.finished(part, build(part), data) or train_one(part))
                 continue
             found[row].append(json.loads((folder / name / "results.json").read_text()))
+        if args.part is not None:
+            continue
         last = folder / runs.row_name(row, seeds[0]) / "checkpoints" / "last.ckpt"
         if last.exists() and not args.fast_dev_run:  # none, where it diverged at once
             trained = type(module).load_from_checkpoint(last, map_location="cpu", weights_only=True)
             samples[row] = trained.sample(20)
+    if args.part is not None:
+        return {}
     trainer = training.make_trainer(args, folder, monitor="val/judge_fid", mode="min", callbacks=[])
     if not trainer.is_global_zero:
         return {}

@@ -95,6 +95,8 @@ def train(args: Args) -> dict[str, Any]:
 def main(args: Args) -> dict[str, Any]:
     """Train what is asked for; return the content of results.json."""
     if not (args.seeds or args.compare):
+        if args.part is not None:
+            raise ValueError("--part is one of a table; add --seeds or --compare")
         return train(args)
     rows: dict[str, dict[str, Any]] = {args.preset: {}} | {row: ROWS[row] for row in args.compare}
     return compare(args, build, rows, train, train_gan.read_digits(args).describe())

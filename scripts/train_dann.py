@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from rdfia.command_line import TrainerArgs, run_script
+from rdfia.command_line import TrainerArgs, check_part, part_of, run_script
 
 if TYPE_CHECKING:
     import lightning
@@ -75,6 +75,8 @@ class Args(TrainerArgs):
     """Images of each domain in a step, over all processes together."""
     seeds: tuple[int, ...] = ()
     """Train with each, not with --seed."""
+    part: tuple[int, int] | None = None
+    """One, from 0, of so many parts of a table."""
     pair: str = "mnist:mnist-m"
     """Source and target, of mnist, mnist-m, usps."""
     compare: tuple[Literal["source-only", "no-reversal", "dann", "target-trained"], ...] = ("source-only",)
@@ -136,6 +138,7 @@ class Args(TrainerArgs):
             raise ValueError(f"--domain-width is at least 1, got {self.domain_width}")
         if any(seed < 0 for seed in self.seeds):
             raise ValueError(f"--seeds are at least 0, got {min(self.seeds)}")
+        check_part(self.part)
         if self.pseudo_label_rounds and self.labelled == "target":
             raise ValueError("--pseudo-label-rounds after training on the target's labels proves nothing")
         if self.labelled == "target" and self.adapt:
@@ -150,7 +153,7 @@ class Args(TrainerArgs):
 
 # Flags that say what is trained besides, which no single row hangs on, as rows have them.
 NOT_OF_ROWS: dict[str, Any] = {"compare": ()} | {
-    name: getattr(Args, name) for name in ("seeds", "ablation", *PSEUDO_LABELS)
+    name: getattr(Args, name) for name in ("seeds", "ablation", "part", *PSEUDO_LABELS)
 }
 
 
@@ -385,9 +388,12 @@ def main(args: Args) -> dict[str, Any]:
     drawn = [domain.part(embeddings.sample(len(domain), size)) for domain in images.values()]
     metrics: dict[str, list[float]] = {}
     modules: dict[str, DANNModule] = {}  # of the first seed, for the figures
+    mine = part_of([(seed, row) for seed in seeds for row in rows], args.part)
     for seed in seeds:
         digits.seed = seed
         for row, changes in rows.items():
+            if (seed, row) not in mine:
+                continue
             own = {"name": runs.row_name(row, seed), "output_dir": folder, "seed": seed, "overwrite": False}
             part = dataclasses.replace(args, **own, **NOT_OF_ROWS, **changes)
             lightning.seed_everything(seed, workers=True, verbose=False)
@@ -398,14 +404,14 @@ def main(args: Args) -> dict[str, Any]:
                 metrics.setdefault(f"{row}/{name}", []).append(value)
             if row in ROWS:
                 modules.setdefault(row, module)
-        if args.pseudo_label_rounds:
+        if args.pseudo_label_rounds and (seed, asked) in mine:
             asked_for = {flag: getattr(args, flag) for flag in PSEUDO_LABELS}
             teacher = dataclasses.replace(part, **asked_for)
             scores, student, trainer = self_train(teacher, module, digits, data)
             for name, value in scores.items():
                 metrics.setdefault(f"pseudo-labels/{name}", []).append(value)
             modules.setdefault("pseudo-labels", student)
-    if not trainer.is_global_zero:
+    if args.part is not None or not trainer.is_global_zero:
         return {}
 
     notes = ["target_accuracy_by_oracle chooses the epoch by target labels: for comparison only"]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from gan_tables import ABLATION, LADDER, TRIED, compare
 
-from rdfia.command_line import TrainerArgs, run_script
+from rdfia.command_line import TrainerArgs, check_part, run_script
 
 if TYPE_CHECKING:
     import torch
@@ -34,6 +34,8 @@ class GANArgs(TrainerArgs):
     """Images in a step: 64, or 128."""
     seeds: tuple[int, ...] = ()
     """Train with each, not with --seed."""
+    part: tuple[int, int] | None = None
+    """One, from 0, of so many parts of a table."""
     latent_dim: int | None = None
     """Numbers in a latent vector."""
     latents: Literal["normal", "uniform"] | None = None
@@ -75,6 +77,7 @@ class GANArgs(TrainerArgs):
         super().__post_init__()
         if any(seed < 0 for seed in self.seeds):
             raise ValueError(f"--seeds are at least 0, got {min(self.seeds)}")
+        check_part(self.part)
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,7 @@ def module_flags(args: GANArgs) -> dict[str, Any]:
     from rdfia.gan import PRACTICAL
 
     own = {field.name for field in dataclasses.fields(GANArgs)}
-    own -= {field.name for field in dataclasses.fields(TrainerArgs)} | {"preset", "seeds"}
+    own -= {field.name for field in dataclasses.fields(TrainerArgs)} | {"preset", "seeds", "part"}
     given = {name: value for name in sorted(own) if (value := getattr(args, name)) is not None}
     return (PRACTICAL if args.preset == "practical" else {}) | given | {"seed": args.seed}
 
@@ -299,6 +302,8 @@ def main(args: Args) -> dict[str, Any]:
     """Train what is asked for; return the content of results.json."""
     # Imported in functions, so that --help does not wait for torch.
     if not (args.seeds or args.ablation):
+        if args.part is not None:
+            raise ValueError("--part is one of a table; add --seeds or --ablation")
         return train(args)
     tables = ABLATION | {"ladder": LADDER, "tried": TRIED}
     groups = list(ABLATION) if args.ablation == "all" else [args.ablation] if args.ablation else []

@@ -79,7 +79,7 @@ def main(args: Args) -> dict[str, Any]:
 
     import torch
 
-    from datamodules.files import data_root
+    from datamodules.files import data_root, say
     from datamodules.scene15 import TRAIN_PER_CLASS, Scene15DataModule, audit, split_by_seed
     from datamodules.tensors import ImageTensors
     from rdfia import runs, training, wandb_run
@@ -88,8 +88,6 @@ def main(args: Args) -> dict[str, Any]:
     from rdfia.features import compute_features, layer_gram, open_layers
     from rdfia.linear_svm import learning_curve, principal_components, try_svm
 
-    if training.process_count(args) > 1:
-        raise ValueError("train_svm.py runs on one device; use --devices 1")
     size = 64 if args.fast_dev_run else args.image_size
     scenes = Scene15DataModule(args.data_dir, image_size=size, train_on_val=True, shuffle=False)
     scenes.prepare_data()
@@ -108,7 +106,6 @@ def main(args: Args) -> dict[str, Any]:
         raise ValueError(f"--folds {args.folds}: the smallest class has {smallest} training images")
     folder = training.open_run(args, backbone, data := scenes.describe())
     trainer = training.make_trainer(args, folder, monitor="val/accuracy", mode="max", callbacks=[])
-    device = trainer.strategy.root_device
 
     pixels = torch.cat([scenes.train_data.images, scenes.test_data.images])
     labels = torch.cat([scenes.train_data.labels, scenes.test_data.labels])
@@ -120,11 +117,13 @@ def main(args: Args) -> dict[str, Any]:
 
     def backbone_of(network: str) -> Any:
         torch.manual_seed(args.seed)  # for random weights
-        return load_backbone(network, **where).to(device, memory_format=torch.channels_last)
+        return load_backbone(network, **where).to(
+            trainer.strategy.root_device, memory_format=torch.channels_last
+        )
 
     def images(places: torch.Tensor) -> torch.Tensor:
         # Convolutions are faster with the channels last.
-        return photographs[places][0].to(device, memory_format=torch.channels_last)
+        return photographs[places][0].to(trainer.strategy.root_device, memory_format=torch.channels_last)
 
     # 1. Inner products of the features of all images, layer by layer.
     budget = {
@@ -141,24 +140,27 @@ def main(args: Args) -> dict[str, Any]:
     began = time.perf_counter()
     metrics: dict[str, list[float]] = {}
     grams: dict[str, torch.Tensor] = {}
-    for network, names in wanted.items():
-        backbone = backbone_of(network)
-        layers = open_layers(backbone, images, len(labels), names, **options)
-        started = time.perf_counter()
-        some = torch.arange(min(64, len(labels)))  # timed by itself: features may come from the cache
-        compute_features(backbone, images, some, names, **pass_options)
-        metrics[f"{network}/milliseconds_an_image"] = [1000 * (time.perf_counter() - started) / len(some)]
-        for name in sorted(layers, key=lambda name: not layers[name].in_memory):
-            layer = layers.pop(name)  # makes room for the next, the wide ones last
+    with training.all_processes(trainer):
+        for network, names in wanted.items():
+            backbone = backbone_of(network)
+            layers = open_layers(backbone, images, len(labels), names, **options)
             started = time.perf_counter()
-            gram = layer_gram(layer, len(labels), args.scaling, train, **budget)
-            metrics[f"{network}/{name}/features"] = [float(layer.width)]
-            metrics[f"{network}/{name}/gram_seconds"] = [time.perf_counter() - started]
-            grams[f"{network}/{name}"] = gram
-            del layer
-            width = int(metrics[f"{network}/{name}/features"][0])
-            seconds = time.perf_counter() - began
-            print(f"{network}/{name}: {width:,} features an image, after {seconds:.0f} s", flush=True)
+            some = torch.arange(min(64, len(labels)))  # timed by itself: features may come from the cache
+            compute_features(backbone, images, some, names, **pass_options)
+            metrics[f"{network}/milliseconds_an_image"] = [1000 * (time.perf_counter() - started) / len(some)]
+            for name in sorted(layers, key=lambda name: not layers[name].in_memory):
+                layer = layers.pop(name)  # makes room for the next, the wide ones last
+                started = time.perf_counter()
+                gram = layer_gram(layer, len(labels), args.scaling, train, **budget)
+                metrics[f"{network}/{name}/features"] = [float(layer.width)]
+                metrics[f"{network}/{name}/gram_seconds"] = [time.perf_counter() - started]
+                grams[f"{network}/{name}"] = gram
+                del layer
+                width = int(metrics[f"{network}/{name}/features"][0])
+                seconds = time.perf_counter() - began
+                say(f"{network}/{name}: {width:,} features an image, after {seconds:.0f} s")
+    if not trainer.is_global_zero:
+        return {}
     if args.together:
         # Inner products of vectors set side by side add up.
         grams["together"] = torch.stack(list(grams.values())).sum(0)

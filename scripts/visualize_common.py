@@ -42,7 +42,7 @@ class Network(TrainerArgs):
         for name in ("classes", "attacks", "methods", "curve", "curve_l2"):
             if getattr(self, name, (1,)) == ():
                 raise ValueError(f"--{name} names at least one")
-        if (self.devices or 1) * self.num_nodes > 1:
+        if (self.devices or 1) * (self.num_nodes or 1) > 1:
             raise ValueError("visualize.py computes on one device; leave --devices and --num-nodes out")
 
 

@@ -108,6 +108,13 @@ def test_what_is_missing_is_asked_for_and_named(tmp_path, offline, capsys):
 def test_looking_downloads_nothing(tmp_path, offline):
     with pytest.raises(ValueError, match="not ready"):
         main(Args("all", tmp_path, download=False))
+    rows = main(Args("check", tmp_path))  # who looks may not need all of it
+    assert {row.state for row in rows} == {"missing"}
+    write_mnist(tmp_path)
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "vgg16.safetensors").write_bytes(b"half")
+    with pytest.raises(ValueError, match=r"not ready in .*: weights$"):
+        main(Args("check", tmp_path))
     assert offline == []
 
 

@@ -210,6 +210,13 @@ def test_the_facts_in_the_text_are_those_of_the_results():
         assert f"{run['peak_memory_gb']} GB" in README
 
 
+def test_what_the_label_in_the_discriminator_does_is_that_of_its_results():
+    metrics = results("cgan_no_label")["metrics"]
+    row = "no-label-in-discriminator"
+    assert f"appears with {metrics[f'{row}/conditional_accuracy']['mean']:.3f}" in README
+    assert f"(slant {metrics[f'{row}/slant_correlation']['mean']:.3f})" in README
+
+
 @pytest.mark.parametrize("folder", ["rdfia", "datamodules", "scripts"])
 def test_the_tree_names_every_file(folder):
     for path in (ROOT / folder).glob("*.py"):

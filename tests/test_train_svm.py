@@ -132,7 +132,7 @@ def test_a_dry_run_splits_by_seed_and_writes_nothing(tmp_path):
         ({"precision": "16-mixed"}, "--precision float32 or bf16-mixed, not 16-mixed"),
         ({"features": (FIRE4, "alexnet/pool5"), "weights": "a.pth"}, "--weights a.pth is one file"),
         ({"weights": "absent.safetensors"}, "weights absent.safetensors do not exist"),
-        ({"devices": 2}, "train_svm.py runs on one device; use --devices 1"),
+        ({"devices": 3}, "--batch-size 32 cannot be shared by 3 processes; take a multiple of 3"),
     ],
 )
 def test_bad_input_is_named_before_anything_is_written(scenes, tmp_path, changes, message):

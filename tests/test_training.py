@@ -1,7 +1,9 @@
 import csv
 import json
 import os
+import re
 import signal
+import time
 from pathlib import Path
 
 import lightning
@@ -11,7 +13,7 @@ from lightning.pytorch.loggers import WandbLogger
 
 from datamodules.tensors import BatchLoader, EveryItemOnce, ImageTensors, ShuffledBatches
 from rdfia import callbacks, runs, training, wandb_run
-from rdfia.command_line import Interrupted, TrainerArgs
+from rdfia.command_line import Checked, Interrupted, TrainerArgs
 from rdfia.plots import image_grids
 
 
@@ -406,3 +408,110 @@ def test_a_task_of_a_job_array_is_queued_again_by_its_own_number(tmp_path, monke
     scontrol.write_text("#!/bin/sh\necho no such job >&2\nexit 1\n")
     callbacks.requeue_job()
     assert "not requeued, submit the job again: scontrol requeue 8_3: no such job" in capsys.readouterr().err
+
+
+TWO_NODES = {"SLURM_NTASKS": "4", "SLURM_NNODES": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_STEP_ID": "0"}
+
+
+def in_slurm(monkeypatch, **changes: str | None) -> None:
+    for name, value in (TWO_NODES | changes).items():
+        monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)
+
+
+def test_processes_are_those_of_the_slurm_job(tmp_path, monkeypatch):
+    assert training.processes(arguments(tmp_path)) == (1, 1)
+    in_slurm(monkeypatch)
+    assert training.processes(arguments(tmp_path)) == (2, 2)
+    assert training.process_count(arguments(tmp_path, devices=2, num_nodes=2)) == 4
+    monkeypatch.setenv("SLURM_JOB_NAME", "interactive")
+    assert training.processes(arguments(tmp_path, devices=3)) == (3, 1)
+
+
+@pytest.mark.parametrize(
+    ("job", "flags", "said"),
+    [
+        ({}, {"devices": 4}, "--devices 4, but the Slurm job has 2 tasks on each node.*ntasks-per-node=4"),
+        ({}, {"num_nodes": 1}, "--num-nodes 1, but the Slurm job has 2.*sbatch --nodes=1"),
+        ({"SLURM_STEP_ID": None}, {}, "this Slurm job has 4 tasks.*start it with srun"),
+        ({"SLURM_NTASKS_PER_NODE": None}, {}, "--ntasks 4.*sbatch --ntasks-per-node"),
+    ],
+)
+def test_a_slurm_job_that_does_not_fit_is_said(tmp_path, monkeypatch, job, flags, said):
+    in_slurm(monkeypatch, **job)
+    with pytest.raises(ValueError, match=said):
+        training.open_run(arguments(tmp_path, **flags), Tiny(), {})
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_job_in_the_queue_again_overwrites_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "0")
+    assert arguments(tmp_path, overwrite=True).overwrite
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert not arguments(tmp_path, overwrite=True).overwrite
+
+
+def test_a_check_says_what_would_be_and_writes_nothing(tmp_path, capsys):
+    with pytest.raises(Checked, match="run begins; nodes 2, processes on each 1"):
+        training.open_run(arguments(tmp_path, check=True, num_nodes=2), Tiny(), {})
+    assert not (tmp_path / "runs").exists()
+    train(arguments(tmp_path), Tiny())
+
+    def files():
+        return {path: path.is_file() and path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+
+    before = files()
+    with pytest.raises(Checked, match="run goes on"):
+        training.open_run(arguments(tmp_path, check=True), Tiny(), {"name": "numbers"})
+    with pytest.raises(ValueError, match="--batch-size 128, this command says 64"):
+        training.open_run(arguments(tmp_path, check=True, batch_size=64), Tiny(), {"name": "numbers"})
+    with pytest.raises(ValueError, match=r"last.ckpt/run cannot be written \(Not a directory\)"):
+        place = tmp_path / "runs" / "run" / "checkpoints" / "last.ckpt"
+        training.open_run(arguments(tmp_path, check=True, output_dir=place), Tiny(), {})
+    assert files() == before
+
+
+def test_what_a_kill_left_half_written_goes(tmp_path):
+    _, folder, _ = train(arguments(tmp_path, max_epochs=1), Tiny())
+    left = folder / "checkpoints" / ".last.ckpt.12345678.part"
+    left.write_bytes(b"half")
+    train(arguments(tmp_path, max_epochs=2), Tiny())
+    assert not left.exists()
+
+
+def test_the_profile_counts_each_moment_once(tmp_path, capsys):
+    class Slow(Tiny):
+        def training_step(self, batch, batch_idx):
+            time.sleep(0.02)
+            return super().training_step(batch, batch_idx)
+
+        def on_after_backward(self):
+            time.sleep(0.01)
+
+    started = time.perf_counter()
+    train(arguments(tmp_path, max_epochs=2, profile=True), Slow())
+    whole = time.perf_counter() - started
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.endswith("%")]
+    seconds = {" ".join(words[:-2]): float(words[-2]) for words in lines}
+    assert seconds["forward and losses"] >= 10 * 0.02
+    assert {"data", "backward", "optimizer", "validation", "loop and logging"} <= seconds.keys()
+    assert sum(seconds.values()) <= whole + 0.1
+
+
+def test_a_line_an_epoch_tells_the_pace(tmp_path, capsys):
+    train(arguments(tmp_path, batch_size=4), Tiny())
+    (last,) = re.findall(
+        r"epoch 3/3: val/score 2, \d+ s, ([\d,]+) images/s, [\d.]+ GB", capsys.readouterr().out
+    )
+    assert int(last.replace(",", "")) > 0
+
+
+def test_wandb_knows_flags_commit_and_versions(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    trainer, _, _ = train(arguments(tmp_path, wandb=True, max_epochs=1, batch_size=4), Tiny())
+    logger = next(logger for logger in trainer.loggers if isinstance(logger, WandbLogger))
+    config = logger.experiment.config
+    wandb_run.finish_last()
+    assert config["batch_size"] == 4
+    assert config["commit"] == runs.git_commit()
+    assert config["versions"]["torch"] == torch.__version__.split("+")[0]

@@ -1,0 +1,99 @@
+"""Processes killed at any moment: the same command ends as if nothing had happened."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import write_mnist, write_scene15
+from safetensors import safe_open
+
+ROOT = Path(__file__).parents[1]
+MOMENTS = 20
+COMMANDS = {
+    "gan": ["scripts/train_gan.py", "--batch-size", "16", "--max-epochs", "6", "--latent-dim", "10"],
+    "svm": [
+        "scripts/train_svm.py",
+        "--features",
+        "squeezenet1_1/fire9",
+        "--folds",
+        "2",
+        "--components",
+        "16",
+    ],
+}
+COMMANDS["gan"] += ["--generator-features", "4", "--discriminator-features", "4"]
+
+
+def start(command: list[str]) -> subprocess.Popen:
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+
+
+def metrics(folder: Path) -> dict[str, list[float]]:
+    """Return the values in results.json that are the same each time."""
+    found = json.loads((folder / "results.json").read_text())["metrics"]
+    changing = ("second", "milliseconds")
+    return {name: one["values"] for name, one in found.items() if not any(word in name for word in changing)}
+
+
+def check_files(*folders: Path) -> None:
+    """Read each file under its final name."""
+    for path in (path for folder in folders for path in folder.rglob("*") if not path.name.startswith(".")):
+        if path.suffix == ".json":
+            json.loads(path.read_text())
+        elif path.suffix == ".ckpt":
+            torch.load(path, weights_only=True)
+        elif path.suffix == ".safetensors":
+            with safe_open(path, "pt") as file:
+                file.get_tensor("values")
+        elif path.suffix == ".csv":
+            assert path.read_text().endswith("\n")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("name", ["gan", "svm"])
+def test_killed_at_twenty_moments_it_ends_as_if_it_had_not_been(tmp_path, name):
+    write_mnist(tmp_path / "data")
+    write_scene15(tmp_path / "data")
+    flags = ["--data-dir", str(tmp_path / "data"), "--accelerator", "cpu", "--name", "run", "--output-dir"]
+    command = [sys.executable, *COMMANDS[name], *flags]
+    own = {name: ["--cache-dir", str(tmp_path / name)] if "svm" in command[1] else [] for name in ("a", "b")}
+    whole = start([*command, str(tmp_path / "whole"), *own["a"]])
+    began = time.monotonic()
+    printed, _ = whole.communicate(timeout=300)
+    assert whole.returncode == 0, printed
+    length = time.monotonic() - began
+
+    folder, moments, finished = tmp_path / "killed", random.Random(0), 0
+    for _ in range(MOMENTS):
+        process = start([*command, str(folder), *own["b"]])
+        # Half of them in the first half, in which a run reads what there is, and may go on.
+        wait = moments.uniform(0, length)
+        try:
+            printed, _ = process.communicate(timeout=wait)
+            finished += 1
+            assert process.returncode == 0, printed
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, 9)
+            printed, _ = process.communicate()
+        assert "Traceback" not in printed
+        assert "error" not in printed
+        check_files(folder, tmp_path / "b")
+    assert finished < MOMENTS / 2
+    last = start([*command, str(folder), *own["b"]])
+    printed, _ = last.communicate(timeout=300)
+    assert last.returncode == 0, printed
+    assert "Traceback" not in printed
+    assert metrics(folder / "run") == metrics(tmp_path / "whole" / "run")
+    assert not list((folder / "run").rglob(".*.part"))
+    if name == "gan":
+        histories = [(place / "run" / "metrics.csv").read_text() for place in (folder, tmp_path / "whole")]
+        assert histories[0] == histories[1]
