@@ -95,13 +95,16 @@ class _PixelSearch:
     def __init__(
         self, model: nn.Module, image: Tensor, label: int, target: int | None, pixels: int, batch_size: int
     ) -> None:
-        self.model, self.image, self.label, self.target = model, image, label, target
+        self.model, self.image, self.label, self.target = model, rounded(image), label, target
         self.pixels, self.batch_size = pixels, batch_size
         self.queries = 0
         self.best: np.ndarray = np.zeros(0)
 
     def painted(self, candidates: np.ndarray) -> Tensor:
-        """Return images (S, C, H, W) of candidates (S, pixels x (2 + C)) in [0, 1]: places and colours."""
+        """Return images (S, C, H, W), rounded, of candidates (S, pixels x (2 + C)) in [0, 1].
+
+        Those are places and colours.
+        """
         channels, height, width = self.image.shape
         found = torch.from_numpy(np.atleast_2d(candidates)).to(self.image)
         found = found.reshape(len(found), self.pixels, 2 + channels)
@@ -109,14 +112,14 @@ class _PixelSearch:
         columns = (found[:, :, 1] * width).long().clamp(max=width - 1)
         shown, places = self.image.repeat(len(found), 1, 1, 1), torch.arange(len(found))
         for pixel in range(self.pixels):
-            shown[places, :, rows[:, pixel], columns[:, pixel]] = found[:, pixel, 2:]
+            shown[places, :, rows[:, pixel], columns[:, pixel]] = rounded(found[:, pixel, 2:])
         return shown
 
     def __call__(self, candidates: np.ndarray) -> np.ndarray:
         """Return how far candidates (parameters, S) are from fooling, (S,)."""
         found = []
         for part in np.array_split(candidates.T, -(-candidates.shape[1] // self.batch_size)):
-            misses, hit = _misses(self.model(rounded(self.painted(part))).float(), self.label, self.target)
+            misses, hit = _misses(self.model(self.painted(part)).float(), self.label, self.target)
             self.queries += len(part)
             if hit.any():
                 self.best = part[int(hit.nonzero()[0, 0])]

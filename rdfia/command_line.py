@@ -16,6 +16,8 @@ from typing import Any, Literal, TypeVar
 
 import tyro
 
+from rdfia.memory import keep_freed_memory
+
 Flags = TypeVar("Flags")
 Item = TypeVar("Item")
 Precision = Literal["float32", "bf16-mixed", "16-mixed"]
@@ -123,6 +125,7 @@ def run_script(main: Callable[[Flags], Any], flags: type[Flags]) -> None:
 
     An interrupted run exits with 130, as after Ctrl-C in a shell.
     """
+    keep_freed_memory()
     try:
         main(parse(flags))
     except Checked as well:

@@ -117,6 +117,8 @@ def check_devices(args: TrainerArgs) -> None:
         raise ValueError("no GPU was found; use --accelerator cpu")
     if args.accelerator != "cpu" and not args.check and 0 < gpus < each:
         raise ValueError(f"{each} processes on each node, but this one has {gpus} GPUs; use fewer --devices")
+    if args.compile and not shutil.which("g++") and not args.check:
+        raise ValueError("--compile needs a C++ compiler; install g++ or leave it out")
     if args.batch_size % process_count(args):
         raise ValueError(
             f"--batch-size {args.batch_size} cannot be shared by {process_count(args)} processes; "
@@ -351,8 +353,6 @@ def fit(
     """
     last = args.output_dir / args.name / "checkpoints" / "last.ckpt"
     if args.compile:
-        if module.device.type == "cpu" and not shutil.which("g++"):
-            raise ValueError("--compile needs a C++ compiler; install g++ or leave it out")
         for network in module.children():
             if any(True for _ in network.parameters()):
                 network.compile()

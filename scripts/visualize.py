@@ -65,8 +65,12 @@ def main(
 
     small = {name: value for name, value in SMALL.items() if hasattr(args, name) and args.fast_dev_run}
     args = dataclasses.replace(args, devices=1, **small)
-    if args.precision != "float32":
-        raise ValueError(f"visualize.py computes in float32, got --precision {args.precision}")
+    if args.precision == "16-mixed" or (
+        args.precision != "float32" and not isinstance(args, ClassVisualization)
+    ):
+        raise ValueError(f"--precision is float32 (class: or bf16-mixed), got {args.precision}")
+    if args.compile and not isinstance(args, Adversarial):
+        raise ValueError("--compile is for the attacks that ask thousands of times; leave it out")
     networks = load_networks(args)
     shown = read_pictures(args) if isinstance(args, Pictures) else None
     work = PREPARE[type(args)](args, networks, shown)

@@ -122,6 +122,8 @@ def attack(
         truth: Their classes (N,).
         epsilon: In place of the flag's, in pixel units.
     """
+    import torch
+
     from rdfia import adversarial, black_box, robust_attacks
 
     target = "random" if name == "fool" and args.target == "any" else args.target
@@ -131,6 +133,8 @@ def attack(
     gentle, rough = (epsilon or args.epsilon / 255), args.epsilon_eot / 255
     strong = seeded | {"epsilon": rough, "step": rough / 10, "steps": 5 * args.steps, "stop_early": False}
     pgd = functools.partial(adversarial.pgd, network, images, truth)
+    # Attacks that ask thousands of times and need no gradient.
+    asked = torch.compile(network, options={"freezing": True}) if args.compile else network
     attacks: dict[str, Callable[[], Attacked]] = {
         "fool": lambda: adversarial.fool(network, images, truth, **limit),
         "fgsm": lambda: adversarial.fgsm(network, images, truth, epsilon=gentle, **limit),
@@ -139,7 +143,7 @@ def attack(
         "plain": lambda: pgd(**strong),
         "eot": lambda: pgd(**strong, transform=robust_attacks.random_transform, views=4),
         "pixels": lambda: black_box.few_pixels(
-            network,
+            asked,
             images,
             truth,
             pixels=args.pixels,
@@ -148,7 +152,7 @@ def attack(
             **seeded,
         ),
         "shapes": lambda: black_box.shapes(
-            network, images, truth, generations=args.queries // 32, targets=targets, seed=args.seed
+            asked, images, truth, generations=args.queries // 32, targets=targets, seed=args.seed
         ),
     }
     return attacks[name](), targets

@@ -127,16 +127,18 @@ def draw_classes(
         if len(frames) < len(due) and step in due:
             frames.append(images[:16].cpu())
 
-    images = visualize_classes(
-        [networks[name] for name in makers],
-        classes,
-        size=args.image_size,
-        start=start,
-        seed=args.seed,
-        batch_size=args.batch_size,
-        watch=watch,
-        **found,
-    )
+    # Only what is drawn: judges look in float32.
+    with torch.autocast(device.type, torch.bfloat16, enabled=args.precision == "bf16-mixed"):
+        images = visualize_classes(
+            [networks[name] for name in makers],
+            classes,
+            size=args.image_size,
+            start=start,
+            seed=args.seed,
+            batch_size=args.batch_size,
+            watch=watch,
+            **found,
+        )
     known = imagenet_classes()
     files = [
         kept_as_png(folder, trainer, "class", known[index], rounded(image).cpu())

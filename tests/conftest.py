@@ -12,7 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
+from rdfia.memory import keep_freed_memory
+
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
+keep_freed_memory()  # as the scripts do
 
 
 @pytest.fixture(autouse=True)

@@ -43,7 +43,7 @@ def test_seeing_side_by_side(tmp_path):
     done = call("seeing", "--steps", "1", "--output", tmp_path / "found.json")
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "found.json").read_text())
-    for name, other in (("class_together", "class_alone"), ("smooth_ours", "smooth_captum")):
+    for name, other in (("our_class", "usual_class"), ("our_smooth_grad", "usual_smooth_grad")):
         assert found[f"{name}_times_as_fast"] == pytest.approx(
             found[f"{other}_seconds"] / found[f"{name}_seconds"], rel=0.02
         )

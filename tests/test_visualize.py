@@ -121,7 +121,7 @@ def test_grey_images_through_added_up_filters_look_like_repeated_ones():
         (Classify(images=(Path("absent.jpg"),)), "--images absent.jpg is no picture that exists"),
         (Classify(images=(Path("rdfia"),)), "--images rdfia holds no pictures"),
         (Classify(top=0), "--top is 1 to 1000, got 0"),
-        (Classify(precision="bf16-mixed"), "visualize.py computes in float32"),
+        (Classify(precision="bf16-mixed"), "--precision is float32"),
         (Activations(layer="pool9"), "squeezenet1_1 has no layer 'pool9'"),
         (Activations(maps=65), "conv1 of squeezenet1_1 has 64 maps, asked for 65"),
     ],

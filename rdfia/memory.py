@@ -1,0 +1,28 @@
+"""Keep the memory that a batch frees, instead of asking the system for it again with the next.
+
+On a CPU the tensors of a batch are allocated and freed again and again. glibc's malloc takes those above
+32 MB from the system each time and gives freed memory back above 64 MB; every page is then cleared and mapped
+anew, which costs more than many a layer: passes through a CNN take up to twice as long.
+"""
+
+import ctypes
+from contextlib import suppress
+
+# glibc's malloc.h. The defaults are those that it comes to by itself as larger and larger blocks are freed.
+TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD, MMAP_MAX = -1, -2, -3, -4
+KEEP = {MMAP_MAX: 0, TRIM_THRESHOLD: -1, TOP_PAD: 64 << 20}
+GIVE_BACK = {MMAP_MAX: 65536, MMAP_THRESHOLD: 32 << 20, TRIM_THRESHOLD: 64 << 20, TOP_PAD: 128 << 10}
+
+
+def keep_freed_memory(keep: bool = True) -> None:
+    """Let this process keep what it frees, to use it again; nothing where malloc is not glibc's.
+
+    The process then holds the most memory that it ever used until it ends.
+
+    Args:
+        keep: False goes back to what glibc does by itself.
+    """
+    with suppress(OSError, AttributeError):
+        malloc_option = ctypes.CDLL("libc.so.6").mallopt
+        for option, value in (KEEP if keep else GIVE_BACK).items():
+            malloc_option(option, value)
