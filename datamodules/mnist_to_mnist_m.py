@@ -16,7 +16,7 @@ class MNISTToMNISTMDataModule(DomainPairDataModule):
         batch_size: Images of each domain in one training step, over all processes together.
         seed: Of both orders.
         num_workers: 0 is fastest: the images live in memory.
-        image_size: 32 or 28.
+        image_size: 28, as DANN's networks take them, or 32.
         source: Which MNIST-M, see `MNISTMDataModule`.
 
     Example:
@@ -25,7 +25,7 @@ class MNISTToMNISTMDataModule(DomainPairDataModule):
         MNIST-M...images
         >>> batch, _, _ = next(iter(digits.train_dataloader()))
         >>> batch["source"][0].shape, batch["target"][0].shape
-        (torch.Size([64, 3, 32, 32]), torch.Size([64, 3, 32, 32]))
+        (torch.Size([64, 3, 28, 28]), torch.Size([64, 3, 28, 28]))
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class MNISTToMNISTMDataModule(DomainPairDataModule):
         batch_size: int = 128,
         seed: int = 0,
         num_workers: int = 0,
-        image_size: int = 32,
+        image_size: int = 28,
         source: Literal["auto", "release", "generated"] = "auto",
     ) -> None:
         shared: dict[str, Any] = {

@@ -299,7 +299,9 @@ class DANNModule(lightning.LightningModule):
         """Log test/source_accuracy, test/target_accuracy and the other scores."""
         self._log_scores("test")
 
-    def predict_step(self, batch: tuple[Tensor, Tensor] | Tensor, batch_idx: int) -> Tensor:
+    def predict_step(
+        self, batch: tuple[Tensor, Tensor] | Tensor, batch_idx: int, dataloader_idx: int = 0
+    ) -> Tensor:
         """Return class probabilities (B, 10) of images (B, 3, 28, 28), with or without labels beside them."""
         images = batch if isinstance(batch, Tensor) else batch[0]
         probabilities: Tensor = self(images).float().softmax(1)

@@ -89,7 +89,14 @@ class DomainAdversarialNetwork(nn.Module):
         self.to(memory_format=torch.channels_last)  # convolutions are faster with the channels last
 
     def extract(self, images: Tensor) -> Tensor:
-        """Map images (B, 3, 28, 28) in [0, 1] to features (B, F)."""
+        """Map images (B, 3, 28, 28) in [0, 1] to features (B, F).
+
+        Raises:
+            ValueError: They have another size.
+        """
+        if images.shape[1:] != (3, 28, 28):
+            size = " x ".join(map(str, images.shape[1:]))
+            raise ValueError(f"images of 3 x 28 x 28 wanted, got {size}; give the data module image_size=28")
         if self.scaling == "symmetric":
             images = images * 2 - 1
         elif self.scaling == "standardized":

@@ -101,7 +101,7 @@ class FeatureExtractorSVM(lightning.LightningModule):
         self.accuracy: MulticlassAccuracy | None = None
         self.cross_validation: Tensor | None = None
         self.fitted: dict[str, float] = {}
-        # DDP refuses a module in which nothing can be trained.
+        # DDP refuses a module without any, and Lightning saves no checkpoint where no optimizer has stepped.
         self.placeholder = nn.Parameter(torch.zeros(()))
         self._features: list[Tensor] = []
         self._labels: list[Tensor] = []
@@ -147,6 +147,9 @@ class FeatureExtractorSVM(lightning.LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Collect features; with the last batch, fit the SVM."""
         images, labels = batch
+        optimizer = self.optimizers()
+        assert not isinstance(optimizer, list)
+        optimizer.step()  # of nothing, but it is counted
         self._features.append(self.extract(images).cpu())
         self._labels.append(labels.cpu())
         if len(self._labels) != batch_idx + 1:
@@ -250,8 +253,9 @@ class FeatureExtractorSVM(lightning.LightningModule):
         with whole_file(Path(path)) as part, part.open("wb") as file:
             torch.export.save(program, file)
 
-    def configure_optimizers(self) -> None:
-        """None: the SVM has a solver of its own."""
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Return one that changes nothing: the SVM has a solver of its own."""
+        return torch.optim.SGD([self.placeholder], lr=0.0)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave the CNN out: it is known by its name and a hash of its weights."""

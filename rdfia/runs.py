@@ -287,6 +287,9 @@ def write_results(
     }
     if trainer.is_global_zero and not is_dry_run(trainer):
         write_json(path, results)
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):  # what its own table of runs, and a sweep, goes by
+                logger.experiment.summary.update({name: one["mean"] for name, one in summary.items()})
     return results
 
 

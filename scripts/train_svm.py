@@ -203,6 +203,7 @@ def main(args: Args) -> dict[str, Any]:
     # 3. The row that cross-validation likes best, looked at more closely.
     best = max(trials, key=lambda item: metrics[f"{item}/cross_validation_accuracy"])
     gram, trial = grams[best], trials[best]
+    metrics["best_cross_validation_accuracy"] = metrics[f"{best}/cross_validation_accuracy"]
     sizes = [size for size in (5, 10, 20, 40, 70) if args.folds <= size < smallest]
     for size, accuracies in learning_curve(gram, labels, train, test, sizes, **choice).items():
         metrics[f"{best}/accuracy_from_{size}_per_class"] = accuracies

@@ -455,3 +455,8 @@ def test_two_processes_train_as_one_does(tmp_path):
     for name, value in {name: value for part in scores for name, value in part.items()}.items():
         for rank in (first, second):
             assert rank["normalised"]["scores"][name] == pytest.approx(value, rel=1e-3, abs=1e-4), name
+
+
+def test_images_of_another_size_are_named():
+    with pytest.raises(ValueError, match=r"images of 3 x 28 x 28 wanted, got 3 x 32 x 32; .*image_size=28"):
+        DANNModule()(torch.rand(2, 3, 32, 32))

@@ -21,7 +21,7 @@ def test_a_batch_holds_source_and_target(mnist):
     digits.setup()
     batches = list(digits.train_dataloader())
     for batch, _, _ in batches:
-        assert batch["source"][0].shape == batch["target"][0].shape == (10, 3, 32, 32)
+        assert batch["source"][0].shape == batch["target"][0].shape == (10, 3, 28, 28)
     assert len(batches) == 110 // 10  # once over the larger set
 
 

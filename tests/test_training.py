@@ -508,9 +508,14 @@ def test_a_line_an_epoch_tells_the_pace(tmp_path, capsys):
 def test_wandb_knows_flags_commit_and_versions(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
-    trainer, _, _ = train(arguments(tmp_path, wandb=True, max_epochs=1, batch_size=4), Tiny())
+    trainer, folder, _ = train(arguments(tmp_path, wandb=True, max_epochs=1, batch_size=4), Tiny())
     logger = next(logger for logger in trainer.loggers if isinstance(logger, WandbLogger))
-    config = logger.experiment.config
+    config, summary = logger.experiment.config, logger.experiment.summary
+    words = {"technique": "tiny", "selection": "none"}
+    runs.write_results(
+        folder, trainer, seeds=[0], data={}, metrics={"score": [1.0]}, wall_seconds=1.0, notes=[], **words
+    )
+    assert summary["score"] == 1.0
     wandb_run.finish_last()
     assert config["batch_size"] == 4
     assert config["commit"] == runs.git_commit()
