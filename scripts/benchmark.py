@@ -6,6 +6,7 @@ Examples:
     python scripts/benchmark.py dann --data-dir /path/to/data
     python scripts/benchmark.py gan --data-dir /path/to/data
     python scripts/benchmark.py seeing --data-dir /path/to/data
+    python scripts/benchmark.py ddp --data-dir /path/to/data
 
 data: MNIST batches of 128, float in [0, 1], through our loader and through torchvision's MNIST with ToTensor
 and a DataLoader with 2 workers; and the time to generate MNIST-M.
@@ -20,11 +21,15 @@ for each domain, float32) on the same network and batches of 128 + 128.
 
 gan: training steps of train_gan.py --preset practical (bf16, through Lightning, with logging), beside the
 same steps written without Lightning, and beside the loop of PyTorch's DCGAN tutorial (float32); then our
-steps in float32, and two of the default recipe, which has batches of half the size.
+steps in float32, and those of each recipe on the ladder to the default, per 128 images.
 
 seeing: SqueezeNet drawing 25 classes at once beside one class at a time, seconds a class; SmoothGrad with 50
 samples of 4 images beside captum's; the one-pixel attack beside torchattacks', seconds a query. Ours in
-float32 and in bf16.
+float32 and in bf16; the attack also compiled.
+
+ddp: an epoch of train_dann.py and of train_gan.py in one process and in two, per global batch.
+
+What is usual runs with malloc as it is, ours keeps the memory that a batch frees, as our scripts do.
 """
 
 import sys
@@ -34,6 +39,7 @@ from typing import Any
 from benchmark_common import Args
 from benchmark_dann import measure_dann
 from benchmark_data import measure_data
+from benchmark_ddp import measure_ddp
 from benchmark_gan import measure_gan
 from benchmark_seeing import measure_seeing
 from benchmark_svm import measure_svm
@@ -49,7 +55,7 @@ def main(args: Args) -> dict[str, Any]:
 
     commit = git_commit()  # before anything changes
     measures = {"data": measure_data, "svm": measure_svm, "dann": measure_dann, "gan": measure_gan}
-    measures |= {"seeing": measure_seeing}
+    measures |= {"seeing": measure_seeing, "ddp": measure_ddp}
     measured = measures[args.what](args)
     results = {
         "command": " ".join(["python", *sys.argv]),

@@ -47,3 +47,13 @@ def test_seeing_side_by_side(tmp_path):
         assert found[f"{name}_times_as_fast"] == pytest.approx(
             found[f"{other}_seconds"] / found[f"{name}_seconds"], rel=0.02
         )
+
+
+@pytest.mark.slow
+def test_one_process_and_two(tmp_path):
+    done = call("ddp", "--output", tmp_path / "found.json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "found.json").read_text())
+    for technique in ("dann", "gan"):
+        expected = found[f"{technique}_on_1_images_per_second"] / found[f"{technique}_on_2_images_per_second"]
+        assert found[f"{technique}_two_over_one"] == pytest.approx(expected, rel=0.02)
