@@ -28,13 +28,7 @@ from rdfia.dcgan import Discriminator, Generator, Initialization, Upsampling
 from rdfia.digit_judge import DigitScores
 from rdfia.groups import Groups
 from rdfia.latents import draw_latents
-from rdfia.optimization import (
-    Decay,
-    rate_factor,
-    set_rate,
-    share_statistics,
-    update_average,
-)
+from rdfia.optimization import Decay, rate_factor, set_rate, share_statistics, update_average
 
 Loss = Literal["non-saturating", "minimax", "least-squares", "hinge"]
 
@@ -194,8 +188,7 @@ class GANModule(lightning.LightningModule):
             if count < 1:
                 raise ValueError(f"{name} is at least 1, got {count}")
         rates = {"generator_lr": generator_lr, "discriminator_lr": discriminator_lr, "r1": r1}
-        rates["groups"] = groups
-        for name, rate in rates.items():
+        for name, rate in (rates | {"groups": groups}).items():
             if not rate >= 0:
                 raise ValueError(f"{name} is not negative, got {rate}")
         shares = {"label_smoothing": label_smoothing, "beta1": beta1, "beta2": beta2}
@@ -314,9 +307,7 @@ class GANModule(lightning.LightningModule):
         if self.groups is not None:
             real_told = (self.groups.of_images(batch[0]),)
             fake_told = (self.groups.of_latents(latents),)
-        optimizers = self.optimizers()
-        assert isinstance(optimizers, list)
-        discriminator_optimizer, generator_optimizer = optimizers
+        discriminator_optimizer, generator_optimizer = self.optimizers()  # type: ignore[attr-defined] # two
 
         # One backward pass right before its own step, never two before two: the fp16 scaler rescales
         # after each step. Detached, so that nothing of this step can reach the generator.
@@ -380,9 +371,7 @@ class GANModule(lightning.LightningModule):
         """Let all processes score one generator."""
         share_statistics(self.average_generator, self.trainer.world_size)
 
-    def on_test_epoch_start(self) -> None:
-        """Let all processes score one generator."""
-        share_statistics(self.average_generator, self.trainer.world_size)
+    on_test_epoch_start = on_validation_epoch_start
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Compare validation digits with as many generated ones, from the same latents in each epoch."""
@@ -402,13 +391,10 @@ class GANModule(lightning.LightningModule):
 
     def predict_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         """Map a batch of latents (B, latent_dim) to images (B, 1, 32, 32) in [0, 1]."""
-        images: Tensor = self(batch)
-        return images
+        return self(batch)  # type: ignore[no-any-return] # images
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Return the discriminator's Adam and the generator's, in the order in which they step."""
         networks = (self.discriminator, self.generator)
-        return [
-            torch.optim.Adam(network.parameters(), lr=rate, betas=self.betas)
-            for network, rate in zip(networks, self.rates, strict=True)
-        ]
+        both = zip(networks, self.rates, strict=True)
+        return [torch.optim.Adam(network.parameters(), lr=rate, betas=self.betas) for network, rate in both]

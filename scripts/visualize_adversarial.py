@@ -239,7 +239,7 @@ def judge(
     """
     import torch
 
-    from rdfia import adversarial, plots, robust_attacks, runs
+    from rdfia import adversarial, network_plots, robust_attacks, runs
     from rdfia.backbones import imagenet_classes
     from rdfia.saliency import rank_correlation
 
@@ -269,7 +269,7 @@ def judge(
     titles = [f"{classes[int(truth[p])]}, now {classes[int(found.after[p])]}" for p in chosen]
     pairs = [(images[p].cpu(), found.images[p].cpu()) for p in chosen]
     title = f"{name} on {args.backbone}: image, changed image, difference x 10"
-    runs.save_figure(folder, f"attacked_{name}", plots.changes(titles, pairs, title=title), trainer)
+    runs.save_figure(folder, f"attacked_{name}", network_plots.changes(titles, pairs, title=title), trainer)
     return numbers
 
 

@@ -89,7 +89,7 @@ def classify_images(args: Classify, backbone: Any, shown: Shown, folder: Path, t
     """Print and draw the most probable classes; return the accuracies where the classes are known."""
     import torch
 
-    from rdfia import plots, runs
+    from rdfia import network_plots, runs
     from rdfia.backbones import classify, imagenet_classes
 
     images, labels, names, _ = shown
@@ -105,7 +105,7 @@ def classify_images(args: Classify, backbone: Any, shown: Shown, folder: Path, t
             line = ", ".join(f"{name} {chance:.3f}" for name, chance in zip(told, chances, strict=True))
             print(f"{names[place]}{f' ({true})' if true else ''}: {line}")
             title = f"{args.backbone}: {true or names[place]}"
-            figure = plots.classification(images[place], normalised[row], chances, told, title=title)
+            figure = network_plots.classification(images[place], normalised[row], chances, told, title=title)
             runs.save_figure(folder, f"classes_{names[place].replace(' ', '_')}", figure, trainer)
             if true:
                 right.append((indices[row] == labels[place]).tolist())
@@ -136,7 +136,7 @@ def draw_activations(
     """Draw the maps of a layer for each image; return how many of its values are not zero."""
     import torch
 
-    from rdfia import plots, runs
+    from rdfia import network_plots, runs
     from rdfia.activations import activation_maps
 
     shares = []
@@ -146,6 +146,6 @@ def draw_activations(
         with torch.no_grad():
             shares.append((backbone.tap(seen, [layer])[layer] != 0).float().mean().item())
         title = f"{args.backbone} {layer}: {name}, {tuple(maps.shape[2:])}"
-        figure = plots.maps_grid(image, maps[0], channels[0].tolist(), title=title)
+        figure = network_plots.maps_grid(image, maps[0], channels[0].tolist(), title=title)
         runs.save_figure(folder, f"{layer}_{name.replace(' ', '_')}", figure, trainer)
     return {f"{layer}/share_not_zero": [sum(shares) / len(shares)]}, [f"over {len(shares)} images"]

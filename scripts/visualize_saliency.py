@@ -83,7 +83,7 @@ def draw_saliency(
     """
     import torch
 
-    from rdfia import plots, runs
+    from rdfia import network_plots, plots, runs
     from rdfia.adversarial import predict
     from rdfia.backbones import imagenet_classes
     from rdfia.saliency import area, deletion_and_insertion, rank_correlation
@@ -136,7 +136,7 @@ def draw_saliency(
                 panels = {f"{method} of {classes[other]}": more[0]} | panels
             rows[f"{name}\n{classes[guess]}"] = (image, panels)
         own = classes[int(known[place])] if shown.labels[place] >= 0 else "class unknown"
-        figure = plots.saliency(rows, title=f"{shown.names[place]}: {own}")
+        figure = network_plots.saliency(rows, title=f"{shown.names[place]}: {own}")
         runs.save_figure(folder, f"saliency_{shown.names[place].replace(' ', '_')}", figure, trainer)
     notes = [f"over {len(images)} images; randomization over {min(len(images), args.randomized)}"]
     return metrics, notes + notes_on_classes(shown, args.backbone)
