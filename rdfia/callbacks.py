@@ -5,7 +5,6 @@ import math
 import os
 import resource
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -21,7 +20,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from matplotlib.figure import Figure
 from PIL import Image
 
-from rdfia.command_line import Interrupted
+from rdfia.command_line import Interrupted, requeue_job
 from rdfia.runs import (
     is_dry_run,
     save_figure,
@@ -45,18 +44,6 @@ class AtomicCheckpoints(TorchCheckpointIO):
         torch.save(checkpoint, buffer)
         with whole_file(Path(path)) as part:
             part.write_bytes(buffer.getbuffer())
-
-
-def requeue_job() -> None:
-    """Ask Slurm to start this job again, as soon as it has room."""
-    task = "SLURM_ARRAY_TASK_ID" in os.environ
-    number = "{SLURM_ARRAY_JOB_ID}_{SLURM_ARRAY_TASK_ID}" if task else "{SLURM_JOB_ID}"
-    command = ["scontrol", "requeue", number.format(**os.environ)]
-    try:
-        subprocess.run(command, check=True, capture_output=True, text=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        why = getattr(error, "stderr", None) or error
-        print(f"not requeued, submit the job again: {' '.join(command)}: {why}", file=sys.stderr)
 
 
 class StopCleanly(Callback):

@@ -8,6 +8,8 @@ import errno
 import io
 import os
 import re
+import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -72,12 +74,14 @@ class TrainerArgs:
             object.__setattr__(self, "overwrite", False)
 
 
-def check_part(part: tuple[int, int] | None) -> None:
+def check_part(part: tuple[int, int] | None, overwrite: bool) -> None:
     """Check ``--part``: one, from 0, of so many.
 
     Raises:
-        ValueError: There is no such part.
+        ValueError: There is no such part, or it would delete the others.
     """
+    if part is not None and overwrite:
+        raise ValueError("--overwrite with --part deletes the other parts; delete the run folder first")
     if part is not None and not 0 <= part[0] < part[1]:
         raise ValueError(f"--part counts from 0 to one less than their number, got {part[0]} {part[1]}")
 
@@ -120,12 +124,33 @@ def parse(flags: type[Flags]) -> Flags:
         raise
 
 
+def requeue_job() -> None:
+    """Ask Slurm to start this job again, as soon as it has room."""
+    task = "SLURM_ARRAY_TASK_ID" in os.environ
+    number = "{SLURM_ARRAY_JOB_ID}_{SLURM_ARRAY_TASK_ID}" if task else "{SLURM_JOB_ID}"
+    command = ["scontrol", "requeue", number.format(**os.environ)]
+    try:
+        subprocess.run(command, check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        why = getattr(error, "stderr", None) or error
+        print(f"not requeued, submit the job again: {' '.join(command)}: {why}", file=sys.stderr)
+
+
+def _out_of_time(number: int, frame: Any) -> None:
+    """Leave a Slurm job whose time is nearly over, wherever no training saves itself first."""
+    if os.environ.get("SLURM_PROCID", "0") == "0":
+        requeue_job()
+    raise Interrupted("time is nearly over; the job is queued again and goes on from what is complete")
+
+
 def run_script(main: Callable[[Flags], Any], flags: type[Flags]) -> None:
     """Parse the command line and call ``main``; what a user can mend is one line and exit code 2.
 
     An interrupted run exits with 130, as after Ctrl-C in a shell.
     """
     keep_freed_memory()
+    if "SLURM_JOB_ID" in os.environ:
+        signal.signal(signal.SIGUSR1, _out_of_time)
     try:
         main(parse(flags))
     except Checked as well:

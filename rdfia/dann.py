@@ -132,6 +132,8 @@ class DANNModule(lightning.LightningModule):
         torch.Size([2, 10])
     """
 
+    compiled = ("network.features", "network.classifier", "network.domain_classifier")  # by --compile
+
     def __init__(
         self,
         *,

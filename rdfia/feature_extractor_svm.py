@@ -139,7 +139,13 @@ class FeatureExtractorSVM(lightning.LightningModule):
         return scores
 
     def on_fit_start(self) -> None:
-        """Begin with no features."""
+        """Begin with no features.
+
+        Raises:
+            ValueError: The trainer has precision 16-mixed, whose scaler wants gradients.
+        """
+        if self.trainer.precision == "16-mixed":
+            raise ValueError("features are computed in precision 32-true or bf16-mixed, not 16-mixed")
         self._features.clear()
         self._labels.clear()
 

@@ -157,6 +157,7 @@ class GANModule(lightning.LightningModule):
     """
 
     preview_latents: Tensor
+    compiled = ("generator", "discriminator")  # by --compile
 
     def __init__(
         self,
@@ -308,7 +309,6 @@ class GANModule(lightning.LightningModule):
             real_told = (self.groups.of_images(batch[0]),)
             fake_told = (self.groups.of_latents(latents),)
         discriminator_optimizer, generator_optimizer = self.optimizers()  # type: ignore[attr-defined] # two
-
         # One backward pass right before its own step, never two before two: the fp16 scaler rescales
         # after each step. Detached, so that nothing of this step can reach the generator.
         fake = self.generator(latents, *condition)

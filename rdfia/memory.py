@@ -17,12 +17,19 @@ GIVE_BACK = {MMAP_MAX: 65536, MMAP_THRESHOLD: 32 << 20, TRIM_THRESHOLD: 64 << 20
 def keep_freed_memory(keep: bool = True) -> None:
     """Let this process keep what it frees, to use it again; nothing where malloc is not glibc's.
 
-    The process then holds the most memory that it ever used until it ends.
+    The process then holds what it freed until it ends, in pieces that may not fit what comes: some times what
+    is alive. Use `give_back_memory` between works of different sizes.
 
     Args:
-        keep: False goes back to what glibc does by itself.
+        keep: False goes back to what glibc does by itself, but for what is kept already.
     """
     with suppress(OSError, AttributeError):
         malloc_option = ctypes.CDLL("libc.so.6").mallopt
         for option, value in (KEEP if keep else GIVE_BACK).items():
             malloc_option(option, value)
+
+
+def give_back_memory() -> None:
+    """Give freed memory back to the system once; nothing where malloc is not glibc's."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)

@@ -78,15 +78,17 @@ def processes(args: TrainerArgs) -> tuple[int, int]:
     gpus = torch.cuda.device_count() if args.accelerator != "cpu" else 0
     tasks, nodes = (int(os.environ.get(name, "1")) for name in ("SLURM_NTASKS", "SLURM_NNODES"))
     interactive = os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive")  # as Lightning sees it
-    if tasks == 1 or interactive:
+    if interactive and int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+        raise ValueError("to Lightning an interactive job is one process; export SLURM_JOB_NAME=rdfia first")
+    if interactive or "SLURM_NTASKS" not in os.environ:
         return args.devices or max(gpus, 1), args.num_nodes or 1
-    if "SLURM_STEP_ID" not in os.environ:
+    if tasks > 1 and "SLURM_STEP_ID" not in os.environ:
         raise ValueError(f"this Slurm job has {tasks} tasks, and this is none of them; start it with srun")
-    if "SLURM_NTASKS_PER_NODE" not in os.environ:
+    if tasks > 1 and "SLURM_NTASKS_PER_NODE" not in os.environ:
         raise ValueError(
             f"the Slurm job has --ntasks {tasks}; say how many each node has: sbatch --ntasks-per-node"
         )
-    each = int(os.environ["SLURM_NTASKS_PER_NODE"])
+    each = int(os.environ.get("SLURM_NTASKS_PER_NODE", "1"))
     if (args.devices or each) != each:
         raise ValueError(
             f"--devices {args.devices}, but the Slurm job has {each} tasks on each node; leave it out, "
@@ -221,12 +223,13 @@ def open_run(
     flags = written_flags(args, module, data)
     if last.exists() and not args.overwrite:
         check_checkpoint(last, module, args.max_epochs)
-    begun = last.exists() or (folder / "results.json").exists()
+    rows = any(folder.glob("*/args.json"))  # of a table
+    begun = rows or last.exists() or (folder / "results.json").exists()
     longer = False
     if begun and not args.overwrite and (folder / "args.json").exists():
         began = check_flags(folder / "args.json", flags, may_change)
         longer = began.get("max_epochs") != flags["max_epochs"]
-    if not is_first_process():
+    if not (is_first_process() or args.check):
         return folder
     if args.overwrite and folder.exists() and not (folder / "args.json").exists():
         raise ValueError(f"--overwrite deletes run folders, and {folder} holds no args.json")
@@ -235,15 +238,17 @@ def open_run(
             there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
             tempfile.TemporaryDirectory(dir=there).cleanup()  # can be written
             each, nodes = processes(args)
-            begins = "goes on" if last.exists() and not args.overwrite else "begins"
+            begins = "goes on" if begun and not args.overwrite else "begins"
             raise Checked(f"checked: {folder} {begins}; nodes {nodes}, processes on each {each}")
         if args.overwrite and folder.exists():
             shutil.rmtree(folder)
         if not last.exists():  # what a run logged that died before its first checkpoint
             (folder / "metrics.csv").unlink(missing_ok=True)
             shutil.rmtree(folder / "figures" / "film", ignore_errors=True)
-        for part in folder.rglob(".*.part"):  # which a kill left
-            part.unlink(missing_ok=True)
+        if getattr(args, "part", None) is None:  # nobody else writes here
+            for place in (folder, folder / "checkpoints", folder / "figures"):
+                for part in place.glob(".*.part"):  # which a kill left
+                    part.unlink(missing_ok=True)
         if longer:  # they are those of a shorter training
             (folder / "results.json").unlink(missing_ok=True)
         last.parent.mkdir(parents=True, exist_ok=True)
@@ -353,9 +358,9 @@ def fit(
     """
     last = args.output_dir / args.name / "checkpoints" / "last.ckpt"
     if args.compile:
-        for network in module.children():
-            if any(True for _ in network.parameters()):
-                network.compile()
+        torch._dynamo.reset()  # that of another row of a table
+        for name in getattr(module, "compiled", ()):
+            module.get_submodule(name).compile()
     resume = last.exists() and not args.overwrite and not args.fast_dev_run
     trainer.fit(module, datamodule, ckpt_path=last if resume else None, weights_only=True)
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined] # set at run time

@@ -60,13 +60,15 @@ def seconds_of(work: Callable[[], Any]) -> float:
 def in_turns(repeats: int, work: dict[str, Callable[[], float]]) -> dict[str, list[float]]:
     """Return the seconds that each kind of work says it took, in each of the turns.
 
-    What is named usual runs with malloc as glibc has it, ours as our scripts do, see `rdfia.memory`.
+    What is named usual runs with malloc as glibc has it, as far as one process goes back to that, ours as our
+    scripts do, see `rdfia.memory`.
     """
-    from rdfia.memory import keep_freed_memory
+    from rdfia.memory import give_back_memory, keep_freed_memory
 
     times: dict[str, list[float]] = {name: [] for name in work}
     for _ in range(repeats):
         for name, run in work.items():
+            give_back_memory()
             keep_freed_memory(not name.startswith("usual"))
             times[name].append(run())
         print({name: round(values[-1], 4) for name, values in times.items()}, flush=True)

@@ -137,7 +137,7 @@ class Args(TrainerArgs):
             raise ValueError(f"--domain-width is at least 1, got {self.domain_width}")
         if any(seed < 0 for seed in self.seeds):
             raise ValueError(f"--seeds are at least 0, got {min(self.seeds)}")
-        check_part(self.part)
+        check_part(self.part, self.overwrite)
         if self.pseudo_label_rounds and self.labelled == "target":
             raise ValueError("--pseudo-label-rounds after training on the target's labels proves nothing")
         if self.labelled == "target" and self.adapt:

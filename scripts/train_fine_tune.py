@@ -69,6 +69,8 @@ def main(args: Args) -> dict[str, Any]:
     from rdfia import callbacks, plots, runs, training, wandb_run
     from rdfia.fine_tune import FineTuneModule
 
+    if args.compile:
+        raise ValueError("--compile is for GANs and DANN; leave it out")
     if args.train_on_val and args.patience:
         raise ValueError("--patience needs images that are not trained on; leave --train-on-val out")
     reading: dict[str, Any] = {

@@ -77,7 +77,7 @@ class GANArgs(TrainerArgs):
         super().__post_init__()
         if any(seed < 0 for seed in self.seeds):
             raise ValueError(f"--seeds are at least 0, got {min(self.seeds)}")
-        check_part(self.part)
+        check_part(self.part, self.overwrite)
 
 
 @dataclass(frozen=True)

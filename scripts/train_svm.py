@@ -66,6 +66,8 @@ def layers_by_network(args: Args) -> dict[str, list[str]]:
     if args.splits and (args.scaling == "standard" or args.shuffle_labels):
         flag = "--shuffle-labels" if args.shuffle_labels else "--scaling standard"
         raise ValueError(f"{flag} is about the published training images; leave --splits out")
+    if args.compile or args.profile:
+        raise ValueError("--compile and --profile are for trainings; leave them out")
     if args.precision == "16-mixed":
         raise ValueError("features are computed in --precision float32 or bf16-mixed, not 16-mixed")
     return wanted
@@ -87,6 +89,7 @@ def main(args: Args) -> dict[str, Any]:
     from rdfia.feature_extractor_svm import FeatureExtractorSVM
     from rdfia.features import compute_features, layer_gram, open_layers
     from rdfia.linear_svm import learning_curve, principal_components, try_svm
+    from rdfia.memory import give_back_memory
 
     size = 64 if args.fast_dev_run else args.image_size
     scenes = Scene15DataModule(args.data_dir, image_size=size, train_on_val=True, shuffle=False)
@@ -156,6 +159,7 @@ def main(args: Args) -> dict[str, Any]:
                 metrics[f"{network}/{name}/gram_seconds"] = [time.perf_counter() - started]
                 grams[f"{network}/{name}"] = gram
                 del layer
+                give_back_memory()
                 width = int(metrics[f"{network}/{name}/features"][0])
                 seconds = time.perf_counter() - began
                 say(f"{network}/{name}: {width:,} features an image, after {seconds:.0f} s")

@@ -80,14 +80,12 @@ def test_a_dry_run_takes_seconds(pair, scenes, tmp_path):
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: pair.__name__)
-def test_loggers_checkpoints_and_pictures_of_a_short_run(pair, scenes, tmp_path, monkeypatch):
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_SILENT", "true")
+def test_loggers_checkpoints_and_pictures_of_a_short_run(pair, scenes, tmp_path):
     module, data, monitor = pair(scenes)
 
     images = torch.rand(4, 1, 8, 8)
 
-    loggers = [CSVLogger(tmp_path, "csv"), WandbLogger(project="rdfia", save_dir=tmp_path)]
+    loggers = [CSVLogger(tmp_path, "csv"), WandbLogger(project="rdfia", save_dir=tmp_path, mode="offline")]
     best = ModelCheckpoint(tmp_path / "checkpoints", "best", monitor=monitor)
     callbacks = [best, EpochFigure(tmp_path, "drawn", lambda _: plots.image_grids({"x": images}))]
     callbacks.append(Film(tmp_path, lambda _: plots.sheet(images, 2)))

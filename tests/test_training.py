@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch.loggers import WandbLogger
 
 from datamodules.tensors import BatchLoader, EveryItemOnce, ImageTensors, ShuffledBatches
-from rdfia import callbacks, runs, training, wandb_run
+from rdfia import callbacks, command_line, runs, training, wandb_run
 from rdfia.command_line import Checked, Interrupted, TrainerArgs
 from rdfia.plots import image_grids
 
@@ -403,10 +403,10 @@ def test_a_task_of_a_job_array_is_queued_again_by_its_own_number(tmp_path, monke
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     for name, value in (("JOB_ID", 9), ("ARRAY_JOB_ID", 8), ("ARRAY_TASK_ID", 3)):
         monkeypatch.setenv(f"SLURM_{name}", str(value))
-    callbacks.requeue_job()
+    command_line.requeue_job()
     assert (tmp_path / "asked").read_text() == "requeue 8_3\n"
     scontrol.write_text("#!/bin/sh\necho no such job >&2\nexit 1\n")
-    callbacks.requeue_job()
+    command_line.requeue_job()
     assert "not requeued, submit the job again: scontrol requeue 8_3: no such job" in capsys.readouterr().err
 
 
@@ -423,8 +423,15 @@ def test_processes_are_those_of_the_slurm_job(tmp_path, monkeypatch):
     in_slurm(monkeypatch)
     assert training.processes(arguments(tmp_path)) == (2, 2)
     assert training.process_count(arguments(tmp_path, devices=2, num_nodes=2)) == 4
+    for name in ("SLURM_NTASKS", "SLURM_NNODES", "SLURM_NTASKS_PER_NODE"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert training.processes(TrainerArgs()) == (1, 1)  # one task is one process, whatever it sees
     monkeypatch.setenv("SLURM_JOB_NAME", "interactive")
     assert training.processes(arguments(tmp_path, devices=3)) == (3, 1)
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    with pytest.raises(ValueError, match="export SLURM_JOB_NAME=rdfia"):
+        training.processes(arguments(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -520,3 +527,50 @@ def test_wandb_knows_flags_commit_and_versions(tmp_path, monkeypatch):
     assert config["batch_size"] == 4
     assert config["commit"] == runs.git_commit()
     assert config["versions"]["torch"] == torch.__version__.split("+")[0]
+
+
+def test_out_of_time_where_nothing_trains_the_job_is_queued_again(tmp_path, monkeypatch, capsys):
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setenv("SLURM_JOB_ID", "9")
+    monkeypatch.setattr("sys.argv", ["script"])
+    handler = signal.getsignal(signal.SIGUSR1)
+    try:
+        with pytest.raises(SystemExit) as stopped:
+            command_line.run_script(lambda args: os.kill(os.getpid(), signal.SIGUSR1), TrainerArgs)
+    finally:
+        signal.signal(signal.SIGUSR1, handler)
+    assert stopped.value.code == 130
+    assert (tmp_path / "asked").read_text() == "requeue 9\n"
+    assert "the job is queued again" in capsys.readouterr().err
+
+
+def test_what_a_module_names_is_compiled(tmp_path):
+    class Compiled(Tiny):
+        compiled = ("inner",)
+
+        def __init__(self):
+            super().__init__()
+            self.inner = torch.nn.Linear(1, 1)
+
+    module = Compiled()
+    train(arguments(tmp_path, compile=True, max_epochs=1), module)
+    assert module.inner._compiled_call_impl is not None
+    assert (
+        "inner.weight"
+        in torch.load(tmp_path / "runs" / "run" / "checkpoints" / "last.ckpt", weights_only=True)[
+            "state_dict"
+        ]
+    )
+
+
+def test_parts_do_not_delete_each_other():
+    for part, overwrite, said in (
+        ((0, 2), True, "leave|delete the run folder"),
+        ((2, 2), False, "--part counts"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            command_line.check_part(part, overwrite)
+    command_line.check_part((1, 2), False)

@@ -4,32 +4,48 @@
 # With --array=0-N the parts of a table are trained beside each other, and joined by one more job.
 set -euo pipefail
 slurm=$(dirname "$0")
+python=${PYTHON:-.venv/bin/python}
+
+refuse() {
+  echo "error: $1" >&2
+  exit 2
+}
+
 options=() nodes=1 tasks=1 array=
 while [[ $# -gt 0 && $1 != *.py ]]; do
   case $1 in
-    -N | --nodes | --ntasks-per-node | -a | --array)
-      [[ $# -gt 1 ]] || { echo "error: $1 without a value" >&2; exit 2; }
-      set -- "$1=$2" "${@:3}" ;;
+    --nodes | --ntasks-per-node | --array) # the value is the next word
+      [[ $# -gt 1 ]] || refuse "$1 without a value"
+      set -- "$1=$2" "${@:3}"
+      ;;
   esac
   case $1 in
-    -N=* | --nodes=*) nodes=${1#*=} options+=("--nodes=$nodes") ;;
+    -N* | -a* | -n* | --ntasks | --ntasks=*) refuse "$1: say --nodes=, --ntasks-per-node= and --array= in full" ;;
+    --nodes=*) nodes=${1#*=} options+=("$1") ;;
     --ntasks-per-node=*) tasks=${1#*=} options+=("$1") ;;
-    -a=* | --array=*) array="--array=${1#*=}" ;;
+    --array=*) array=$1 ;;
     *) options+=("$1") ;;
   esac
   shift
 done
-[[ $# -gt 0 ]] || { echo "error: no trainer script; say scripts/slurm/submit.sh [options] scripts/train_gan.py" >&2; exit 2; }
+[[ $# -gt 0 ]] || refuse "no trainer script; say scripts/slurm/submit.sh [options] scripts/train_gan.py"
+[[ $nodes =~ ^[0-9]+$ && $tasks =~ ^[0-9]+$ ]] || refuse "--nodes and --ntasks-per-node are one number each"
+template=$slurm/train.sbatch part=()
+if [[ -n $array ]]; then
+  [[ $array =~ ^--array=0-[0-9]+(%[0-9]+)?$ ]] || refuse "$array: the parts of a table are --array=0-N, or 0-N%M"
+  options+=("$array") template=$slurm/sweep.sbatch part=(--part 0 1)
+fi
 # The script looks at flags, data and run folder as it will in the job.
 SLURM_NTASKS=$((nodes * tasks)) SLURM_NNODES=$nodes SLURM_NTASKS_PER_NODE=$tasks SLURM_STEP_ID=0 \
-  "${PYTHON:-.venv/bin/python}" "$@" --check
-template="$slurm/train.sbatch"
-[[ -z $array ]] || template="$slurm/sweep.sbatch"
+  "$python" "$@" "${part[@]}" --check
 # Slurm looks at partition, nodes and limits without queueing anything.
-sbatch --test-only "${options[@]}" $array "$template" "$@"
-job=$(sbatch --parsable "${options[@]}" $array "$template" "$@")
+sbatch --test-only "${options[@]}" "$template" "$@"
+job=$(sbatch --parsable "${options[@]}" "$template" "$@")
+job=${job%%;*} # without the cluster's name
 echo "job $job"
 if [[ -n $array ]]; then
-  join=$(sbatch --parsable "${options[@]}" --dependency="afterok:$job" "$slurm/train.sbatch" "$@")
-  echo "job $join joins the table"
+  unset 'options[-1]'
+  after=(--dependency="afterok:$job" --kill-on-invalid-dep=yes)
+  join=$(sbatch --parsable "${options[@]}" "${after[@]}" "$slurm/train.sbatch" "$@")
+  echo "job ${join%%;*} joins the table"
 fi
