@@ -5,7 +5,6 @@ import re
 from pathlib import Path
 
 import pytest
-from gan_tables import LADDER
 from train_dann import ABLATION
 
 from rdfia import runs
@@ -209,22 +208,6 @@ def test_the_facts_in_the_text_are_those_of_the_results():
         assert f"{run['wall_seconds']:.0f} s" in README
         assert run["command"].removesuffix(" --overwrite") in README
         assert f"{run['peak_memory_gb']} GB" in README
-
-
-def test_the_ladder_of_the_gan_is_that_of_its_results():
-    run, measured = results("gan_ladder"), results("benchmark_gan")
-    cost = {"practical": measured["our_step_seconds"]} | measured["ladder_seconds"]
-    names = ("judge_fid", "precision", "recall", "confident_share", "smallest_class_share")
-    rows = table("from the practicals' recipe to the default")
-    assert [row for row, *_ in rows] == ["practical", *LADDER]
-    for row, *cells, milliseconds in rows:
-        assert cells == [f"{run['metrics'][f'{row}/{name}']['mean']:.3f}" for name in names], row
-        assert milliseconds == f"{1000 * cost[row]:.0f}", row
-    for name, value in table("GAN, speed"):
-        assert value == f"{measured[name.replace(' ', '_')]:,}", name
-    for what in (run, measured):
-        assert what["command"] in README
-        assert what["commit"] in README
 
 
 def test_what_the_label_in_the_discriminator_does_is_that_of_its_results():
