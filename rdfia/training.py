@@ -246,7 +246,7 @@ def open_run(
             (folder / "metrics.csv").unlink(missing_ok=True)
             shutil.rmtree(folder / "figures" / "film", ignore_errors=True)
         if getattr(args, "part", None) is None:  # nobody else writes here
-            for place in (folder, folder / "checkpoints", folder / "figures"):
+            for place in (folder, folder / "checkpoints", folder / "figures", folder / "figures" / "film"):
                 for part in place.glob(".*.part"):  # which a kill left
                     part.unlink(missing_ok=True)
         if longer:  # they are those of a shorter training

@@ -32,7 +32,13 @@ COMMANDS["gan"] += ["--generator-features", "4", "--discriminator-features", "4"
 
 def start(command: list[str]) -> subprocess.Popen:
     return subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        command,
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
     )
 
 
