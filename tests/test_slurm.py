@@ -195,9 +195,10 @@ def interrupt(cluster, folder: Path, trained: Path, number: int, batches: int, *
     while slurm_cluster.job(cluster, number)["Restarts"] == "0":
         assert time.monotonic() < deadline + 60
         time.sleep(0.2)
-    # Slurm lets a requeued job wait for two minutes.
-    while slurm_cluster.job(cluster, number)["JobState"] == "PENDING":
+    # Slurm lets a requeued job, once it is cleared away, wait for two minutes.
+    while slurm_cluster.job(cluster, number)["JobState"] in ("PENDING", "COMPLETING", "REQUEUED"):
         ask(cluster, "scontrol", "update", f"jobid={number}", "starttime=now")
+        assert time.monotonic() < deadline + 120
         time.sleep(0.5)
 
 
