@@ -1,6 +1,8 @@
-# demo: train a DCGAN on the embedded digits. test: the fast tests. Both make .venv first.
+# demo: every experiment, small, on the embedded sample. lab: the same on real data (DATA=folder), for hours.
+# FLAGS goes to scripts/lab.py, such as FLAGS="--only gan --seeds 3". test: the fast tests. All make .venv first.
 PYTHON ?= python3
-EPOCHS ?= 20
+DATA ?= data
+FLAGS ?=
 BIN := .venv/bin
 
 .venv/.demo: pyproject.toml requirements.lock
@@ -13,9 +15,12 @@ BIN := .venv/bin
 	$(BIN)/pip install -q --no-deps torchattacks==3.5.1 # it asks for an old requests
 	touch $@
 
-.PHONY: demo test lint bench clean
+.PHONY: demo lab test lint bench clean
 demo: .venv/.demo
-	$(BIN)/python scripts/train_gan.py --data-dir sample --name demo-gan --max-epochs $(EPOCHS)
+	$(BIN)/python scripts/lab.py --data-dir sample --scale demo --output-dir runs/demo $(FLAGS)
+
+lab: .venv/.demo
+	$(BIN)/python scripts/lab.py --data-dir $(DATA) --output-dir runs/lab $(FLAGS)
 
 test: .venv/.test
 	$(BIN)/python -m pytest

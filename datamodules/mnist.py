@@ -10,7 +10,7 @@ import lightning
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
+from torch.nn.functional import interpolate, pad
 
 from datamodules.files import data_root, not_found
 from datamodules.tensors import BatchLoader, ImageTensors, describe, eval_loader, train_loader
@@ -107,18 +107,28 @@ def load_mnist(root: Path, *, train: bool) -> tuple[Tensor, Tensor]:
 
 
 def to_size(images: Tensor, image_size: int) -> Tensor:
-    """Pad square images with black to ``image_size``, as LeNet-5 did: no pixel of the digit changes."""
+    """Pad square images with black to ``image_size``, as LeNet-5 did: no pixel of the digit changes.
+
+    Beyond 32 they are enlarged instead, for networks that were made for photographs.
+    """
+    if image_size > 32:
+        # In parts: as floats all digits at once take 26 GB at 224 pixels.
+        parts = images.split(1000)  # type: ignore[no-untyped-call]
+        return torch.cat(
+            [interpolate(part.float(), image_size, mode="bilinear").round().byte() for part in parts]
+        )
     return pad(images, [(image_size - images.shape[-1]) // 2] * 4)
 
 
-def check_shape(image_size: int, channels: int) -> None:
-    """Check what digits can be read as.
+def check_shape(image_size: int, channels: int, *, enlarged: bool = False) -> None:
+    """Check what digits can be read as; ``enlarged`` allows any size above 32, too.
 
     Raises:
         ValueError: They cannot be read so.
     """
-    if image_size not in (28, 32) or channels not in (1, 3):
-        raise ValueError(f"image_size is 28 or 32 and channels 1 or 3, got {image_size} and {channels}")
+    if not (image_size in (28, 32) or (enlarged and image_size > 32)) or channels not in (1, 3):
+        sizes = "28, 32 or more" if enlarged else "28 or 32"
+        raise ValueError(f"image_size is {sizes} and channels 1 or 3, got {image_size} and {channels}")
 
 
 def hold_out(length: int, val_fraction: float) -> int:
@@ -145,7 +155,8 @@ class MNISTDataModule(lightning.LightningDataModule):
         batch_size: Images in one training step, over all processes together.
         seed: Of the order of the training batches.
         num_workers: 0 is fastest: the digits live in memory.
-        image_size: 28, or 32 (2 black pixels added on each side).
+        image_size: 28, or 32 (2 black pixels added on each side); more enlarges the digits, as pretrained
+            networks need.
         channels: 1, or 3 (the grey channel repeated).
         val_fraction: The part of the training digits held out for validation.
         train_on_val: Train on the validation digits too, as generative models do, whose validation
@@ -172,7 +183,7 @@ class MNISTDataModule(lightning.LightningDataModule):
         train_on_val: bool = False,
     ) -> None:
         super().__init__()
-        check_shape(image_size, channels)
+        check_shape(image_size, channels, enlarged=True)
         if not 0 < val_fraction < 1:
             raise ValueError(f"val_fraction lies between 0 and 1, got {val_fraction}")
         self.data_dir, self.batch_size = data_dir, batch_size

@@ -3,7 +3,6 @@
 import io
 import math
 import os
-import resource
 import signal
 import sys
 import time
@@ -15,18 +14,13 @@ import lightning
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping
-from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from matplotlib.figure import Figure
 from PIL import Image
 
 from rdfia.command_line import Interrupted, requeue_job
-from rdfia.runs import (
-    is_dry_run,
-    save_figure,
-    save_film,
-    whole_file,
-)
+from rdfia.memory import peak_memory
+from rdfia.runs import is_dry_run, save_figure, save_film, wandb_loggers, whole_file
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
@@ -205,9 +199,9 @@ class StopEarly(EarlyStopping):
 class EpochLines(Callback):
     """One line of text per epoch, where a progress bar would fill a log file with thousands.
 
-    Epoch, what is monitored, seconds so far, images trained on in a second, most memory used: that of the
-    GPU, or of this process. The last two go to Weights & Biases, not to ``metrics.csv``, which says the same
-    on each machine.
+    Epoch, what is monitored, seconds so far, images trained on in a second, GiB of memory used at most: of
+    the GPU, or `peak_memory`. The last two go to Weights & Biases, not to ``metrics.csv``, which says the
+    same on each machine.
 
     Args:
         monitor: Logged name of the metric.
@@ -241,7 +235,9 @@ class EpochLines(Callback):
         value = trainer.callback_metrics.get(self.monitor)
         if not trainer.is_global_zero or trainer.sanity_checking or value is None:
             return
-        pace = {"images_per_second": self.images_per_second, "memory_gb": memory_gb(module.device)}
+        gpu = module.device.type == "cuda"
+        memory = torch.cuda.max_memory_allocated(module.device) / 2**30 if gpu else peak_memory()
+        pace = {"images_per_second": self.images_per_second, "memory_gb": memory}
         if self.printed:
             seconds = time.perf_counter() - self.started
             epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
@@ -250,16 +246,8 @@ class EpochLines(Callback):
                 f"{pace['images_per_second']:,.0f} images/s, {pace['memory_gb']:.1f} GB",
                 flush=True,
             )
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                logger.log_metrics(pace, trainer.global_step)
-
-
-def memory_gb(device: torch.device) -> float:
-    """Return the most memory used so far, in GB: of a GPU, or by this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+        for logger in wandb_loggers(trainer):
+            logger.log_metrics(pace, trainer.global_step)
 
 
 class EpochFigure(Callback):

@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rdfia.draws import keyed_generator
+from rdfia.draws import drawn, keyed_generator
+from rdfia.optimization import rate_factor, set_rate
 from rdfia.progress import progress
 from rdfia.saliency import all_logits, as_it_was, gaussian_blur, lengths
 from rdfia.views import similarity, transformed
@@ -38,28 +39,26 @@ def fourier_image(spectrum: Tensor, size: int) -> Tensor:
     weight = torch.from_numpy(size / np.maximum(frequency, 1 / size)).to(spectrum)
     waves = torch.view_as_complex(spectrum.contiguous()) * weight
     maps = torch.fft.irfft2(waves, s=(size, size)) / 4
-    colours = torch.einsum("bchw,dc->bdhw", maps, COLOURS.to(maps))
+    with torch.autocast(maps.device.type, enabled=False):  # only the models' passes are rounded
+        colours = torch.einsum("bchw,dc->bdhw", maps, COLOURS.to(maps))
     return colours.sigmoid()
 
 
-def jittered_views(images: Tensor, key: Sequence[int], jitter: int, rotation: float, scale: float) -> Tensor:
-    """Return images rolled by at most ``jitter`` pixels, then turned and scaled a little, all of them alike.
+def random_parts(images: Tensor, numbers: Tensor, smallest: float, rotation: float) -> Tensor:
+    """Return a part of each image, at its size, turned, and mirrored half of the time.
 
     Args:
         images: (B, C, H, W).
-        key: Non-negative integers, on which all depends.
-        jitter: Pixels.
+        numbers: (B, 5) uniform in [0, 1], on which all depends.
+        smallest: Share of the area that a part has at least.
         rotation: Degrees at most.
-        scale: By a factor of at most 1 plus and at least 1 minus this.
     """
-    right, down, turn, zoom = (2 * np.random.default_rng(key).uniform(size=4) - 1).tolist()
-    if jitter:
-        images = torch.roll(images, (round(down * jitter), round(right * jitter)), (2, 3))
-    if rotation or scale:
-        angle, middle = torch.tensor([turn * math.radians(rotation)]), torch.zeros(1)
-        matrix = similarity(angle, 1 / (1 + scale * zoom), middle, middle)
-        images = transformed(images, matrix.expand(len(images), -1, -1), "reflection")
-    return images
+    area, turn, right, down, mirror = numbers.float().unbind(1)
+    side = (smallest + (1 - smallest) * area).sqrt()
+    angle, room = (2 * turn - 1) * math.radians(rotation), 1 - side
+    matrices = similarity(angle, side, room * (2 * right - 1), room * (2 * down - 1))
+    matrices[:, :, 0] *= torch.where(mirror < 0.5, -1.0, 1.0)[:, None]
+    return transformed(images, matrices, "reflection")
 
 
 def total_variation(images: Tensor) -> Tensor:
@@ -83,8 +82,8 @@ def visualize_classes(
     blur_every: int = 10,
     blur: float = 0.5,
     jitter: int = 16,
+    crop: float = 1.0,
     rotation: float = 0.0,
-    scale: float = 0.0,
     seed: int = 0,
     batch_size: int = 32,
     watch: Callable[[int, Tensor], None] | None = None,
@@ -92,8 +91,8 @@ def visualize_classes(
     """Return images (N, 3, size, size) in [0, 1] that raise the logits of classes.
 
     With ``pixels``, each step goes ``rate`` along the direction of the gradient, in units in which an image
-    has a standard deviation of about 1, as the practicals do; with ``fourier``, steps are Adam's, with
-    ``rate`` as its learning rate (0.05 is usual).
+    has a standard deviation of about 1, as the practicals do; with ``fourier``, steps are Adam's, whose
+    learning rate falls from ``rate`` (0.05 is usual) along half a cosine.
 
     Args:
         models: Each maps images (B, 3, H, W) in [0, 1] to logits (B, K); the mean of theirs is raised.
@@ -107,9 +106,10 @@ def visualize_classes(
         smoothness: Weight of `total_variation`.
         blur_every: The image is blurred after so many steps; 0 for never. For ``pixels``.
         blur: Standard deviation of the blur in pixels.
-        jitter: The image is rolled by at most so many pixels before each step.
-        rotation: And turned by at most so many degrees.
-        scale: And scaled by at most this part.
+        jitter: All images are rolled by at most so many pixels before each step, all alike.
+        crop: Each step sees a random part of each image, mirrored or not, of at least this share of its
+            area; 1 for the whole image. What is recognised in parts of any size, others recognise, too.
+        rotation: The parts are turned by at most so many degrees.
         seed: Of noise and jitter. An image hangs on its place among ``classes`` and the seed alone.
         batch_size: Images that go through the models at once, which bounds the memory.
         watch: Called with the number of the step and all images of the batch, before the first step too.
@@ -142,7 +142,14 @@ def visualize_classes(
                 shown = image()
                 if watch:
                     watch(step, shown.detach().clamp(0, 1))
-                seen = jittered_views(shown, (seed, step), jitter, rotation, scale)
+                seen = shown
+                if jitter:
+                    shifts = np.random.default_rng((seed, step)).integers(-jitter, jitter + 1, 2).tolist()
+                    seen = torch.roll(seen, shifts, (2, 3))
+                if crop < 1 or rotation:
+                    # Drawn for all classes, so that an image does not hang on its batch.
+                    numbers = drawn(len(classes), 5, (seed, step))[places]
+                    seen = random_parts(seen, numbers, crop, rotation)
                 logits = torch.stack([model(seen).float() for model in models]).mean(0)
                 score = logits[torch.arange(len(asked)), asked]
                 score = score - penalty * ((shown - 0.5) * 4).square().sum((1, 2, 3))
@@ -150,6 +157,7 @@ def visualize_classes(
                 (slopes,) = torch.autograd.grad(score.sum(), variable)
                 with torch.no_grad():
                     if optimizer is not None:
+                        set_rate(optimizer, rate * rate_factor(step / steps, "cosine"))
                         variable.grad = -slopes
                         optimizer.step()
                         continue

@@ -86,21 +86,20 @@ def compute_features(
         **pooling: ``grids`` and ``flip``, see `layer_features`.
     """
     features: dict[str, Tensor] = {}
-    batches = places.split(batch_size)  # type: ignore[no-untyped-call]
+    starts = range(0, len(places), batch_size)
     rank, world_size = _processes()
-    if len(batches) < world_size:  # too few to share
+    if len(starts) < world_size:  # too few to share
         rank, world_size = 0, 1
-    bounds = torch.arange(0, len(places), batch_size).tolist()
-    mine = list(zip(bounds, batches, strict=True))[rank::world_size]
-    for start, batch in tqdm(mine, desc="features", disable=None if progress and rank == 0 else True):
-        chosen = images(batch)
+    hidden = None if progress and rank == 0 else True
+    for start in tqdm(starts[rank::world_size], desc="features", disable=hidden):
+        chosen = images(places[start : start + batch_size])
         with torch.autocast(chosen.device.type, dtype, enabled=dtype != torch.float32):
             found = layer_features(backbone, chosen, layers, **pooling)
         for name, value in found.items():
             # Made once at full size: joining the parts in the end would need twice the memory.
             if name not in features:
                 features[name] = value.new_zeros(len(places), value.shape[1])
-            features[name][start : start + len(batch)] = value
+            features[name][start : start + len(value)] = value
     if world_size > 1:
         for value in features.values():
             distributed.all_reduce(value)  # each row is nought everywhere but where it was computed

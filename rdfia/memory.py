@@ -2,10 +2,11 @@
 
 On a CPU the tensors of a batch are allocated and freed again and again. glibc's malloc takes those above
 32 MB from the system each time and gives freed memory back above 64 MB; every page is then cleared and mapped
-anew, which costs more than many a layer: passes through a CNN take up to twice as long.
+anew, which costs more than many a layer.
 """
 
 import ctypes
+import resource
 from contextlib import suppress
 
 # glibc's malloc.h. The defaults are those that it comes to by itself as larger and larger blocks are freed.
@@ -33,3 +34,9 @@ def give_back_memory() -> None:
     """Give freed memory back to the system once; nothing where malloc is not glibc's."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def peak_memory() -> float:
+    """Return the most memory that this process, or the largest of those it started, held so far, in GiB."""
+    kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    return max(resource.getrusage(kind).ru_maxrss for kind in kinds) / 2**20  # Linux counts in KiB

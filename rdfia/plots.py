@@ -63,7 +63,8 @@ def image_rows(images: Mapping[str, Tensor], *, title: str | None = None) -> Fig
     """
     columns = min(len(row) for row in images.values())
     picture = sheet(torch.cat([row[:columns] for row in images.values()]), columns)
-    figure = Figure(figsize=(0.32 * columns + 2.5, 0.32 * len(images) + 0.6), layout="constrained")
+    names = 0.5 + 0.11 * max(len(name) for name in images)  # their room in inches
+    figure = Figure(figsize=(0.36 * columns + names, 0.36 * len(images) + 0.5), layout="constrained")
     axes = figure.subplots()
     axes.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     height = (picture.shape[0] - 1) / len(images)

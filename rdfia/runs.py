@@ -13,7 +13,6 @@ import json
 import math
 import os
 import re
-import resource
 import shutil
 import subprocess
 import sys
@@ -32,6 +31,8 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from matplotlib.figure import Figure
 from PIL import Image
+
+from rdfia.memory import peak_memory
 
 
 def is_first_process() -> bool:
@@ -62,6 +63,11 @@ def write_json(path: Path, content: Any) -> None:
     """Write a JSON file, completely or not at all."""
     with whole_file(path) as part:
         part.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def wandb_loggers(trainer: lightning.Trainer) -> list[WandbLogger]:
+    """Return the trainer's loggers to Weights & Biases: one if that is on."""
+    return [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
 
 
 class MetricsCSV(Logger):
@@ -163,10 +169,9 @@ def save_figure(folder: Path, name: str, figure: Figure, trainer: lightning.Trai
         return
     path = folder / "figures" / f"{name}.png"
     with whole_file(path) as part:
-        figure.savefig(part, format="png", dpi=120)
-    for logger in trainer.loggers:
-        if isinstance(logger, WandbLogger):
-            logger.log_image(name.split("_epoch_")[0], [str(path)])
+        figure.savefig(part, format="png", dpi=120, bbox_inches="tight")  # labels may stand out
+    for logger in wandb_loggers(trainer):
+        logger.log_image(name.split("_epoch_")[0], [str(path)])
 
 
 def save_film(folder: Path, name: str, frames: list[np.ndarray], trainer: lightning.Trainer) -> None:
@@ -258,16 +263,13 @@ def write_results(
         mean = numbers.mean().item() if len(numbers) else None
         spread = numbers.std().item() if len(numbers) > 1 else None
         summary[name] = {"mean": mean, "std": spread, "values": known}
-    memory = max(
-        resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    )
     training = {
         "command": " ".join(["python", *sys.argv]),
         "commit": git_commit(),
         "device": device_name(trainer),
         "precision": str(trainer.precision),
         "wall_seconds": round(wall_seconds, 1),
-        "peak_memory_gb": round(memory / 2**20, 2),  # of the largest process
+        "peak_memory_gb": round(peak_memory(), 2),
     }
     path = folder / "results.json"
     if path.exists():
@@ -287,9 +289,8 @@ def write_results(
     }
     if trainer.is_global_zero and not is_dry_run(trainer):
         write_json(path, results)
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):  # what its own table of runs, and a sweep, goes by
-                logger.experiment.summary.update({name: one["mean"] for name, one in summary.items()})
+        for logger in wandb_loggers(trainer):  # what its own table of runs, and a sweep, goes by
+            logger.experiment.summary.update({name: one["mean"] for name, one in summary.items()})
     return results
 
 

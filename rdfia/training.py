@@ -102,29 +102,23 @@ def processes(args: TrainerArgs) -> tuple[int, int]:
     return each, nodes
 
 
-def process_count(args: TrainerArgs) -> int:
-    """Return how many processes the run will have, over all nodes."""
-    each, nodes = processes(args)
-    return each * nodes
-
-
 def check_devices(args: TrainerArgs) -> None:
     """Check that the devices that are asked for are there, and can share a batch.
 
     Raises:
         ValueError: They are not, or cannot. With ``--check``, GPUs are not looked for: a login node has none.
     """
-    gpus, each = torch.cuda.device_count(), processes(args)[0]
+    gpus, (each, nodes) = torch.cuda.device_count(), processes(args)
     if args.accelerator == "gpu" and not (gpus or args.check):
         raise ValueError("no GPU was found; use --accelerator cpu")
     if args.accelerator != "cpu" and not args.check and 0 < gpus < each:
         raise ValueError(f"{each} processes on each node, but this one has {gpus} GPUs; use fewer --devices")
     if args.compile and not shutil.which("g++") and not args.check:
         raise ValueError("--compile needs a C++ compiler; install g++ or leave it out")
-    if args.batch_size % process_count(args):
+    if args.batch_size % (each * nodes):
         raise ValueError(
-            f"--batch-size {args.batch_size} cannot be shared by {process_count(args)} processes; "
-            f"take a multiple of {process_count(args)}"
+            f"--batch-size {args.batch_size} cannot be shared by {each * nodes} processes; "
+            f"take a multiple of {each * nodes}"
         )
 
 

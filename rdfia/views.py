@@ -22,10 +22,13 @@ def transformed(images: Tensor, matrices: Tensor, outside: str) -> Tensor:
         matrices: From a place in the view to one in the image.
         outside: What lies around an image, ``border``, ``reflection`` or ``zeros``.
     """
-    # Places are rounded to whole pixels and more in half precision.
+    # In half precision places are rounded to whole pixels and more, and on a CPU the gradient writes outside
+    # its memory (torch 2.14).
     with torch.autocast(images.device.type, enabled=False):
-        places = functional.affine_grid(matrices.to(images), list(images.shape), align_corners=False)
-        return functional.grid_sample(images, places, padding_mode=outside, align_corners=False)
+        exact = images.float()
+        places = functional.affine_grid(matrices.to(exact), list(images.shape), align_corners=False)
+        seen = functional.grid_sample(exact, places, padding_mode=outside, align_corners=False)
+        return seen.to(images.dtype)
 
 
 def similarity(angle: Tensor, size: Tensor | float, right: Tensor, down: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from urllib.parse import urlparse
 import lightning
 from lightning.pytorch.loggers import WandbLogger
 
-from rdfia.runs import git_commit, is_first_process, whole_file
+from rdfia.runs import git_commit, is_first_process, wandb_loggers, whole_file
 
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "scikit-learn", "numpy")
 
@@ -81,6 +81,5 @@ def finish_last() -> None:
 
 def log_table(trainer: lightning.Trainer, columns: list[str], rows: list[list[Any]]) -> None:
     """Show a table in Weights & Biases, if that is on."""
-    for logger in trainer.loggers:
-        if isinstance(logger, WandbLogger):
-            logger.log_table("table", columns=columns, data=rows)
+    for logger in wandb_loggers(trainer):
+        logger.log_table("table", columns=columns, data=rows)

@@ -121,31 +121,26 @@ def compare(
     besides = {name: value for name, value in BESIDES.items() if hasattr(args, name)}
     seeds = list(dict.fromkeys(args.seeds or (args.seed,)))
     found: dict[str, list[dict[str, Any]]] = {row: [] for row in rows}
-    samples = {}
-    mine = part_of([(row, seed) for row in rows for seed in seeds], args.part)
-    for row, changes in rows.items():
-        for seed in seeds:
-            if (row, seed) not in mine:
-                continue
-            name = runs.row_name(row, seed)
-            part = dataclasses.replace(args, name=name, output_dir=folder, seed=seed, **besides, **changes)
-            print(f"{row}, seed {seed}")
-            with suppress(callbacks.Diverged):  # which is written down all the same
-                found[row].append(training.finished(part, build(part), data) or train_one(part))
-                continue
-            found[row].append(json.loads((folder / name / "results.json").read_text()))
-        if args.part is not None:
+    for row, seed in part_of([(row, seed) for row in rows for seed in seeds], args.part):
+        name = runs.row_name(row, seed)
+        one = dataclasses.replace(args, name=name, output_dir=folder, seed=seed, **besides, **rows[row])
+        print(f"{row}, seed {seed}")
+        with suppress(callbacks.Diverged):  # which is written down all the same
+            found[row].append(training.finished(one, build(one), data) or train_one(one))
             continue
-        last = folder / runs.row_name(row, seeds[0]) / "checkpoints" / "last.ckpt"
-        if last.exists() and not args.fast_dev_run:  # none, where it diverged at once
-            trained = type(module).load_from_checkpoint(last, map_location="cpu", weights_only=True)
-            samples[row] = trained.sample(20)
+        found[row].append(json.loads((folder / name / "results.json").read_text()))
     if args.part is not None:
         return {}
     trainer = training.make_trainer(args, folder, monitor="val/judge_fid", mode="min", callbacks=[])
     if not trainer.is_global_zero:
         return {}
 
+    samples = {}
+    for row in rows:
+        last = folder / runs.row_name(row, seeds[0]) / "checkpoints" / "last.ckpt"
+        if last.exists() and not args.fast_dev_run:  # none, where it diverged at once
+            trained = type(module).load_from_checkpoint(last, map_location="cpu", weights_only=True)
+            samples[row] = trained.sample(20)
     if samples:
         runs.save_figure(folder, "samples", plots.image_rows(samples), trainer)
     prefixes = {row: f"{row}/" if len(rows) > 1 else "" for row in rows}

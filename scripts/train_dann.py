@@ -344,6 +344,15 @@ def main(args: Args) -> dict[str, Any]:
     notes = ["target_accuracy_by_oracle chooses the epoch by target labels: for comparison only"]
     if args.pseudo_label_rounds:
         notes.append("round_n_label_accuracy uses target labels to count only")
+    size = 20 if args.fast_dev_run else 500
+    draw(folder, trainer, folder / f"{asked}_seed_{seeds[0]}", modules, images, seeds[0], size)
+    accuracies = {
+        name.split("/")[0]: sum(values) / len(values)
+        for name, values in metrics.items()
+        if name.endswith("/target_accuracy")
+    }
+    rows_drawn = plots.bars({"accuracy on the target's test images": accuracies})
+    runs.save_figure(folder, "target_accuracy", rows_drawn, trainer)
     results = runs.write_results(
         folder,
         trainer,
@@ -355,15 +364,6 @@ def main(args: Args) -> dict[str, Any]:
         wall_seconds=sum(sum(values) for name, values in metrics.items() if name.endswith("/seconds")),
         notes=notes,
     )
-    size = 20 if args.fast_dev_run else 500
-    draw(folder, trainer, folder / f"{asked}_seed_{seeds[0]}", modules, images, seeds[0], size)
-    accuracies = {
-        name.split("/")[0]: value["mean"]
-        for name, value in results["metrics"].items()
-        if name.endswith("/target_accuracy")
-    }
-    rows_drawn = plots.bars({"accuracy on the target's test images": accuracies})
-    runs.save_figure(folder, "target_accuracy", rows_drawn, trainer)
     wandb_run.finish_last()
     columns = ("source_loss", "source_accuracy", "target_loss", "target_accuracy", "a_distance")
     print(f"{'':33}" + "".join(f"{column.replace('_', ' '):>18}" for column in columns))

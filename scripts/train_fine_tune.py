@@ -1,17 +1,17 @@
-"""Fine-tune a pretrained CNN on 15 Scene: a new head, the CNN frozen or unfrozen in stages.
+"""Fine-tune a pretrained CNN on 15 Scene or MNIST: a new head, the CNN frozen or unfrozen in stages.
 
 Example: python scripts/train_fine_tune.py --data-dir data --unfreeze-top-at 4 --unfreeze-all-at 8
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from rdfia.command_line import TrainerArgs, run_script
 
 
 @dataclass(frozen=True)
 class Args(TrainerArgs):
-    """Fine-tune a pretrained CNN on 15 Scene: a new head, the CNN frozen or unfrozen in stages."""
+    """Fine-tune a pretrained CNN: a new head, the CNN frozen or unfrozen in stages."""
 
     name: str = "fine-tune"
     """Name of the run folder."""
@@ -19,6 +19,8 @@ class Args(TrainerArgs):
     """Passes over the training data."""
     batch_size: int = 32
     """Images in a step, over all processes together."""
+    dataset: Literal["scene15", "mnist"] = "scene15"
+    """What is classified."""
     backbone: str = "squeezenet1_1"
     """Architecture, see rdfia.backbones."""
     layer: str = "fire9"
@@ -65,6 +67,7 @@ def main(args: Args) -> dict[str, Any]:
     import lightning
 
     from datamodules.files import data_root
+    from datamodules.mnist import MNISTDataModule
     from datamodules.scene15 import CLASSES, Scene15DataModule
     from rdfia import callbacks, plots, runs, training, wandb_run
     from rdfia.fine_tune import FineTuneModule
@@ -79,18 +82,24 @@ def main(args: Args) -> dict[str, Any]:
         "image_size": 64 if args.fast_dev_run else args.image_size,
         "train_on_val": args.train_on_val,
     }
-    scenes = Scene15DataModule(args.data_dir, watch_test=args.watch_test, **reading)
-    scenes.prepare_data()
+    if args.dataset == "mnist":
+        if args.watch_test:
+            raise ValueError("--watch-test is for 15 Scene; leave it out")
+        images, classes = MNISTDataModule(args.data_dir, channels=3, **reading), tuple("0123456789")
+    else:
+        images = Scene15DataModule(args.data_dir, watch_test=args.watch_test, **reading)
+        classes = CLASSES
+    images.prepare_data()
     lightning.seed_everything(args.seed, workers=True, verbose=False)
     flags = ("backbone", "layer", "weights", "grids", "hidden", "top", "unfreeze_top_at", "unfreeze_all_at")
     flags += ("head_lr", "top_lr", "trunk_lr", "weight_decay", "label_smoothing", "freeze_batch_norm")
     flags += ("augment", "seed")
-    fixed: dict[str, Any] = {"data_dir": data_root(args.data_dir), "classes": len(CLASSES)}
+    fixed: dict[str, Any] = {"data_dir": data_root(args.data_dir), "classes": len(classes)}
     fixed["image_size"] = reading["image_size"]
     module = FineTuneModule(**{name: getattr(args, name) for name in flags}, **fixed)
-    scenes.setup()
-    scenes.train_dataloader()  # says now if a batch is too large
-    folder = training.open_run(args, module, data := scenes.describe())
+    images.setup()
+    images.train_dataloader()  # says now if a batch is too large
+    folder = training.open_run(args, module, data := images.describe())
     stop = [callbacks.StopEarly("val/accuracy", mode="max", patience=args.patience)] if args.patience else []
     trainer = training.make_trainer(
         args,
@@ -101,13 +110,16 @@ def main(args: Args) -> dict[str, Any]:
         losses=("train/batch_loss",),
         unused_weights=True,
     )
-    seconds = training.fit(args, trainer, module, scenes)
+    seconds = training.fit(args, trainer, module, images)
     checkpoint = folder / "checkpoints" / ("last.ckpt" if args.train_on_val else "best.ckpt")
     chosen: dict[str, Any] = {} if args.fast_dev_run else {"ckpt_path": checkpoint, "weights_only": True}
-    distinct = Scene15DataModule(args.data_dir, duplicates="drop_from_test", **reading)
-    scores = trainer.test(module, distinct, verbose=False, **chosen)[0]
-    metrics = {"accuracy_without_duplicates": [scores["test/accuracy"]]}
-    scores = trainer.test(module, scenes, verbose=False)[0]
+    metrics, notes = {}, []
+    if args.dataset == "scene15":
+        distinct = Scene15DataModule(args.data_dir, duplicates="drop_from_test", **reading)
+        scores = trainer.test(module, distinct, verbose=False, **chosen)[0]
+        metrics["accuracy_without_duplicates"] = [scores["test/accuracy"]]
+        notes = ["accuracy_without_duplicates leaves out test images that train holds, byte for byte"]
+    scores = trainer.test(module, images, verbose=False, **chosen)[0]
     metrics |= {"accuracy": [scores["test/accuracy"]], "loss": [scores["test/loss"]]}
     if not trainer.is_global_zero:
         return {}
@@ -116,17 +128,6 @@ def main(args: Args) -> dict[str, Any]:
     if epochs and not args.train_on_val:
         metrics["val_accuracy"] = [max(history["val/accuracy"][1])]
     metrics["epochs"] = [float(epochs)]
-    results = runs.write_results(
-        folder,
-        trainer,
-        technique="fine-tune",
-        seeds=[args.seed],
-        data=data,
-        metrics=metrics,
-        selection="last epoch" if args.train_on_val else "best accuracy on held-out training images",
-        wall_seconds=seconds,
-        notes=["accuracy_without_duplicates leaves out test images that train holds, byte for byte"],
-    )
     named = {"train": "train, as augmented", "val": "held out", "watched": "test (a plot only)"}
     panels = {
         what: {text: history[f"{name}/{what}"] for name, text in named.items() if f"{name}/{what}" in history}
@@ -136,11 +137,22 @@ def main(args: Args) -> dict[str, Any]:
     runs.save_figure(folder, "curves", plots.curves(panels, x_label="batch", title=title), trainer)
     assert module.counts is not None
     runs.save_figure(
-        folder, "confusion", plots.confusion_matrix(module.counts, CLASSES, title=title), trainer
+        folder, "confusion", plots.confusion_matrix(module.counts, classes, title=title), trainer
     )
     shares = (module.counts.diagonal() / module.counts.sum(1).clamp(min=1)).tolist()
-    classes = plots.bars({"accuracy": dict(zip(CLASSES, shares, strict=True))}, title=title)
-    runs.save_figure(folder, "classes", classes, trainer)
+    bars = plots.bars({"accuracy": dict(zip(classes, shares, strict=True))}, title=title)
+    runs.save_figure(folder, "classes", bars, trainer)
+    results = runs.write_results(
+        folder,
+        trainer,
+        technique="fine-tune",
+        seeds=[args.seed],
+        data=data,
+        metrics=metrics,
+        selection="last epoch" if args.train_on_val else "best accuracy on held-out training images",
+        wall_seconds=seconds,
+        notes=notes,
+    )
     wandb_run.finish_last()
     print(f"test accuracy {scores['test/accuracy']:.4f}")
     written = f"results.json, figures/, checkpoints/ in {folder}"

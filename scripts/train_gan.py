@@ -17,6 +17,7 @@ from gan_tables import ABLATION, LADDER, TRIED, compare
 from rdfia.command_line import TrainerArgs, check_part, run_script
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
     from datamodules.mnist import MNISTDataModule
@@ -187,17 +188,25 @@ def walks(module: "GANModule", pairs: list[tuple[int, int]], steps: int) -> dict
 
 def train(args: Args) -> dict[str, Any]:
     """Train one GAN, test it, draw; return the content of results.json."""
+    import torch
+
     from rdfia import plots
 
     def preview(gan: "GANModule") -> "torch.Tensor":
         images: torch.Tensor = gan(gan.preview_latents)
         return images
 
-    def figures(gan: "GANModule") -> dict[str, "Figure"]:
-        ways = walks(gan, [(int(first), int(second)) for first, second in args.interpolate], steps=10)
-        return {"interpolation": plots.image_grids(ways, columns=10)}
+    pairs = [(int(first), int(second)) for first, second in args.interpolate]
 
-    return run(args, build, preview, figures, technique="gan")
+    def figures(gan: "GANModule") -> dict[str, "Figure"]:
+        return {"interpolation": plots.image_grids(walks(gan, pairs, steps=10), columns=10)}
+
+    def films(gan: "GANModule") -> dict[str, list["np.ndarray"]]:
+        ways = walks(gan, pairs, steps=30).values()
+        frames = zip(*(images.unflatten(0, (len(pairs), 30)).unbind(1) for images in ways), strict=True)
+        return {"walk": [plots.sheet(torch.cat(shown), columns=len(pairs)) for shown in frames]}
+
+    return run(args, build, preview, figures, technique="gan", films=films)
 
 
 def run(
@@ -207,6 +216,7 @@ def run(
     figures: Callable[[Any], dict[str, "Figure"]],
     *,
     technique: str,
+    films: Callable[[Any], dict[str, list["np.ndarray"]]] = lambda module: {},
     more_scores: Callable[[Any], dict[str, float]] = lambda module: {},
     columns: int = 8,
 ) -> dict[str, Any]:
@@ -218,6 +228,7 @@ def run(
         preview: Makes the images (N, 1, 32, 32) that each epoch and the film show.
         figures: Makes more figures of the trained module, by name.
         technique: For results.json.
+        films: Makes films of it, the frames of each by name.
         more_scores: Of the trained module.
         columns: Of the preview.
     """
@@ -272,6 +283,8 @@ def run(
     runs.save_figure(folder, "real_and_generated", grids, trainer)
     for name, figure in figures(module).items():
         runs.save_figure(folder, name, figure, trainer)
+    for name, frames in films(module).items():
+        runs.save_film(folder, name, frames, trainer)
     note = "judge-FID uses the features of rdfia's digit judge; the floor is what real training digits get"
     results = runs.write_results(
         folder,

@@ -1,4 +1,4 @@
-"""Train linear SVMs on features of frozen CNNs on 15 Scene: any layers, C by cross-validation.
+"""Train linear SVMs on features of frozen CNNs: any layers, C by cross-validation; 15 Scene, or MNIST.
 
 Example: python scripts/train_svm.py --data-dir data --features vgg16/conv5_3 vgg16/pool5 --splits 10
 """
@@ -13,12 +13,14 @@ from rdfia.command_line import TrainerArgs, run_script
 
 @dataclass(frozen=True)
 class Args(TrainerArgs):
-    """Train linear SVMs on features of frozen CNNs on 15 Scene; C by cross-validation on train."""
+    """Train linear SVMs on features of frozen CNNs; C by cross-validation on train."""
 
     name: str = "svm"
     """Name of the run folder."""
     batch_size: int = 32
     """Images in a forward pass."""
+    dataset: Literal["scene15", "mnist"] = "scene15"
+    """What is classified."""
     features: tuple[str, ...] = ("vgg16/pool5",)
     """Network/layer, see rdfia.backbones; each gets an SVM."""
     together: bool = False
@@ -63,6 +65,8 @@ def layers_by_network(args: Args) -> dict[str, list[str]]:
         wanted.setdefault(network, []).append(layer)
     if args.weights not in ("imagenet", "random") and len(wanted) > 1:
         raise ValueError(f"--weights {args.weights} is one file, and --features names {len(wanted)} networks")
+    if args.splits and args.dataset == "mnist":
+        raise ValueError("--splits draws 100 images a class of 15 Scene; leave it out")
     if args.splits and (args.scaling == "standard" or args.shuffle_labels):
         flag = "--shuffle-labels" if args.shuffle_labels else "--scaling standard"
         raise ValueError(f"{flag} is about the published training images; leave --splits out")
@@ -79,10 +83,12 @@ def main(args: Args) -> dict[str, Any]:
     # Imported here, so that --help does not wait for torch.
     import time
 
+    import svm_figures
     import torch
 
     from datamodules.files import data_root, say
-    from datamodules.scene15 import TRAIN_PER_CLASS, Scene15DataModule, audit, split_by_seed
+    from datamodules.mnist import MNISTDataModule
+    from datamodules.scene15 import CLASSES, TRAIN_PER_CLASS, Scene15DataModule, audit, split_by_seed
     from datamodules.tensors import ImageTensors
     from rdfia import runs, training, wandb_run
     from rdfia.backbones import load_backbone
@@ -92,7 +98,10 @@ def main(args: Args) -> dict[str, Any]:
     from rdfia.memory import give_back_memory
 
     size = 64 if args.fast_dev_run else args.image_size
-    scenes = Scene15DataModule(args.data_dir, image_size=size, train_on_val=True, shuffle=False)
+    scenes, classes = Scene15DataModule(args.data_dir, image_size=size, train_on_val=True), CLASSES
+    if args.dataset == "mnist":
+        scenes = MNISTDataModule(args.data_dir, image_size=size, train_on_val=True)
+        classes = tuple("0123456789")
     scenes.prepare_data()
     where: dict[str, Any] = {
         "weights": args.weights,
@@ -107,6 +116,12 @@ def main(args: Args) -> dict[str, Any]:
     smallest = int(scenes.train_data.labels.bincount().min())
     if not 2 <= args.folds <= smallest:
         raise ValueError(f"--folds {args.folds}: the smallest class has {smallest} training images")
+    count = len(scenes.train_data) + len(scenes.test_data)
+    if 4 * count**2 > 1e9 * args.memory_gb:
+        raise ValueError(
+            f"{count:,} images have inner products of {4e-9 * count**2:.1f} GB; take fewer, such as "
+            "--data-dir sample, or a larger --memory-gb"
+        )
     folder = training.open_run(args, backbone, data := scenes.describe())
     trainer = training.make_trainer(args, folder, monitor="val/accuracy", mode="max", callbacks=[])
 
@@ -171,10 +186,13 @@ def main(args: Args) -> dict[str, Any]:
 
     # 2. An SVM for each, C by cross-validation on the training images.
     choice: dict[str, Any] = {"folds": args.folds, "seed": args.seed, "multi_class": args.multi_class}
-    files = scenes.train_files + scenes.test_files
+    # Digits are all different.
+    files = scenes.train_files + scenes.test_files if args.dataset == "scene15" else []
 
     def unseen(train: torch.Tensor, test: torch.Tensor) -> torch.Tensor:
         """Tell which test images no training image is a copy of."""
+        if not files:
+            return torch.ones(len(test), dtype=torch.bool)
         inside, outside = ([files[place] for place in part.tolist()] for part in (train, test))
         kept = set(audit(inside, outside, drop=True)[0])
         return torch.tensor([item in kept for item in outside])
@@ -202,7 +220,9 @@ def main(args: Args) -> dict[str, Any]:
             right = (drawn.predictions == labels[rest]).double()
             for name, mean in {"": right.mean(), "_without_duplicates": right[new].mean()}.items():
                 metrics.setdefault(f"{item}/accuracy_over_splits{name}", []).append(mean.item())
-        draw_trial(folder, trainer, item, args, gram, labels, train, test, trial)
+        svm_figures.draw_trial(
+            folder, trainer, item, classes, args.multi_class, gram, labels, train, test, trial
+        )
 
     # 3. The row that cross-validation likes best, looked at more closely.
     best = max(trials, key=lambda item: metrics[f"{item}/cross_validation_accuracy"])
@@ -218,9 +238,9 @@ def main(args: Args) -> dict[str, Any]:
         accuracy = try_svm(reduced @ reduced.T, labels, train, test, **choice).accuracy
         metrics[f"{best}/accuracy_from_{count}_components"] = [accuracy]
         metrics[f"{best}/seconds_with_{count}_components"] = [time.perf_counter() - started]
-    draw_comparison(folder, trainer, list(trials), metrics)
-    draw_best(folder, trainer, best, metrics, sizes, components)
-    draw_worst_confusions(folder, trainer, gram, photographs, labels, train, test, trial)
+    svm_figures.draw_comparison(folder, trainer, list(trials), metrics)
+    svm_figures.draw_best(folder, trainer, best, metrics, sizes, components)
+    svm_figures.draw_worst_confusions(folder, trainer, classes, gram, photographs, labels, train, test, trial)
     notes = ["accuracy_without_duplicates leaves out test images that train holds, byte for byte"]
     notes.append(f"C is chosen by {args.folds} folds of features scaled, and reduced, on all training images")
     network, _, name = best.partition("/")
@@ -266,131 +286,6 @@ def main(args: Args) -> dict[str, Any]:
         else f"results.json, figures/, checkpoints/ in {folder}"
     )
     return results
-
-
-def draw_trial(
-    folder: Path,
-    trainer: Any,
-    item: str,
-    args: Args,
-    gram: Any,
-    labels: Any,
-    train: Any,
-    test: Any,
-    trial: Any,
-) -> None:
-    """Draw accuracy and time against C, the confusions and the accuracy of each class."""
-    import time
-
-    import torch
-    from sklearn.metrics import confusion_matrix
-
-    from datamodules.scene15 import CLASSES
-    from rdfia import plots, runs
-    from rdfia.linear_svm import fit_svm
-
-    # Drawn only: C was chosen before any test image was looked at.
-    inside, across = gram[train][:, train], gram[test][:, train]
-    tested, seconds = [], []
-    for c in trial.grid:
-        started = time.perf_counter()
-        predictions = fit_svm(inside, labels[train], c, args.multi_class).predict(across)
-        seconds.append(time.perf_counter() - started)
-        tested.append((predictions == labels[test]).double().mean().item())
-    lines = {
-        "cross-validation on train": trial.cross_validation.mean(1).tolist(),
-        "test (a plot only)": tested,
-    }
-    panels = {
-        "accuracy": {name: (trial.grid, values) for name, values in lines.items()},
-        "seconds to fit and test": {"one C": (trial.grid, seconds)},
-    }
-    title = f"{item}: {trial.accuracy:.4f}"
-    counts = torch.from_numpy(confusion_matrix(labels[test], trial.predictions, labels=range(len(CLASSES))))
-    shares = (counts.diagonal() / counts.sum(1).clamp(min=1)).tolist()
-    figures = {
-        "c": plots.curves(panels, x_label="C", log_x=True, title=title),
-        "confusion": plots.confusion_matrix(counts, CLASSES, title=title),
-        "classes": plots.bars({"accuracy": dict(zip(CLASSES, shares, strict=True))}, title=title),
-    }
-    for name, figure in figures.items():
-        runs.save_figure(folder, f"{name}_{item.replace('/', '_').replace(':', '_')}", figure, trainer)
-
-
-def draw_best(
-    folder: Path,
-    trainer: Any,
-    best: str,
-    metrics: dict[str, list[float]],
-    sizes: list[int],
-    components: list[int],
-) -> None:
-    """Draw what the number of training images and the number of components do to the best row."""
-    from rdfia import plots, runs
-
-    def line(name: str, values: list[int]) -> tuple[list[int], list[float]]:
-        means = [metrics[f"{best}/{name.format(value)}"] for value in values]
-        return values, [sum(found) / len(found) for found in means]
-
-    panels = {"test accuracy": {best: line("accuracy_from_{}_per_class", sizes)}}
-    runs.save_figure(
-        folder, "training_images", plots.curves(panels, x_label="training images per class"), trainer
-    )
-    panels = {
-        "test accuracy": {best: line("accuracy_from_{}_components", components)},
-        "seconds": {best: line("seconds_with_{}_components", components)},
-    }
-    figure = plots.curves(panels, x_label="principal components", log_x=True)
-    runs.save_figure(folder, "components", figure, trainer)
-
-
-def draw_comparison(folder: Path, trainer: Any, items: list[str], metrics: dict[str, list[float]]) -> None:
-    """Draw accuracy, width and time of all rows."""
-    from rdfia import plots, runs
-
-    def parts(item: str) -> list[str]:
-        return [other for other in items if other != "together"] if item == "together" else [item]
-
-    def networks(item: str) -> set[str]:
-        return {part.partition("/")[0] for part in parts(item)}
-
-    panels = {
-        "test accuracy": {item: metrics[f"{item}/accuracy"][0] for item in items},
-        "features": {item: sum(metrics[f"{part}/features"][0] for part in parts(item)) for item in items},
-        "milliseconds an image": {
-            item: sum(metrics[f"{network}/milliseconds_an_image"][0] for network in networks(item))
-            for item in items
-        },
-        "seconds to choose C, fit and test": {item: metrics[f"{item}/svm_seconds"][0] for item in items},
-    }
-    runs.save_figure(folder, "comparison", plots.bars(panels), trainer)
-
-
-def draw_worst_confusions(
-    folder: Path, trainer: Any, gram: Any, photographs: Any, labels: Any, train: Any, test: Any, trial: Any
-) -> None:
-    """Draw test images of the commonest confusions above the nearest training image of the class told."""
-    import torch
-    from sklearn.metrics import confusion_matrix
-
-    from datamodules.scene15 import CLASSES
-    from rdfia import plots, runs
-
-    counts = torch.from_numpy(confusion_matrix(labels[test], trial.predictions, labels=range(len(CLASSES))))
-    commonest = counts.fill_diagonal_(0).flatten().argsort(descending=True, stable=True)[:6]
-    pictures = {}
-    for cell in commonest.tolist():
-        true, told = divmod(cell, len(CLASSES))
-        places = test[(labels[test] == true) & (trial.predictions == told)]
-        candidates = train[labels[train] == told]
-        if len(places):
-            near = gram[places][:, candidates]
-            row, column = divmod(int(near.argmax()), len(candidates))
-            pair = torch.stack([places[row], candidates[column]])
-            title = f"{CLASSES[true]} told as\n{CLASSES[told]}, {len(places)} times"
-            pictures[title] = photographs[pair][0]
-    if pictures:
-        runs.save_figure(folder, "worst_confusions", plots.image_grids(pictures, columns=1), trainer)
 
 
 if __name__ == "__main__":

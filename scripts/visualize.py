@@ -61,14 +61,14 @@ def main(
 
     import torch
 
-    from rdfia import gallery, runs, training, wandb_run
+    from rdfia import report, runs, training, wandb_run
 
     small = {name: value for name, value in SMALL.items() if hasattr(args, name) and args.fast_dev_run}
     args = dataclasses.replace(args, devices=1, **small)
     if args.precision == "16-mixed" or (
-        args.precision != "float32" and not isinstance(args, ClassVisualization)
+        args.precision != "float32" and not isinstance(args, ClassVisualization | Saliency)
     ):
-        raise ValueError(f"--precision is float32 (class: or bf16-mixed), got {args.precision}")
+        raise ValueError(f"--precision is float32 (class, saliency: or bf16-mixed), got {args.precision}")
     if args.compile and not isinstance(args, Adversarial):
         raise ValueError("--compile is for the attacks that ask thousands of times; leave it out")
     networks = load_networks(args)
@@ -92,7 +92,7 @@ def main(
         wall_seconds=time.perf_counter() - started,
         notes=notes,
     )
-    gallery.write_gallery(folder, results, trainer)
+    report.write_run_page(folder, results, trainer)
     wandb_run.finish_last()
     print("a dry run, nothing kept" if args.fast_dev_run else f"index.html, results.json in {folder}")
     return results

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from rdfia.adversarial import Attacked
 
 NO_CLASS = ("any", "random", "least-likely")  # what --target is besides names
-TOASTER = 859  # what the patch of the paper turns everything into
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class Adversarial(Pictures):
     )
     """Kinds of attacks."""
     target: str = "any"
-    """Class: `any`, `random`, `least-likely`, a name; of fool, `any` is `random`."""
+    """Class: `any`, `random`, `least-likely`, a name; of fool and eot, `any` is `random`."""
     epsilon: float = 2.0
     """Grey levels of 255 for fgsm and pgd."""
     epsilon_l2: float = 1.0
@@ -77,6 +76,11 @@ def prepare_attacks(
     if args.patch_size >= args.image_size and "patch" in args.attacks:
         raise ValueError(f"--patch-size is below --image-size {args.image_size}, got {args.patch_size}")
     return functools.partial(attack_images, args, networks, shown)
+
+
+def aim(args: Adversarial, name: str) -> str:
+    """Return what an attack aims at: a transformation alone makes an image wrong, but not a given class."""
+    return "random" if args.target == "any" and name in ("fool", "plain", "eot") else args.target
 
 
 def pick_targets(args: Adversarial, target: str, network: Any, images: Any, truth: Any) -> Any:
@@ -126,8 +130,7 @@ def attack(
 
     from rdfia import adversarial, black_box, robust_attacks
 
-    target = "random" if name == "fool" and args.target == "any" else args.target
-    targets = pick_targets(args, target, network, images, truth)
+    targets = pick_targets(args, aim(args, name), network, images, truth)
     limit = {"targets": targets, "batch_size": args.batch_size}
     seeded, population = limit | {"seed": args.seed}, min(400, args.queries)
     gentle, rough = (epsilon or args.epsilon / 255), args.epsilon_eot / 255
@@ -168,6 +171,7 @@ def attack_images(
     saliency map; by network and attack: transfer, the share of the successful that fool that one too.
     """
     import torch
+    import visualize_attacks_compared as compared
 
     from rdfia import plots, robust_attacks, runs
     from rdfia.saliency import gradient
@@ -186,7 +190,7 @@ def attack_images(
     metrics: dict[str, list[float]] = {}
     for name in order:
         if name == "patch":
-            numbers = attack_with_patch(args, network, images, truth, folder, trainer)
+            numbers = compared.attack_with_patch(args, network, images, truth, folder, trainer)
         else:
             found, targets = attack(args, name, network, images, truth)
             numbers = judge(
@@ -195,7 +199,7 @@ def attack_images(
         metrics |= {f"{name}/{number}": [value] for number, value in numbers.items()}
         print(f"{name}: " + ", ".join(f"{key} {value:.4g}" for key, value in numbers.items()), flush=True)
     if "eot" in args.attacks:
-        targets = pick_targets(args, args.target, network, images, truth)
+        targets = pick_targets(args, aim(args, "eot"), network, images, truth)
         clean = robust_attacks.robustness(network, images, truth, targets)
         metrics["clean/under_transformations"] = [float(clean.mean())]
     if len(networks) > 1:
@@ -205,11 +209,11 @@ def attack_images(
         labels = (f"made on {args.backbone}", "fools")
         figure = plots.matrix(torch.tensor(shares), order, list(networks), labels=labels)
         runs.save_figure(folder, "transfer", figure, trainer)
-    metrics |= success_curves(args, network, images, truth, folder, trainer)
+    metrics |= compared.success_curves(args, network, images, truth, folder, trainer)
     if args.matrix:
-        metrics |= transfer_matrix(args, args.matrix, networks, shown, folder, trainer)
+        metrics |= compared.transfer_matrix(args, args.matrix, networks, shown, folder, trainer)
     if args.influence:
-        metrics |= influence_of_targets(args, network, images, truth, folder, trainer)
+        metrics |= compared.influence_of_targets(args, network, images, truth, folder, trainer)
     return metrics, notes
 
 
@@ -282,133 +286,3 @@ def also_fooled(
     before = predict(network, images, batch_size) == truth
     after = predict(network, changed, batch_size) != truth
     return float((before & after).sum() / before.sum()) if before.any() else None
-
-
-def success_curves(
-    args: Adversarial,
-    network: Any,
-    images: "torch.Tensor",
-    truth: "torch.Tensor",
-    folder: Path,
-    trainer: Any,
-) -> dict[str, list[float]]:
-    """Draw the share of images that fool against the size of the change, for fgsm, pgd and pgd_l2."""
-    import torch
-
-    from rdfia import plots, runs
-
-    metrics: dict[str, list[float]] = {}
-    units = {"success": "L-infinity distance in grey levels of 255", "success_l2": "L2 distance"}
-    panels: dict[str, dict[str, Any]] = {}
-    for name in [name for name in ("fgsm", "pgd", "pgd_l2") if name in args.attacks]:
-        rates, ever = [], torch.zeros(len(images), dtype=torch.bool, device=images.device)
-        levels, unit = (args.curve_l2, 1) if name == "pgd_l2" else (args.curve, 255)
-        for level in sorted(levels):
-            success = attack(args, name, network, images, truth, epsilon=level / unit)[0].success
-            # What pgd found nearer by lies in the larger ball, too; fgsm takes one step of full length.
-            ever = success if name == "fgsm" else success | ever
-            rates.append(float(ever.double().mean()))
-            metrics[f"{name}/success_at_{level:g}"] = [rates[-1]]
-        panels.setdefault("success_l2" if name == "pgd_l2" else "success", {})[name] = (sorted(levels), rates)
-    for panel, lines in panels.items():
-        figure = plots.curves({"share that fools": lines}, x_label=units[panel], log_x=True)
-        runs.save_figure(folder, panel, figure, trainer)
-    return metrics
-
-
-def transfer_matrix(
-    args: Adversarial, name: str, networks: dict[str, Any], shown: Shown, folder: Path, trainer: Any
-) -> dict[str, list[float]]:
-    """Attack each network; return, of what fools it, the share that fools each other one that was right."""
-    import torch
-
-    from rdfia import plots, runs
-
-    shares = torch.full((len(networks), len(networks)), torch.nan)
-    metrics: dict[str, list[float]] = {}
-    for row, (maker, network) in enumerate(networks.items()):
-        images, truth, _ = classified_right(shown, network, args.batch_size)
-        found = attack(args, name, network, images, truth)[0]
-        for column, (other_name, other) in enumerate(networks.items()):
-            hits = found.success
-            share = also_fooled(other, images[hits], found.images[hits], truth[hits], args.batch_size)
-            if hits.any() and share is not None:
-                shares[row, column] = share
-                metrics[f"matrix/{name}/{maker}/{other_name}"] = [share]
-    names = list(networks)
-    figure = plots.matrix(shares, names, names, labels=(f"{name} made on", "fools"))
-    runs.save_figure(folder, "transfer_matrix", figure, trainer)
-    return metrics
-
-
-def influence_of_targets(
-    args: Adversarial,
-    network: Any,
-    images: "torch.Tensor",
-    truth: "torch.Tensor",
-    folder: Path,
-    trainer: Any,
-) -> dict[str, list[float]]:
-    """Fool each image to several targets; return how far a target is, by how probable it was before."""
-    import torch
-
-    from rdfia import adversarial, plots, runs
-    from rdfia.saliency import all_logits, rank_correlation
-
-    generator = torch.Generator().manual_seed(args.seed)
-    steps = torch.stack([torch.randperm(999, generator=generator)[: args.influence] + 1 for _ in images])
-    targets = ((truth[:, None] + steps.to(truth)) % 1000).flatten()
-    several, own = images.repeat_interleave(args.influence, 0), truth.repeat_interleave(args.influence)
-    logits = all_logits(network, several, args.batch_size)
-    rank = (logits > logits.gather(1, targets[:, None])).sum(1)  # 0: the most probable class
-    found = adversarial.fool(network, several, own, targets, batch_size=args.batch_size)
-    rank, distance = rank[found.success].cpu(), found.l2[found.success].cpu()
-    order = rank.argsort()
-    parts = [part for part in order.chunk(min(8, max(len(order), 1))) if len(part)]
-    line = [[float(values[part].double().median()) for part in parts] for values in (rank + 1, distance)]
-    figure = plots.curves(
-        {"median L2 of the change": {"fool": (line[0], line[1])}}, x_label="rank of the target before"
-    )
-    runs.save_figure(folder, "influence_of_the_target", figure, trainer)
-    alike = rank_correlation(rank[None].double(), distance[None].double()) if len(rank) else torch.zeros(1)
-    metrics = {
-        "influence/success": [float(found.success.double().mean())],
-        "influence/correlation_with_rank": [float(alike)],
-    }
-    ends = {"nearest": line[1][0], "farthest": line[1][-1]} if parts else {}
-    return metrics | {f"influence/median_l2_of_{end}_eighth": [value] for end, value in ends.items()}
-
-
-def attack_with_patch(
-    args: Adversarial,
-    network: Any,
-    images: "torch.Tensor",
-    truth: "torch.Tensor",
-    folder: Path,
-    trainer: Any,
-) -> dict[str, float]:
-    """Make one patch with every other image; return what share of the others it turns into the target."""
-    import torch
-
-    from rdfia import adversarial, plots, robust_attacks, runs
-    from rdfia.backbones import imagenet_classes
-
-    target = TOASTER if args.target in NO_CLASS else class_of(args.target)
-    others = images[truth != target]
-    train, held_out = others[::2], others[1::2]
-    area = args.patch_size**2 / (images.shape[2] * images.shape[3])
-    if not len(held_out):
-        return {"success": float("nan"), "share_of_the_area": area}
-    patch = robust_attacks.patch(
-        network, train, target, size=args.patch_size, steps=args.patch_steps, seed=args.seed
-    )
-    views = 5
-    seen = [robust_attacks.with_patch(held_out, patch, (args.seed, 1_000_000, view)) for view in range(views)]
-    told = torch.stack([adversarial.predict(network, one, args.batch_size) for one in seen])
-    classes = imagenet_classes()
-    shown = torch.cat([torch.nn.functional.interpolate(patch[None], images.shape[2:]), seen[0][:11]])
-    captions = ["the patch", *(classes[int(one)] for one in told[0][:11])]
-    title = f"a patch for {classes[target]}, on images that it was not made with"
-    figure = plots.captioned(adversarial.rounded(shown).cpu(), captions, columns=6, title=title, side=2.2)
-    runs.save_figure(folder, "patch", figure, trainer)
-    return {"success": float((told == target).double().mean()), "share_of_the_area": area}

@@ -11,9 +11,13 @@ from visualize_common import Network, Numbers, class_of, kept_as_png, load_netwo
 
 # The settings of the practicals, and ours.
 PRACTICAL: dict[str, Any] = {"parametrization": "pixels", "steps": 200, "rate": 5.0, "penalty": 1e-3}
-PRACTICAL |= {"blur_every": 10, "jitter": 16, "rotation": 0.0, "scale": 0.0, "smoothness": 0.0}
-BEST: dict[str, Any] = {"parametrization": "fourier", "steps": 500, "rate": 0.05, "penalty": 0.0}
-BEST |= {"blur_every": 0, "jitter": 16, "rotation": 15.0, "scale": 0.2, "smoothness": 0.0}
+PRACTICAL |= {"blur_every": 10, "jitter": 16, "crop": 1.0, "rotation": 0.0, "smoothness": 0.0}
+STEPS: dict[str, dict[str, Any]] = {
+    "spectrum, Adam": {"parametrization": "fourier", "rate": 0.05, "penalty": 0.0, "blur_every": 0},
+    "seen in parts": {"crop": 0.08, "rotation": 10.0, "jitter": 0},
+    "400 steps": {"steps": 400},
+}
+BEST = PRACTICAL | {flag: value for change in STEPS.values() for flag, value in change.items()}
 PRESETS = {"practical": PRACTICAL, "best": BEST}
 # Tables: rows by the flags that differ from the practicals' settings.
 TABLES: dict[str, dict[str, dict[str, Any]]] = {
@@ -25,6 +29,14 @@ TABLES: dict[str, dict[str, dict[str, Any]]] = {
         "without penalty": {"penalty": 0.0},
         "without blur": {"blur_every": 0},
         "without jitter": {"jitter": 0},
+    },
+    # From the practicals' settings to ours, each row with all that is above it.
+    "ladder": {"practical": {}}
+    | {
+        f"+ {name}": {
+            flag: value for change in list(STEPS.values())[: number + 1] for flag, value in change.items()
+        }
+        for number, name in enumerate(STEPS)
     },
 }
 
@@ -41,7 +53,7 @@ class ClassVisualization(Network):
     """More architectures whose logits are raised too."""
     judges: tuple[str, ...] = ()
     """Architectures that say what they see."""
-    table: Literal["rate", "penalty", "steps", "regularizers"] | None = None
+    table: Literal["rate", "penalty", "steps", "regularizers", "ladder"] | None = None
     """Compare settings, drawn by each of --backbone and --judges and judged by the others."""
     start: Path | None = None
     """Picture to begin with; else noise."""
@@ -61,12 +73,17 @@ class ClassVisualization(Network):
     """Steps; 0 for never."""
     jitter: int | None = None
     """Pixels."""
+    crop: float | None = None
+    """See random parts of at least this share of the area."""
     rotation: float | None = None
-    """Degrees."""
-    scale: float | None = None
-    """Part of the size."""
+    """Degrees, of the parts."""
     frames: int = 40
     """Of the film."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.crop is not None and not 0 < self.crop <= 1:
+            raise ValueError(f"--crop lies above 0 and is at most 1, got {self.crop}")
 
 
 def settings(args: ClassVisualization) -> dict[str, Any]:
@@ -183,7 +200,7 @@ def compare_settings(args: ClassVisualization, run_one: Callable[[Any], dict[str
 
     import torch
 
-    from rdfia import gallery, plots, runs, training, wandb_run
+    from rdfia import plots, report, runs, training, wandb_run
 
     if args.table is None or not args.judges:
         raise ValueError("--table compares networks that judge each other; name one or more as --judges")
@@ -237,7 +254,7 @@ def compare_settings(args: ClassVisualization, run_one: Callable[[Any], dict[str
         wall_seconds=sum(results["wall_seconds"] for results in every),
         notes=[*every[0]["notes"], "means over all pairs of a network that made them and one that did not"],
     )
-    gallery.write_gallery(folder, results, trainer)
+    report.write_run_page(folder, results, trainer)
     wandb_run.finish_last()
     print(f"{'':36}{'confidence':>12}{'top-1':>8}{'top-5':>8}{'seconds':>9}")
     for row in rows:

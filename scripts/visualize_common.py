@@ -26,6 +26,8 @@ LEAST |= {
 class Network(TrainerArgs):
     """Flags of all subcommands."""
 
+    batch_size: int = 32
+    """Images in a pass, which bounds the memory."""
     backbone: str = "squeezenet1_1"
     """Architecture, see rdfia.backbones."""
     weights: str = "imagenet"

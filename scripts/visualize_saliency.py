@@ -101,7 +101,12 @@ def draw_saliency(
     for name, network in networks.items():
         for method in args.methods:
             found = maps[name, method] = explain(args, network, layers[name], images, asked_of[name], method)
-            both = deletion_and_insertion(network, images, asked_of[name], found, batch_size=args.batch_size)
+            # Where the network is only asked; maps are of float32.
+            rounded = args.precision == "bf16-mixed"
+            with torch.autocast(images.device.type, torch.bfloat16, enabled=rounded):
+                both = deletion_and_insertion(
+                    network, images, asked_of[name], found, batch_size=args.batch_size
+                )
             numbers = {}
             for kind, curve in zip(("deletion", "insertion"), both, strict=True):
                 numbers[kind] = float(area(curve).mean())

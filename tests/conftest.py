@@ -58,6 +58,18 @@ def write_mnist(root: Path, train: int = 120, test: int = 37, suffix: str = ".gz
         write_idx(root / "MNIST" / "raw" / f"{part}-labels-idx1-ubyte{suffix}", labels)
 
 
+def write_some_digits(root: Path, train: int = 200, test: int = 100) -> None:
+    """Write some of the embedded digits as a small MNIST."""
+    from datamodules.files import SAMPLES
+    from datamodules.mnist import load_mnist
+
+    for part, count in (("train", train), ("t10k", test)):
+        images, labels = load_mnist(SAMPLES, train=part == "train")
+        raw, some = root / "MNIST" / "raw", slice(0, None, len(images) // count)
+        write_idx(raw / f"{part}-images-idx3-ubyte", images[some, 0].numpy())
+        write_idx(raw / f"{part}-labels-idx1-ubyte", labels[some].byte().numpy())
+
+
 def write_picture(path: Path, size: tuple[int, int], seed: int, mode: str = "RGB") -> None:
     """Write a picture of noise, (width, height)."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -5,10 +5,11 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from rdfia.class_visualization import (
     fourier_image,
-    jittered_views,
+    random_parts,
     recognized,
     total_variation,
     visualize_classes,
@@ -71,7 +72,7 @@ def test_each_class_is_drawn_for_itself_and_no_trace_is_left(parametrization):
     model = Small().train()
     model.layers[1].eval()
     before = copy.deepcopy(model.state_dict())
-    settings = {"size": 12, "steps": 5, "rate": 0.1, "rotation": 5.0, "scale": 0.1, "jitter": 2}
+    settings = {"size": 12, "steps": 5, "rate": 0.1, "rotation": 5.0, "crop": 0.5, "jitter": 2}
     settings["parametrization"] = parametrization
     classes = torch.tensor([0, 1, 2, 3, 4])
     together = visualize_classes([model], classes, **settings)
@@ -142,19 +143,33 @@ def test_a_spectrum_makes_photographs_colours_and_sizes_of_detail():
     assert (power[0, 1] / power[0, 4]).item() == pytest.approx(16, rel=0.3)
 
 
+def test_only_the_models_are_rounded_under_autocast():
+    spectrum = torch.randn(2, 3, 8, 5, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = fourier_image(spectrum, 8)
+    assert torch.equal(rounded, fourier_image(spectrum, 8))
+
+
 def test_total_variation_by_hand():
     image = torch.tensor([[[[0.0, 1.0], [0.0, 3.0]]]])
     assert total_variation(image).item() == pytest.approx((1 + 9) / 2 + (0 + 4) / 2)
 
 
-def test_views_are_alike_for_all_images_and_follow_from_the_key():
-    images = torch.rand(3, 3, 10, 10)
-    seen = jittered_views(images, (0, 1), 3, 10.0, 0.1)
-    assert torch.equal(seen, jittered_views(images, (0, 1), 3, 10.0, 0.1))
-    torch.testing.assert_close(jittered_views(images[1:2], (0, 1), 3, 10.0, 0.1)[0], seen[1])
-    assert torch.equal(jittered_views(images, (0, 1), 0, 0.0, 0.0), images)
-    rolled = jittered_views(images, (0, 2), 3, 0.0, 0.0)
-    assert torch.equal(rolled.sum((2, 3)).round(decimals=3), images.sum((2, 3)).round(decimals=3))
+def test_parts_of_images_by_hand():
+    images = torch.rand(2, 3, 8, 8)
+    # area, turn, right, down, mirror: all of it; its upper right quarter; the same mirrored
+    whole = torch.tensor([0.9999999, 0.5, 0.5, 0.5, 0.9]).expand(2, -1)
+    torch.testing.assert_close(random_parts(images, whole, 0.25, 10.0), images, atol=1e-4, rtol=0)
+    quarter = torch.tensor([0.0, 0.5, 1.0, 0.0, 0.9]).expand(2, -1)
+    corner = functional.interpolate(images[:, :, :4, 4:], size=8, mode="bilinear")
+    seen = random_parts(images, quarter, 0.25, 10.0)
+    torch.testing.assert_close(seen[:, :, 1:-1, 1:-1], corner[:, :, 1:-1, 1:-1], atol=1e-4, rtol=0)
+    mirrored = quarter.clone()
+    mirrored[:, 4] = 0.1
+    torch.testing.assert_close(random_parts(images, mirrored, 0.25, 10.0), seen.flip(-1), atol=1e-4, rtol=0)
+    turned = quarter.clone()
+    turned[:, 1] = 1.0
+    assert not torch.allclose(random_parts(images, turned, 0.25, 10.0), seen, atol=1e-2)
 
 
 def test_recognition_by_hand():

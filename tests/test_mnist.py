@@ -5,6 +5,7 @@ import pytest
 import torch
 import torchvision
 from conftest import write_idx, write_mnist
+from torchvision.transforms import functional
 
 from datamodules.files import SAMPLES
 from datamodules.mnist import MNISTDataModule, load_mnist, read_idx
@@ -44,7 +45,7 @@ def test_train_on_val_adds_the_held_out_digits_and_keeps_them_for_validation(mni
     assert (len(digits.train_data), len(digits.val_data)) == (120, 10)
 
 
-@pytest.mark.parametrize(("image_size", "channels"), [(28, 1), (32, 1), (32, 3)])
+@pytest.mark.parametrize(("image_size", "channels"), [(28, 1), (32, 1), (32, 3), (64, 3)])
 def test_batches_are_floats_of_the_asked_size(mnist, image_size, channels):
     digits = MNISTDataModule(mnist, image_size=image_size, channels=channels, batch_size=16)
     digits.setup()
@@ -62,6 +63,14 @@ def test_padding_changes_no_pixel_of_the_digit(mnist):
     large.setup()
     assert torch.equal(small.test_data.images, large.test_data.images[..., 2:30, 2:30])
     assert large.test_data.images[..., :2, :].max() == 0
+
+
+def test_enlarged_digits_are_those_of_torchvision(mnist):
+    small, large = (MNISTDataModule(mnist, image_size=size) for size in (28, 64))
+    small.setup()
+    large.setup()
+    resized = functional.resize(small.test_data.images, [64, 64], antialias=False)
+    assert (resized.int() - large.test_data.images.int()).abs().max() <= 1
 
 
 def test_validation_and_test_show_each_digit_once(mnist):

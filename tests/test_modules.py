@@ -104,3 +104,10 @@ def test_loggers_checkpoints_and_pictures_of_a_short_run(pair, scenes, tmp_path)
     tested = trainer.test(module, data, ckpt_path=best.best_model_path, weights_only=True, verbose=False)
     wandb_run.finish_last()
     assert tested[0]
+
+
+def test_what_is_compiled_exists():
+    for module in (DANNModule(), GANModule(), cGANModule()):
+        assert module.compiled
+        for name in module.compiled:
+            assert next(module.get_submodule(name).parameters()).requires_grad

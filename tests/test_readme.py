@@ -1,13 +1,21 @@
 """README says what is: its numbers are those of results/*.json, its tree is the tree."""
 
 import json
+import os
 import re
+import shlex
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from gan_tables import LADDER
+from lab_questions import CHAPTERS, SUMMARY
 from train_dann import ABLATION
+from visualize_class import TABLES
 
-from rdfia import runs
+from rdfia import report, runs
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -51,6 +59,22 @@ def test_the_conditional_gan_table_is_that_of_its_results():
         assert value == runs.spread(measured[name], 3), name
         if name.endswith("_correlation"):
             assert beside == runs.spread(measured[f"{name}_of_shuffled_pairs"], 3), name
+
+
+def test_the_ladder_of_the_gan_is_that_of_its_results():
+    run, measured = results("gan_ladder"), results("benchmark_gan")
+    cost = {"practical": measured["our_step_seconds"]} | measured["ladder_seconds"]
+    names = ("judge_fid", "precision", "recall", "confident_share", "smallest_class_share")
+    rows = table("from the practicals' recipe to the default")
+    assert [row for row, *_ in rows] == ["practical", *LADDER]
+    for row, *cells, milliseconds in rows:
+        assert cells == [f"{run['metrics'][f'{row}/{name}']['mean']:.3f}" for name in names], row
+        assert milliseconds == f"{1000 * cost[row]:.0f}", row
+    for name, value in table("GAN, speed"):
+        assert value == f"{measured[name.replace(' ', '_')]:,}", name
+    for what in (run, measured):
+        assert what["command"] in README
+        assert what["commit"] in README
 
 
 def test_the_speed_table_is_that_of_its_results():
@@ -241,3 +265,93 @@ def test_commands_name_scripts_and_targets_that_exist():
         assert f"\n{target}:" in makefile, target
     for script in re.findall(r"python (scripts/\w+\.py)", README):
         assert (ROOT / script).is_file(), script
+
+
+def answered() -> list[list[str]]:
+    """Return what README's table of questions must say: question, experiments, numbers, figures."""
+    rows = []
+    for chapter in CHAPTERS:
+        for question in chapter.questions:
+            places = [*question.rows.values(), *question.figures.values()]
+            names = list(dict.fromkeys(map(report.run_of, places)))
+            found = report.answer(question, report.read_runs(ROOT / "results", names, "{}.json"))
+            first = [f"{row[0].text} {row[1].text}" for row in found.rows]
+            shown = "; ".join(first if len(first) <= 4 else [*first[:2], "…", *first[-2:]])
+            said = f"{found.header[1]}: {shown}" if first else "a figure" if not question.rows else "-"
+            figures = ", ".join(f"`{place}`" for place in question.figures.values()) or "-"
+            rows.append([question.title, ", ".join(f"`{name}`" for name in names), said, figures])
+    return rows
+
+
+def test_the_questions_are_answered_as_the_results_say():
+    assert table("question") == answered()
+
+
+@pytest.mark.slow
+def test_another_network_for_dann_is_two_lines(tmp_path):
+    """The commands that README gives, on a copy; the training a dry run."""
+    edit, train = re.search(
+        r"```\n(sed -i .*rdfia/dann_network.py)\n(python scripts/train_dann.*)\n```", README
+    ).groups()
+    for folder in ("rdfia", "datamodules", "scripts"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    code = tmp_path / "rdfia" / "dann_network.py"
+    before = code.read_text().splitlines()
+    subprocess.run(shlex.split(edit), cwd=tmp_path, check=True)
+    after = code.read_text().splitlines()
+    assert sum(old != new for old, new in zip(before, after, strict=True)) == 2
+    command = [sys.executable, *shlex.split(train)[1:], "--fast-dev-run"]
+    surroundings = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=surroundings, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    check = "from rdfia.dann_network import *; print(DomainAdversarialNetwork().classifier[0].in_features)"
+    command = [sys.executable, "-c", check]
+    done = subprocess.run(command, cwd=tmp_path, env=surroundings, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(96 * 3 * 3)
+
+
+def test_the_class_visualization_table_is_that_of_its_results():
+    metrics, rows = results("class_ladder")["metrics"], table("class visualisation")
+    assert [row for row, *_ in rows] == list(TABLES["ladder"])
+    for row, *cells in rows:
+        found = [f"{metrics[f'{row}/{name}']['mean']:.3f}" for name in ("confidence", "top_5", "top_1")]
+        assert cells == [*found, f"{metrics[f'{row}/seconds']['mean']:.0f}"], row
+
+
+def test_the_attack_table_is_that_of_its_results():
+    metrics, rows = results("adversarial")["metrics"], table("attack on SqueezeNet")
+    assert len(rows) == 7
+    forms = {"success": ".3f", "success_as_files": ".3f", "median_l2": ".2f", "median_linf": ".1f"}
+    forms |= {"median_psnr": ".1f", "median_queries": ",.0f", "under_transformations": ".3f"}
+    forms |= {"transfer/resnet18": ".2f", "transfer/mobilenet_v2_tfsame": ".2f"}
+    for row, *cells in rows:
+        for (name, form), cell in zip(forms.items(), cells, strict=True):
+            known = metrics.get(f"{row}/{name}")
+            scale = 255 if name == "median_linf" else 1
+            assert cell == ("-" if known is None else format(scale * known["mean"], form)), (row, name)
+
+
+def test_the_speed_table_of_seeing_is_that_of_its_results():
+    measured, rows = results("benchmark_seeing"), table("seeing, speed")
+    assert len(rows) >= 17
+    for name, value in rows:
+        assert value == f"{measured[name.replace(' ', '_')]:,}", name
+
+
+def test_the_runs_of_seeing_are_named():
+    for name in ("class_ladder", "adversarial", "benchmark_seeing"):
+        run = results(name)
+        assert "dirty" not in run["commit"]
+        assert run["commit"] in README
+        assert run["command"] in README
+
+
+def test_the_output_of_the_demo_is_that_of_its_results():
+    folder = ROOT / "results" / "demo"
+    found = report.read_runs(folder, [path.name for path in folder.iterdir()])
+    lines = [f"{row[0].text:64}{row[1].text:>22}" for row in report.answer(SUMMARY, found).rows]
+    assert len(lines) >= 10
+    assert "\n".join(["```", *lines, "", "open runs/demo/report.html", "```"]) in README
+    assert "--output-dir runs/demo" in (ROOT / "Makefile").read_text()

@@ -2,7 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import write_striped_scenes
+from conftest import write_some_digits, write_striped_scenes
 from train_fine_tune import Args, main
 
 from rdfia.runs import read_metrics
@@ -54,6 +54,16 @@ def test_early_stopping_and_a_dry_run(scenes, tmp_path):
     assert results["metrics"]["epochs"]["mean"] < 9
     main(small(scenes, tmp_path / "dry", fast_dev_run=True))
     assert not (tmp_path / "dry").exists()
+
+
+def test_digits(tmp_path):
+    write_some_digits(tmp_path)
+    digits = {"dataset": "mnist", "layer": "fire4", "head_lr": 1e-2, "augment": False, "max_epochs": 6}
+    metrics = main(small(tmp_path, tmp_path, **digits))["metrics"]
+    assert metrics["accuracy"]["mean"] > 0.5
+    assert "accuracy_without_duplicates" not in metrics
+    with pytest.raises(ValueError, match="--watch-test is for 15 Scene"):
+        main(small(tmp_path, tmp_path, **digits, watch_test=True))
 
 
 def test_bad_input_is_named_before_anything_is_written(scenes, tmp_path):

@@ -62,7 +62,7 @@ def test_a_run_leaves_figures_scores_and_checkpoints(tmp_path, mnist, capsys):
     assert json.loads((folder / "results.json").read_text()) == results
     figures = {path.stem for path in (folder / "figures").iterdir()}
     epochs = {f"samples_epoch_{number:03d}" for number in range(3)}
-    assert figures == epochs | {"curves_and_samples", "real_and_generated", "interpolation", "film"}
+    assert figures == epochs | {"curves_and_samples", "real_and_generated", "interpolation", "film", "walk"}
     with Image.open(folder / "figures" / "film.gif") as film:
         assert film.n_frames == len(list((folder / "figures" / "film").iterdir())) == 6  # a frame a batch
     assert results["data"]["train"] == 120

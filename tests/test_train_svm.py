@@ -7,7 +7,7 @@ from pathlib import Path
 
 import lightning
 import pytest
-from conftest import write_scene15
+from conftest import write_scene15, write_some_digits
 from train_svm import Args, main
 
 from datamodules.scene15 import Scene15DataModule
@@ -102,6 +102,19 @@ def test_the_same_command_gives_the_same_numbers(scenes, tmp_path):
     for name in runs[0]:
         if "seconds" not in name:
             assert runs[0][name] == runs[1][name]
+
+
+def test_features_of_photographs_tell_digits_apart(tmp_path):
+    write_some_digits(tmp_path)
+    digits = {"dataset": "mnist", "features": (FIRE4,), "data_dir": tmp_path}
+    metrics = main(small(tmp_path, tmp_path, **digits))["metrics"]
+    assert metrics[f"{FIRE4}/accuracy"]["mean"] > 0.7
+    assert metrics[f"{FIRE4}/accuracy_without_duplicates"] == metrics[f"{FIRE4}/accuracy"]
+    assert (tmp_path / "runs" / "svm" / "figures" / "worst_confusions.png").stat().st_size > 5000
+    with pytest.raises(ValueError, match=r"300 images have inner products of 0.0 GB; take fewer, such as"):
+        main(small(tmp_path, tmp_path, **digits, memory_gb=1e-4, name="none"))
+    with pytest.raises(ValueError, match="--splits draws 100 images a class of 15 Scene"):
+        main(small(tmp_path, tmp_path, **digits, splits=2))
 
 
 def test_a_dry_run_splits_by_seed_and_writes_nothing(tmp_path):

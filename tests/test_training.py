@@ -1,5 +1,6 @@
 import csv
 import json
+import math
 import os
 import re
 import signal
@@ -240,7 +241,7 @@ def test_an_unwritable_run_folder_is_named(tmp_path):
 )
 def test_the_strategy_is_chosen(tmp_path, changes, two_optimizers, processes, strategy):
     args = arguments(tmp_path, **changes)
-    assert training.process_count(args) == processes
+    assert math.prod(training.processes(args)) == processes
     trainer = training.make_trainer(
         args, tmp_path, monitor="x", mode="min", callbacks=[], two_optimizers=two_optimizers
     )
@@ -422,7 +423,7 @@ def test_processes_are_those_of_the_slurm_job(tmp_path, monkeypatch):
     assert training.processes(arguments(tmp_path)) == (1, 1)
     in_slurm(monkeypatch)
     assert training.processes(arguments(tmp_path)) == (2, 2)
-    assert training.process_count(arguments(tmp_path, devices=2, num_nodes=2)) == 4
+    assert training.processes(arguments(tmp_path, devices=2, num_nodes=2)) == (2, 2)
     for name in ("SLURM_NTASKS", "SLURM_NNODES", "SLURM_NTASKS_PER_NODE"):
         monkeypatch.setenv(name, "1")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
@@ -568,7 +569,7 @@ def test_what_a_module_names_is_compiled(tmp_path):
 
 def test_parts_do_not_delete_each_other():
     for part, overwrite, said in (
-        ((0, 2), True, "leave|delete the run folder"),
+        ((0, 2), True, "delete the run folder first"),
         ((2, 2), False, "--part counts"),
     ):
         with pytest.raises(ValueError, match=said):

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from rdfia.views import jittered, random_views
+from rdfia.views import jittered, random_views, transformed
 
 
 def test_views_are_parts_of_the_image_and_follow_from_the_key():
@@ -51,3 +51,18 @@ def test_jitter_depends_on_its_key_alone_and_moves_little():
         place = (moved.sum(5 - axis)[:, 0] * torch.arange(28)).sum(1) / weight
         assert (place - 13.5).abs().max() < 2.5
         assert place.std() > 0.5
+
+
+def test_half_precision_gives_what_float32_gives():
+    """In torch itself the gradient writes outside its memory, and the process may die."""
+    images = torch.rand(25, 3, 64, 64).bfloat16().float()
+    matrices = torch.tensor([[0.3, 0.05, 0.6], [-0.05, 0.3, 0.6]]) + 0.1 * torch.randn(25, 2, 3)
+    found = []
+    for dtype in (torch.float32, torch.bfloat16):
+        seen = images.to(dtype).requires_grad_()
+        view = transformed(seen, matrices, "reflection")
+        assert view.dtype == dtype
+        (slope,) = torch.autograd.grad(view.float().square().sum(), seen)
+        found.append((view.detach().float(), slope.float()))
+    for exact, rounded in zip(*found, strict=True):
+        torch.testing.assert_close(rounded, exact, rtol=0.05, atol=0.05)

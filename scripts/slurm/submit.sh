@@ -11,7 +11,7 @@ refuse() {
   exit 2
 }
 
-options=() nodes=1 tasks=1 array=
+options=() array=() nodes=1 tasks=1
 while [[ $# -gt 0 && $1 != *.py ]]; do
   case $1 in
     --nodes | --ntasks-per-node | --array) # the value is the next word
@@ -23,7 +23,7 @@ while [[ $# -gt 0 && $1 != *.py ]]; do
     -N* | -a* | -n* | --ntasks | --ntasks=*) refuse "$1: say --nodes=, --ntasks-per-node= and --array= in full" ;;
     --nodes=*) nodes=${1#*=} options+=("$1") ;;
     --ntasks-per-node=*) tasks=${1#*=} options+=("$1") ;;
-    --array=*) array=$1 ;;
+    --array=*) array=("$1") ;;
     *) options+=("$1") ;;
   esac
   shift
@@ -31,20 +31,19 @@ done
 [[ $# -gt 0 ]] || refuse "no trainer script; say scripts/slurm/submit.sh [options] scripts/train_gan.py"
 [[ $nodes =~ ^[0-9]+$ && $tasks =~ ^[0-9]+$ ]] || refuse "--nodes and --ntasks-per-node are one number each"
 template=$slurm/train.sbatch part=()
-if [[ -n $array ]]; then
-  [[ $array =~ ^--array=0-[0-9]+(%[0-9]+)?$ ]] || refuse "$array: the parts of a table are --array=0-N, or 0-N%M"
-  options+=("$array") template=$slurm/sweep.sbatch part=(--part 0 1)
+if [[ ${#array[@]} -gt 0 ]]; then
+  [[ ${array[0]} =~ ^--array=0-[0-9]+(%[0-9]+)?$ ]] || refuse "${array[0]}: the parts of a table are --array=0-N, or 0-N%M"
+  template=$slurm/sweep.sbatch part=(--part 0 1)
 fi
 # The script looks at flags, data and run folder as it will in the job.
 SLURM_NTASKS=$((nodes * tasks)) SLURM_NNODES=$nodes SLURM_NTASKS_PER_NODE=$tasks SLURM_STEP_ID=0 \
   "$python" "$@" "${part[@]}" --check
 # Slurm looks at partition, nodes and limits without queueing anything.
-sbatch --test-only "${options[@]}" "$template" "$@"
-job=$(sbatch --parsable "${options[@]}" "$template" "$@")
+sbatch --test-only "${options[@]}" "${array[@]}" "$template" "$@"
+job=$(sbatch --parsable "${options[@]}" "${array[@]}" "$template" "$@")
 job=${job%%;*} # without the cluster's name
 echo "job $job"
-if [[ -n $array ]]; then
-  unset 'options[-1]'
+if [[ ${#array[@]} -gt 0 ]]; then
   after=(--dependency="afterok:$job" --kill-on-invalid-dep=yes)
   join=$(sbatch --parsable "${options[@]}" "${after[@]}" "$slurm/train.sbatch" "$@")
   echo "job ${join%%;*} joins the table"

@@ -1,0 +1,242 @@
+"""Run folders as one page: questions, their numbers, pictures, how each was made. It needs nothing else.
+
+python scripts/lab.py --data-dir sample
+"""
+
+import base64
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+import lightning
+from PIL import Image, ImageSequence
+
+from rdfia.runs import is_dry_run, spread, whole_file
+
+# Pixels: of a page on a large screen, and of each frame of a film.
+WIDTH, FRAME_WIDTH, FRAMES = 1400, 560, 40
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question and where its answer lies.
+
+    Attributes:
+        title: The question.
+        rows: By label, the run folder, or ``folder:row`` for a row of a table.
+        columns: By title, the metric of the run or of the row.
+        figures: By caption, ``folder/name`` of what is under ``figures/``, without its suffix.
+        published: By label, what others found.
+        note: What the numbers do not say.
+    """
+
+    title: str
+    rows: Mapping[str, str] = field(default_factory=dict)
+    columns: Mapping[str, str] = field(default_factory=dict)
+    figures: Mapping[str, str] = field(default_factory=dict)
+    published: Mapping[str, str] = field(default_factory=dict)
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """A technique and the questions about it."""
+
+    title: str
+    questions: Sequence[Question]
+
+
+class Cell(NamedTuple):
+    """What a cell of a table shows; value, run and metric where it is a number."""
+
+    text: str
+    value: float | None = None
+    run: str = ""
+    metric: str = ""
+
+
+class Table(NamedTuple):
+    """Names of columns, and rows of cells."""
+
+    header: list[str]
+    rows: list[list[Cell]]
+
+
+class Picture(NamedTuple):
+    """A caption and the address of each frame: one for a picture, more for a film."""
+
+    caption: str
+    frames: list[str]
+
+
+def run_of(place: str) -> str:
+    """Return the run folder of ``folder``, ``folder:row`` or ``folder/figure``."""
+    return place.partition(":")[0].partition("/")[0]
+
+
+def metric_cell(name: str, results: Mapping[str, Any], metric: str) -> Cell:
+    """Return a metric of a run as a cell; ``-`` where there is none, ``nan`` where it is no number."""
+    found = results["metrics"].get(metric)
+    if found is None or found["mean"] is None:
+        return Cell("-" if found is None else "nan")
+    mean = float(found["mean"])
+    if mean.is_integer() and abs(mean) > 1 and found["std"] is None:
+        return Cell(f"{mean:,.0f}", mean, name, metric)
+    digits = 4 if "accuracy" in metric or "linf" in metric else 3 if abs(mean) < 100 else 0
+    return Cell(spread(found, digits), mean, name, metric)
+
+
+def answer(question: Question, runs: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Return the table of a question: a row for each label whose run is there.
+
+    Args:
+        question: What is asked.
+        runs: Content of results.json by run folder.
+    """
+    rows = []
+    for label, place in question.rows.items():
+        name, _, row = place.partition(":")
+        if name not in runs:
+            continue
+        cells = [
+            metric_cell(name, runs[name], "/".join(part for part in (row, metric) if part))
+            for metric in question.columns.values()
+        ]
+        if all(cell.text == "-" for cell in cells):  # a row that was not asked for
+            continue
+        rows.append([Cell(label), *cells])
+    header = ["", *question.columns]
+    if any(row[0].text in question.published for row in rows):
+        header.append("published")
+        rows = [[*row, Cell(question.published.get(row[0].text, ""))] for row in rows]
+    return Table(header, rows)
+
+
+def address(image: Image.Image, width: int) -> str:
+    """Return an image as an address that holds it, at most so many pixels wide."""
+    if image.width > width:
+        image = image.resize((width, round(image.height * width / image.width)), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    image.convert("RGB").save(buffer, "webp", quality=85)
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def picture(caption: str, path: Path) -> Picture:
+    """Return a picture, or a film as at most `FRAMES` frames, ready for a page."""
+    with Image.open(path) as file:
+        count = getattr(file, "n_frames", 1)
+        wanted = {round(n * (count - 1) / max(FRAMES - 1, 1)) for n in range(FRAMES)}
+        width = WIDTH if count == 1 else FRAME_WIDTH
+        frames = [
+            address(frame, width) for n, frame in enumerate(ImageSequence.Iterator(file)) if n in wanted
+        ]
+    return Picture(caption, frames)
+
+
+def find_figure(folder: Path, place: str) -> Path | None:
+    """Return the file of a figure ``run/name``, a film before a picture; None if there is none.
+
+    Where a run has a folder for each training, that of the first.
+    """
+    run, _, name = place.partition("/")
+    places = [f"{inside}figures/{name}.{kind}" for inside in ("", "*/") for kind in ("gif", "png")]
+    return next((path for place in places for path in sorted((folder / run).glob(place))), None)
+
+
+def describe_data(data: Mapping[str, Any]) -> str:
+    """Return in words what a run was trained on."""
+    if "name" not in data:
+        return "; ".join(f"{role} {describe_data(part)}" for role, part in data.items() if part)
+    counts = [f"{data[part]:,} {part}" for part in ("train", "val", "test") if part in data]
+    return f"{data['name']} ({', '.join(counts)})" if counts else str(data["name"])
+
+
+def read_runs(
+    folder: Path, names: Sequence[str], pattern: str = "{}/results.json"
+) -> dict[str, dict[str, Any]]:
+    """Return what is known of runs by name: the content of those of their files that there are."""
+    paths = {name: folder / pattern.format(name) for name in dict.fromkeys(names)}
+    return {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
+
+
+def write_report(
+    path: Path,
+    title: str,
+    chapters: Sequence[Chapter],
+    *,
+    runs_folder: Path,
+    summary: Question | None = None,
+    failed: Mapping[str, str] | None = None,
+) -> None:
+    """Write a page; what was not run or failed is shown as such.
+
+    Args:
+        path: Of the page.
+        title: Its title.
+        chapters: What it answers.
+        runs_folder: Holds the run folders.
+        summary: The main numbers, at the top.
+        failed: By run folder, why it failed.
+    """
+    asked = [question for chapter in chapters for question in chapter.questions]
+    asked += [summary] if summary else []
+    places = [place for one in asked for place in (*one.rows.values(), *one.figures.values())]
+    runs = read_runs(runs_folder, [run_of(place) for place in places])
+
+    def shown(question: Question) -> dict[str, Any]:
+        names = dict.fromkeys(map(run_of, (*question.rows.values(), *question.figures.values())))
+        missing = [f"{name}: failed: {failed[name]}" for name in names if failed and name in failed]
+        missing += [f"{name}: not run" for name in names if name not in runs and name not in (failed or {})]
+        files = {caption: find_figure(runs_folder, place) for caption, place in question.figures.items()}
+        missing += [
+            f"{caption}: no such figure in {question.figures[caption]}"
+            for caption, file in files.items()
+            if file is None and run_of(question.figures[caption]) in runs
+        ]
+        return {
+            "title": question.title,
+            "note": question.note,
+            "missing": missing,
+            "table": answer(question, runs),
+            "pictures": [picture(caption, file) for caption, file in files.items() if file],
+            "runs": [
+                runs[name] | {"data": describe_data(runs[name]["data"])} for name in names if name in runs
+            ],
+        }
+
+    content = [
+        {"title": chapter.title, "questions": [shown(question) for question in chapter.questions]}
+        for chapter in chapters
+    ]
+    # Names of files and classes come from outside.
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    template = jinja2.Environment(loader=loader, autoescape=True).get_template("report.html")
+    with whole_file(path) as part:
+        table = answer(summary, runs) if summary else None
+        part.write_text(template.render(title=title, chapters=content, summary=table))
+
+
+def write_run_page(folder: Path, results: Mapping[str, Any], trainer: lightning.Trainer) -> None:
+    """Write ``index.html`` of one run: all its numbers and figures; nothing in a dry run.
+
+    Args:
+        folder: The run folder.
+        results: The content of its results.json.
+        trainer: Says whether it is a dry run.
+    """
+    if is_dry_run(trainer) or not trainer.is_global_zero:
+        return
+    files = sorted(path.stem for path in (folder / "figures").glob("*") if path.suffix in (".png", ".gif"))
+    question = Question(
+        "",
+        rows={metric: f"{folder.name}:{metric}" for metric in results["metrics"]},
+        columns={"": ""},
+        figures={name.replace("_", " "): f"{folder.name}/{name}" for name in files},
+    )
+    write_report(
+        folder / "index.html", folder.name, [Chapter("all of it", [question])], runs_folder=folder.parent
+    )

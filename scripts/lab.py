@@ -1,0 +1,252 @@
+"""The whole lab: every experiment, one after the other, and one page that answers the practical's questions.
+
+Examples:
+    python scripts/lab.py --data-dir sample --scale demo
+    python scripts/lab.py --data-dir data --output-dir runs/lab
+    python scripts/lab.py --data-dir data --output-dir runs/lab --only gan cgan --seeds 3
+
+What is done is skipped, what was interrupted goes on. A failed experiment is shown as such on the page.
+"""
+
+import json
+import os
+import shlex
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from rdfia.command_line import Interrupted, run_script
+
+
+class Experiment(NamedTuple):
+    """One call of a trainer script: its flags at full scale and at demo scale; None: not at that scale."""
+
+    script: str
+    full: str | None
+    demo: str | None
+    seeds: bool = False  # takes --seeds
+
+
+COMPARED = "--backbone squeezenet1_1 --compare resnet18 {mobilenet}"
+CLASSES = "--judges resnet18 {mobilenet} --classes " + " ".join(str(number) for number in range(20, 1000, 40))
+TABLE = f"class --preset practical {CLASSES}"
+SAMPLE_CLASSES = "class --steps 120 --frames 20 --image-size 160 --judges squeezenet1_1"
+DIGITS = "--dataset mnist --image-size 64"
+# By the name of the run folder. The page asks for them in `lab_questions`.
+EXPERIMENTS: dict[str, Experiment] = {
+    "vgg16": Experiment(
+        "visualize",
+        "describe --backbone vgg16 --weights random",
+        "describe --backbone vgg16 --weights random",
+    ),
+    "svm_layers": Experiment(
+        "train_svm",
+        "--features vgg16/conv1_2 vgg16/conv2_2 vgg16/conv3_3 vgg16/conv4_3 vgg16/conv5_3 vgg16/pool5 "
+        "--memory-gb 9 --batch-size 16 --components 64 256 1024",
+        f"{DIGITS} --features squeezenet1_1/fire5 squeezenet1_1/fire9 --components 64",
+    ),
+    "svm_pool5": Experiment("train_svm", "--features vgg16/pool5 --splits 10", None),
+    "svm_shuffled": Experiment("train_svm", "--features vgg16/pool5 --shuffle-labels", None),
+    "svm_networks": Experiment(
+        "train_svm",
+        "--features {mobilenet}/block16 {mobilenet}/block17 resnet18/layer4 squeezenet1_1/fire9 "
+        "--together --grids 1 2 3 --flip --splits 10",
+        None,
+    ),
+    "fine_tune_frozen": Experiment(
+        "train_fine_tune",
+        "--max-epochs 10 --head-lr 3e-3",
+        f"{DIGITS} --layer fire5 --max-epochs 4 --head-lr 1e-2 --no-augment",
+    ),
+    "fine_tune_staged": Experiment(
+        "train_fine_tune",
+        "--max-epochs 14 --head-lr 2e-3 --unfreeze-top-at 2 --unfreeze-all-at 4",
+        f"{DIGITS} --layer fire5 --max-epochs 4 --head-lr 1e-2 --no-augment --unfreeze-all-at 1",
+    ),
+    "saliency": Experiment("visualize", f"saliency {COMPARED}", "saliency --samples 10 --randomized 2"),
+    "adversarial": Experiment(
+        "visualize",
+        f"adversarial {COMPARED} --attacks fool fgsm pgd pgd_l2 eot pixels shapes "
+        "--matrix fool --influence 10",
+        "adversarial --attacks fool pgd eot",
+    ),
+    "class_practical": Experiment(
+        "visualize", f"class --preset practical {CLASSES}", f"{SAMPLE_CLASSES} --preset practical"
+    ),
+    "class": Experiment("visualize", f"class {CLASSES}", SAMPLE_CLASSES),
+    **{
+        f"class_{table}": Experiment("visualize", f"{TABLE} --table {table}", None)
+        for table in ("ladder", "regularizers", "rate", "penalty", "steps")
+    },
+    "dann_paper": Experiment(
+        "train_dann",
+        "--network paper --max-epochs 20 --compare source-only no-reversal target-trained",
+        None,
+        seeds=True,
+    ),
+    "dann": Experiment(
+        "train_dann",
+        "--pseudo-label-rounds 2",
+        "--max-epochs 6 --batch-size 64 --compare source-only no-reversal",
+        seeds=True,
+    ),
+    "dann_ablation": Experiment(
+        "train_dann", "--network paper --ablation --compare --max-epochs 4", None, seeds=True
+    ),
+    "gan_practical": Experiment(
+        "train_gan", "--preset practical", "--preset practical --max-epochs 16", seeds=True
+    ),
+    "gan": Experiment("train_gan", "", "--max-epochs 8", seeds=True),
+    "cgan": Experiment("train_cgan", "", "--max-epochs 8", seeds=True),
+    "cgan_no_label": Experiment("train_cgan", "--compare no-label-in-discriminator", None, seeds=True),
+    "gan_ablation": Experiment("train_gan", "--preset practical --ablation all", None, seeds=True),
+    "gan_ladder": Experiment("train_gan", "--preset practical --ablation ladder", None, seeds=True),
+}
+
+
+@dataclass(frozen=True)
+class Args:
+    """Run every experiment that is not done yet and write one page about all of them."""
+
+    data_dir: Path | None = None
+    """Data folder, or `sample`; else $RDFIA_DATA, else ./data."""
+    output_dir: Path = Path("runs/demo")
+    """Holds the run folders and report.html."""
+    scale: Literal["full", "demo"] = "full"
+    """Hours on real data, or minutes on the sample."""
+    only: tuple[str, ...] = ()
+    """Names of experiments, or their beginnings; else all."""
+    seeds: int = 1
+    """Trainings of each row of what is trained."""
+    precision: Literal["float32", "bf16-mixed"] = "float32"
+    """Number format."""
+    mobilenet: Literal["mobilenet_v2", "mobilenet_v2_tfsame"] = "mobilenet_v2"
+    """Which of the two the data folder has weights of."""
+
+    def __post_init__(self) -> None:
+        if self.seeds < 1:
+            raise ValueError(f"--seeds is at least 1, got {self.seeds}")
+        there = [name for name, one in EXPERIMENTS.items() if getattr(one, self.scale) is not None]
+        for one in self.only:
+            if not any(asked(name, (one,)) for name in there):
+                raise ValueError(f"--only {one}: experiments at {self.scale} scale are {', '.join(there)}")
+
+
+def asked(name: str, only: tuple[str, ...]) -> bool:
+    """Return whether an experiment is to be run: it is named, or all whose names begin so are."""
+    return not only or any(name == one if one in EXPERIMENTS else name.startswith(one) for one in only)
+
+
+def commands(args: Args) -> dict[str, list[str]]:
+    """Return the command line of each experiment at the scale that is asked for, by name."""
+    found = {}
+    for name, experiment in EXPERIMENTS.items():
+        flags: str | None = getattr(experiment, args.scale)
+        if flags is None or not asked(name, args.only):
+            continue
+        command = [
+            f"scripts/{experiment.script}.py",
+            *shlex.split(flags.replace("{mobilenet}", args.mobilenet)),
+        ]
+        command += ["--data-dir", str(args.data_dir)] if args.data_dir else []
+        command += ["--output-dir", str(args.output_dir), "--name", name]
+        command += ["--seeds", *map(str, range(args.seeds))] if experiment.seeds else []
+        rounded = experiment.script != "visualize" or "class" in command or "saliency" in command
+        command += ["--precision", args.precision] if rounded and args.precision != "float32" else []
+        found[name] = command
+    return found
+
+
+def is_done(folder: Path, command: list[str]) -> bool:
+    """Return whether a run folder holds the results of a command, and what is written after them."""
+    last = folder / ("index.html" if command[0] == "scripts/visualize.py" else "results.json")
+    path = folder / "results.json"
+    same = path.exists() and json.loads(path.read_text())["command"] == " ".join(["python", *command])
+    return same and last.exists()
+
+
+STOPS = (signal.SIGINT, signal.SIGTERM)
+
+
+def interrupt(number: int, frame: Any) -> None:
+    """Treat SIGTERM as Ctrl-C."""
+    raise KeyboardInterrupt
+
+
+def call(command: list[str]) -> None:
+    """Run a script in this process, as if it had been called from the shell."""
+    from importlib import import_module
+
+    sys.argv = command
+    os.setpgid(0, 0)  # the lab passes signals on, once
+    try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
+        module = import_module(Path(command[0]).stem)
+        run_script(module.main, module.Args)
+    except KeyboardInterrupt:  # before the script listens
+        sys.exit(130)
+
+
+def main(args: Args) -> None:
+    """Run what is asked for, write the page, print the main numbers."""
+    import multiprocessing
+    import time
+    from multiprocessing import resource_tracker
+
+    from datamodules.files import data_root
+
+    data_root(args.data_dir)  # says now if there is none
+    if args.output_dir.exists() and not args.output_dir.is_dir():
+        raise ValueError(f"--output-dir {args.output_dir} is a file; name a folder")
+    # Slow to import.
+    from lab_questions import CHAPTERS, SUMMARY
+
+    from rdfia import report
+
+    signal.signal(signal.SIGTERM, interrupt)
+    # A process for each, that begins with what all of them import.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "torchvision", "lightning", "torchmetrics", "sklearn.svm"])
+    resource_tracker.ensure_running()  # its start unblocks signals, which would reach the server's imports
+    failed: dict[str, str] = {}
+    wanted = commands(args)
+    stopped = ""
+    for number, (name, command) in enumerate(wanted.items(), 1):
+        if is_done(args.output_dir / name, command):
+            continue
+        print(f"\n[{number}/{len(wanted)}] python {shlex.join(command)}", flush=True)
+        started = time.perf_counter()
+        process = context.Process(target=call, args=(command,))
+        # What is started has signals blocked until it can listen to them.
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+        process.start()
+        try:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
+            process.join()
+        except KeyboardInterrupt:
+            os.kill(process.pid or 0, signal.SIGINT)  # it saves itself
+            process.join()
+            stopped = name
+            break
+        if process.exitcode:
+            failed[name] = f"exit code {process.exitcode}; see: python {shlex.join(command)}"
+        print(f"{name}: {time.perf_counter() - started:.0f} s", flush=True)
+    page = args.output_dir / "report.html"
+    title = "The lab, at demo scale" if args.scale == "demo" else "The lab"
+    report.write_report(page, title, CHAPTERS, runs_folder=args.output_dir, summary=SUMMARY, failed=failed)
+    if stopped:
+        raise Interrupted(f"interrupted in {stopped}; the same command goes on from there")
+    table = report.answer(SUMMARY, report.read_runs(args.output_dir, list(EXPERIMENTS)))
+    for row in table.rows:
+        print(f"{row[0].text:64}{row[1].text:>22}")
+    for name, why in failed.items():
+        print(f"{name} failed: {why}")
+    print(f"\nopen {page}")
+    if failed:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    run_script(main, Args)

@@ -1,0 +1,346 @@
+"""The questions of the practical, and where their answers lie: runs of `lab.EXPERIMENTS`, and metrics."""
+
+from gan_tables import ABLATION, LADDER
+from train_dann import ABLATION as DANN_ABLATION
+from visualize_class import TABLES
+
+from rdfia.report import Chapter, Question
+
+SVM = {
+    "accuracy": "accuracy",
+    "by cross-validation": "cross_validation_accuracy",
+    "features": "features",
+    "C": "c",
+}
+GAN = {
+    "judge-FID": "judge_fid",
+    "precision": "precision",
+    "recall": "recall",
+    "confident": "confident_share",
+    "smallest class": "smallest_class_share",
+    "distance of histograms": "histogram_distance",
+    "loss of D": "final_discriminator_loss",
+    "loss of G": "final_generator_loss",
+    "swing of the loss of G": "loss_swing",
+    "seconds": "seconds",
+}
+DANN = {
+    "target accuracy": "target_accuracy",
+    "source accuracy": "source_accuracy",
+    "source loss": "source_loss",
+    "target loss": "target_loss",
+    "A-distance": "a_distance",
+}
+NETWORKS = ("squeezenet1_1", "resnet18", "mobilenet_v2", "mobilenet_v2_tfsame")
+METHODS = ("gradient", "smooth_grad", "integrated_gradients", "grad_cam")
+RECOGNISED = {"others, among five": "top_5", "others, first": "top_1", "makers are sure": "confidence"}
+
+
+def of_gan(group: str) -> dict[str, str]:
+    """Return the rows of a group of the practicals' variations, after their own recipe."""
+    return {"the practicals' recipe": "gan_ablation:practical"} | {
+        row: f"gan_ablation:{row}" for row in ABLATION[group]
+    }
+
+
+def of_classes(table: str) -> dict[str, str]:
+    """Return the rows of a table of settings of class visualisation."""
+    return {row: f"class_{table}:{row}" for row in TABLES[table]}
+
+
+TRANSFER = [
+    Question(
+        "How many parameters has VGG16?",
+        rows={
+            "all": "vgg16:parameters",
+            "fully connected": "vgg16:parameters_fully_connected",
+            "convolutions": "vgg16:parameters_convolutions",
+        },
+        columns={"parameters": ""},
+        figures={"parameters and multiply-adds of each layer": "vgg16/layers"},
+        published={"all": "138,357,544; reports also say 110.8 M and 123,633,664"},
+    ),
+    Question(
+        "What does the layer do to the accuracy?",
+        rows={
+            f"{network} {layer}": f"svm_layers:{network}/{layer}"
+            for network, layers in {
+                "vgg16": ("conv1_2", "conv2_2", "conv3_3", "conv4_3", "conv5_3", "pool5"),
+                "squeezenet1_1": ("fire5", "fire9"),
+            }.items()
+            for layer in layers
+        },
+        columns=SVM,
+        figures={"accuracy, features and time of each layer": "svm_layers/comparison"},
+        published={"vgg16 conv5_3": "0.898", "vgg16 pool5": "0.900"},
+        note="Published numbers chose C on the test images.",
+    ),
+    Question(
+        "What does C do?",
+        figures={"accuracy and time against C, for the first of the layers": "svm_layers/c_*"},
+        note="C is chosen by cross-validation on the training images.",
+    ),
+    Question(
+        "Do fewer dimensions (PCA) help?",
+        rows={
+            f"{item}, {what}": f"svm_layers:{item}/accuracy{key}"
+            for item in ("vgg16/pool5", "squeezenet1_1/fire5", "squeezenet1_1/fire9")
+            for what, key in {
+                "all features": "",
+                **{f"{count} components": f"_from_{count}_components" for count in (16, 64, 256, 1024)},
+            }.items()
+        },
+        columns={"accuracy": ""},
+        figures={"accuracy and time against the number of components": "svm_layers/components"},
+        published={"vgg16/pool5, 256 components": "faster, not better"},
+    ),
+    Question(
+        "Are other networks better?",
+        rows={
+            name: f"svm_networks:{name}"
+            for name in (
+                "mobilenet_v2/block17",
+                "mobilenet_v2_tfsame/block17",
+                "resnet18/layer4",
+                "squeezenet1_1/fire9",
+                "together",
+            )
+        }
+        | {"vgg16/pool5": "svm_pool5:vgg16/pool5"},
+        columns=SVM,
+        figures={"accuracy, features and time": "svm_networks/comparison"},
+        published={"resnet18/layer4": "0.9127"},
+        note="The published number chose C on the test images.",
+    ),
+    Question(
+        "Does the network do better than an SVM when it is trained on, frozen or not?",
+        rows={"frozen, a linear head": "fine_tune_frozen", "unfrozen in stages": "fine_tune_staged"},
+        columns={"accuracy": "accuracy", "held out": "val_accuracy", "epochs": "epochs"},
+        figures={"frozen": "fine_tune_frozen/curves", "unfrozen in stages": "fine_tune_staged/curves"},
+    ),
+    Question(
+        "Is there a leak? The same with shuffled labels",
+        rows={"vgg16/pool5": "svm_shuffled:vgg16/pool5"},
+        columns={"accuracy": "accuracy"},
+        note="Chance is 1 in 15.",
+    ),
+]
+SEEING = [
+    Question(
+        "Which map is faithful, and is SqueezeNet or a larger network better?",
+        rows={
+            f"{network}, {method.replace('_', ' ')}": f"saliency:{network}/{method}"
+            for network in NETWORKS
+            for method in METHODS
+        },
+        columns={
+            "deletion (less is better)": "deletion",
+            "insertion (more is better)": "insertion",
+            "correlation when randomized (0 is right)": "randomized",
+        },
+        figures={
+            "deletion, insertion, randomization": "saliency/faithfulness",
+            "maps": "saliency/saliency_*",
+        },
+    ),
+    Question(
+        "What does it cost to fool a network?",
+        rows={
+            name: f"adversarial:{name}"
+            for name in ("fool", "fgsm", "pgd", "pgd_l2", "plain", "eot", "pixels", "shapes")
+        },
+        columns={
+            "success": "success",
+            "as PNG": "success_as_files",
+            "median L2": "median_l2",
+            "median L-inf": "median_linf",
+            "PSNR, dB": "median_psnr",
+            "queries": "median_queries",
+            "gradients": "median_gradients",
+            "overlap with saliency": "overlap_with_saliency",
+            "under transformations": "under_transformations",
+        },
+        figures={
+            "image, changed image, difference x 10": "adversarial/attacked_fool",
+            "success against size": "adversarial/success",
+            "what fools which": "adversarial/transfer_matrix",
+            "what the target costs": "adversarial/influence_of_the_target",
+        },
+        published={"fool": "few iterations, invisible"},
+    ),
+    Question(
+        "Do other networks recognise what a network takes for a class?",
+        rows={
+            f"{name}, {network}": f"{run}:{network}"
+            for run, name in {"class_practical": "the practicals' settings", "class": "ours"}.items()
+            for network in NETWORKS
+        },
+        columns={"confidence": "confidence", "first": "top_1", "among five": "top_5"},
+        figures={
+            "the practicals' settings": "class_practical/classes",
+            "ours": "class/classes",
+            "ours, as they come to be": "class/film",
+        },
+        note="SqueezeNet made the images, the others judge.",
+    ),
+    *(
+        Question(
+            question,
+            rows=of_classes(table),
+            columns=RECOGNISED,
+            figures={"images of each row": f"class_{table}/settings"},
+            published=published,
+        )
+        for table, question, published in (
+            ("ladder", "And what has each step from the practicals' settings to ours given?", {}),
+            (
+                "regularizers",
+                "What does each regulariser do to class visualisation?",
+                {"no regularizer": "oversaturated"},
+            ),
+            ("rate", "And the rate?", {"rate 1": "slow", "rate 100": "unstable"}),
+            ("penalty", "And the penalty?", {"penalty 1": "too strong", "penalty 1e-07": "no change seen"}),
+            ("steps", "And the number of steps?", {}),
+        )
+    ),
+]
+ADAPTATION = [
+    Question(
+        "What does the reversal do, and what does it cost the source?",
+        rows={
+            name.replace("-", " "): f"dann_paper:{name}"
+            for name in ("source-only", "no-reversal", "dann", "target-trained")
+        },
+        columns=DANN,
+        figures={
+            "features before and after, by t-SNE": "dann_paper/tsne",
+            "curves": "dann_paper/curves",
+            "the domains": "dann_paper/domains",
+        },
+        published={
+            "source only": "0.5225 (paper)",
+            "no reversal": "0.4637",
+            "dann": "0.7666 (paper), 0.73 to 0.78",
+            "target trained": "0.9596 (paper)",
+        },
+    ),
+    Question(
+        "And with our network; do pseudo-labels help?",
+        rows={
+            name.replace("-", " "): f"dann:{name}"
+            for name in ("source-only", "no-reversal", "dann", "pseudo-labels")
+        },
+        columns=DANN,
+        figures={"features before and after, by t-SNE": "dann/tsne", "curves": "dann/curves"},
+    ),
+    Question(
+        "What do lambda and the rest of the recipe do?",
+        rows={"the paper's recipe": "dann_ablation:dann"}
+        | {row: f"dann_ablation:{row}" for row in DANN_ABLATION},
+        columns=DANN,
+        figures={"target accuracy": "dann_ablation/target_accuracy"},
+    ),
+]
+GENERATION = [
+    Question(
+        "What do the practicals' recipe, ours, and the conditional DCGAN give?",
+        rows={"practicals": "gan_practical", "ours": "gan", "conditional": "cgan"},
+        columns=GAN,
+        figures={
+            "the practicals' recipe": "gan_practical/curves_and_samples",
+            "ours": "gan/real_and_generated",
+            "ours, as it learns": "gan/film",
+            "conditional, as it learns": "cgan/film",
+        },
+        published={"practicals": "2 and 5 almost absent"},
+    ),
+    Question(
+        "What has each step from their recipe to ours given?",
+        rows={"the practicals' recipe": "gan_ladder:practical"}
+        | {row: f"gan_ladder:{row}" for row in LADDER},
+        columns=GAN,
+        figures={"samples of each row": "gan_ladder/samples"},
+    ),
+    Question(
+        "What with only one of the two equations?",
+        rows={row: f"gan_ablation:{row}" for row in ("practical", "only D learns", "only G learns")},
+        columns=GAN,
+    ),
+    *(
+        Question(question, rows=of_gan(group), columns=GAN, published=published)
+        for group, question, published in (
+            (
+                "ngf",
+                "What does the width of the generator do?",
+                {"ngf 4": "unstable", "ngf 256": "realistic, less stable"},
+            ),
+            (
+                "ndf",
+                "And that of the discriminator?",
+                {"ndf 4": "bad digits", "ndf 256": "makes no mistake for 1,500 iterations"},
+            ),
+            (
+                "nz",
+                "And the length and distribution of the latents?",
+                {"nz 10": "fine", "nz 1000": "less stable, not better"},
+            ),
+            ("init", "And the initialisation?", {"pytorch initialization": "unstable, worse"}),
+            ("lr", "And the rates?", {"D rate 0.02": "unstable", "rates 0.001 and 0.001": "acceptable"}),
+            ("loss", "And the loss? The true equation is minimax", {"minimax loss": "similar, or worse"}),
+            ("epochs", "And training for longer?", {"30 epochs": "losses part, fewer classes"}),
+        )
+    ),
+    Question(
+        "What lies between two latents?",
+        figures={
+            "walks between digits, along the line and along the arc": "gan/interpolation",
+            "the same walks, above along the line, below along the arc": "gan/walk",
+        },
+    ),
+    Question(
+        "Conditional: is the digit asked for drawn, and what if y is removed from D?",
+        rows={"with y": "cgan", "without y in D": "cgan_no_label:no-label-in-discriminator"},
+        columns={
+            "asked digit is read": "conditional_accuracy",
+            "in the worst class": "worst_accuracy",
+            "diversity in a class": "diversity",
+        },
+        published={"without y in D": "asked, not measured"},
+    ),
+    Question(
+        "What does z mean in the conditional DCGAN?",
+        rows={"slant": "cgan:slant_correlation", "thickness": "cgan:thickness_correlation"}
+        | {
+            f"{name}, shuffled latents": f"cgan:{name}_correlation_of_shuffled_pairs"
+            for name in ("slant", "thickness")
+        },
+        columns={"correlation over the ten digits of one latent": ""},
+        figures={"each row a digit, each column one latent": "cgan/styles"},
+        published={"slant": "the same style over the digits"},
+    ),
+]
+CHAPTERS = [
+    Chapter("Transfer learning", TRANSFER),
+    Chapter("Seeing inside networks", SEEING),
+    Chapter("Domain adaptation", ADAPTATION),
+    Chapter("Generation", GENERATION),
+]
+SUMMARY = Question(
+    "Main numbers",
+    rows={
+        "VGG16 pool5 + SVM, 15 Scene: accuracy": "svm_layers:vgg16/pool5/accuracy",
+        "SqueezeNet fire5 + SVM, digits: accuracy": "svm_layers:squeezenet1_1/fire5/accuracy",
+        "fine-tuning in stages: accuracy": "fine_tune_staged:accuracy",
+        "Grad-CAM of SqueezeNet: insertion": "saliency:squeezenet1_1/grad_cam/insertion",
+        "images that fool SqueezeNet": "adversarial:fool/success",
+        "their median PSNR, dB": "adversarial:fool/median_psnr",
+        "SqueezeNet's confidence in classes that it drew": "class:squeezenet1_1/confidence",
+        "source only, MNIST to MNIST-M: target accuracy": "dann_paper:source-only/target_accuracy",
+        "DANN, the paper's network: target accuracy": "dann_paper:dann/target_accuracy",
+        "DANN, our network: target accuracy": "dann:dann/target_accuracy",
+        "DCGAN, practicals' recipe: judge-FID": "gan_practical:judge_fid",
+        "DCGAN, ours: judge-FID": "gan:judge_fid",
+        "conditional DCGAN: digit read as asked": "cgan:conditional_accuracy",
+    },
+    columns={"": ""},
+)

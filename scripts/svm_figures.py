@@ -1,0 +1,133 @@
+"""The figures of train_svm.py."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import lightning
+import torch
+from sklearn.metrics import confusion_matrix
+
+from datamodules.tensors import ImageTensors
+from rdfia import plots, runs
+from rdfia.linear_svm import Trial, fit_svm
+
+
+def draw_trial(
+    folder: Path,
+    trainer: lightning.Trainer,
+    item: str,
+    classes: Sequence[str],
+    multi_class: Literal["ovo", "ovr"],
+    gram: torch.Tensor,
+    labels: torch.Tensor,
+    train: torch.Tensor,
+    test: torch.Tensor,
+    trial: Trial,
+) -> None:
+    """Draw accuracy and time against C, the confusions and the accuracy of each class."""
+    # Drawn only: C was chosen before any test image was looked at.
+    inside, across = gram[train][:, train], gram[test][:, train]
+    tested, seconds = [], []
+    for c in trial.grid:
+        started = time.perf_counter()
+        predictions = fit_svm(inside, labels[train], c, multi_class).predict(across)
+        seconds.append(time.perf_counter() - started)
+        tested.append((predictions == labels[test]).double().mean().item())
+    lines = {
+        "cross-validation on train": trial.cross_validation.mean(1).tolist(),
+        "test (a plot only)": tested,
+    }
+    panels = {
+        "accuracy": {name: (trial.grid, values) for name, values in lines.items()},
+        "seconds to fit and test": {"one C": (trial.grid, seconds)},
+    }
+    title = f"{item}: {trial.accuracy:.4f}"
+    counts = torch.from_numpy(confusion_matrix(labels[test], trial.predictions, labels=range(len(classes))))
+    shares = (counts.diagonal() / counts.sum(1).clamp(min=1)).tolist()
+    figures = {
+        "c": plots.curves(panels, x_label="C", log_x=True, title=title),
+        "confusion": plots.confusion_matrix(counts, classes, title=title),
+        "classes": plots.bars({"accuracy": dict(zip(classes, shares, strict=True))}, title=title),
+    }
+    for name, figure in figures.items():
+        runs.save_figure(folder, f"{name}_{item.replace('/', '_').replace(':', '_')}", figure, trainer)
+
+
+def draw_best(
+    folder: Path,
+    trainer: lightning.Trainer,
+    best: str,
+    metrics: dict[str, list[float]],
+    sizes: list[int],
+    components: list[int],
+) -> None:
+    """Draw what the number of training images and the number of components do to the best row."""
+
+    def line(name: str, values: list[int]) -> tuple[list[int], list[float]]:
+        means = [metrics[f"{best}/{name.format(value)}"] for value in values]
+        return values, [sum(found) / len(found) for found in means]
+
+    panels = {"test accuracy": {best: line("accuracy_from_{}_per_class", sizes)}}
+    runs.save_figure(
+        folder, "training_images", plots.curves(panels, x_label="training images per class"), trainer
+    )
+    panels = {
+        "test accuracy": {best: line("accuracy_from_{}_components", components)},
+        "seconds": {best: line("seconds_with_{}_components", components)},
+    }
+    figure = plots.curves(panels, x_label="principal components", log_x=True)
+    runs.save_figure(folder, "components", figure, trainer)
+
+
+def draw_comparison(
+    folder: Path, trainer: lightning.Trainer, items: list[str], metrics: dict[str, list[float]]
+) -> None:
+    """Draw accuracy, width and time of all rows."""
+
+    def parts(item: str) -> list[str]:
+        return [other for other in items if other != "together"] if item == "together" else [item]
+
+    def networks(item: str) -> set[str]:
+        return {part.partition("/")[0] for part in parts(item)}
+
+    panels = {
+        "test accuracy": {item: metrics[f"{item}/accuracy"][0] for item in items},
+        "features": {item: sum(metrics[f"{part}/features"][0] for part in parts(item)) for item in items},
+        "milliseconds an image": {
+            item: sum(metrics[f"{network}/milliseconds_an_image"][0] for network in networks(item))
+            for item in items
+        },
+        "seconds to choose C, fit and test": {item: metrics[f"{item}/svm_seconds"][0] for item in items},
+    }
+    runs.save_figure(folder, "comparison", plots.bars(panels), trainer)
+
+
+def draw_worst_confusions(
+    folder: Path,
+    trainer: lightning.Trainer,
+    classes: Sequence[str],
+    gram: torch.Tensor,
+    photographs: ImageTensors,
+    labels: torch.Tensor,
+    train: torch.Tensor,
+    test: torch.Tensor,
+    trial: Trial,
+) -> None:
+    """Draw test images of the commonest confusions above the nearest training image of the class told."""
+    counts = torch.from_numpy(confusion_matrix(labels[test], trial.predictions, labels=range(len(classes))))
+    commonest = counts.fill_diagonal_(0).flatten().argsort(descending=True, stable=True)[:6]
+    pictures = {}
+    for cell in commonest.tolist():
+        true, told = divmod(cell, len(classes))
+        places = test[(labels[test] == true) & (trial.predictions == told)]
+        candidates = train[labels[train] == told]
+        if len(places):
+            near = gram[places][:, candidates]
+            row, column = divmod(int(near.argmax()), len(candidates))
+            pair = torch.stack([places[row], candidates[column]])
+            title = f"{classes[true]} told as\n{classes[told]}, {len(places)} times"
+            pictures[title] = photographs[pair][0]
+    if pictures:
+        runs.save_figure(folder, "worst_confusions", plots.image_grids(pictures, columns=1), trainer)

@@ -1,0 +1,142 @@
+"""What attacks are compared by: size, network, target; and a patch for all images."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from visualize_adversarial import NO_CLASS, Adversarial, also_fooled, attack, classified_right
+from visualize_common import Shown, class_of
+
+if TYPE_CHECKING:
+    import torch
+
+TOASTER = 859  # what the patch of the paper turns everything into
+
+
+def success_curves(
+    args: Adversarial,
+    network: Any,
+    images: "torch.Tensor",
+    truth: "torch.Tensor",
+    folder: Path,
+    trainer: Any,
+) -> dict[str, list[float]]:
+    """Draw the share of images that fool against the size of the change, for fgsm, pgd and pgd_l2."""
+    import torch
+
+    from rdfia import plots, runs
+
+    metrics: dict[str, list[float]] = {}
+    units = {"success": "L-infinity distance in grey levels of 255", "success_l2": "L2 distance"}
+    panels: dict[str, dict[str, Any]] = {}
+    for name in [name for name in ("fgsm", "pgd", "pgd_l2") if name in args.attacks]:
+        rates, ever = [], torch.zeros(len(images), dtype=torch.bool, device=images.device)
+        levels, unit = (args.curve_l2, 1) if name == "pgd_l2" else (args.curve, 255)
+        for level in sorted(levels):
+            success = attack(args, name, network, images, truth, epsilon=level / unit)[0].success
+            # What pgd found nearer by lies in the larger ball, too; fgsm takes one step of full length.
+            ever = success if name == "fgsm" else success | ever
+            rates.append(float(ever.double().mean()))
+            metrics[f"{name}/success_at_{level:g}"] = [rates[-1]]
+        panels.setdefault("success_l2" if name == "pgd_l2" else "success", {})[name] = (sorted(levels), rates)
+    for panel, lines in panels.items():
+        figure = plots.curves({"share that fools": lines}, x_label=units[panel], log_x=True)
+        runs.save_figure(folder, panel, figure, trainer)
+    return metrics
+
+
+def transfer_matrix(
+    args: Adversarial, name: str, networks: dict[str, Any], shown: Shown, folder: Path, trainer: Any
+) -> dict[str, list[float]]:
+    """Attack each network; return, of what fools it, the share that fools each other one that was right."""
+    import torch
+
+    from rdfia import plots, runs
+
+    shares = torch.full((len(networks), len(networks)), torch.nan)
+    metrics: dict[str, list[float]] = {}
+    for row, (maker, network) in enumerate(networks.items()):
+        images, truth, _ = classified_right(shown, network, args.batch_size)
+        found = attack(args, name, network, images, truth)[0]
+        for column, (other_name, other) in enumerate(networks.items()):
+            hits = found.success
+            share = also_fooled(other, images[hits], found.images[hits], truth[hits], args.batch_size)
+            if hits.any() and share is not None:
+                shares[row, column] = share
+                metrics[f"matrix/{name}/{maker}/{other_name}"] = [share]
+    names = list(networks)
+    figure = plots.matrix(shares, names, names, labels=(f"{name} made on", "fools"))
+    runs.save_figure(folder, "transfer_matrix", figure, trainer)
+    return metrics
+
+
+def influence_of_targets(
+    args: Adversarial,
+    network: Any,
+    images: "torch.Tensor",
+    truth: "torch.Tensor",
+    folder: Path,
+    trainer: Any,
+) -> dict[str, list[float]]:
+    """Fool each image to several targets; return how far a target is, by how probable it was before."""
+    import torch
+
+    from rdfia import adversarial, plots, runs
+    from rdfia.saliency import all_logits, rank_correlation
+
+    generator = torch.Generator().manual_seed(args.seed)
+    steps = torch.stack([torch.randperm(999, generator=generator)[: args.influence] + 1 for _ in images])
+    targets = ((truth[:, None] + steps.to(truth)) % 1000).flatten()
+    several, own = images.repeat_interleave(args.influence, 0), truth.repeat_interleave(args.influence)
+    logits = all_logits(network, several, args.batch_size)
+    rank = (logits > logits.gather(1, targets[:, None])).sum(1)  # 0: the most probable class
+    found = adversarial.fool(network, several, own, targets, batch_size=args.batch_size)
+    rank, distance = rank[found.success].cpu(), found.l2[found.success].cpu()
+    order = rank.argsort()
+    parts = [part for part in order.chunk(min(8, max(len(order), 1))) if len(part)]
+    line = [[float(values[part].double().median()) for part in parts] for values in (rank + 1, distance)]
+    figure = plots.curves(
+        {"median L2 of the change": {"fool": (line[0], line[1])}}, x_label="rank of the target before"
+    )
+    runs.save_figure(folder, "influence_of_the_target", figure, trainer)
+    alike = rank_correlation(rank[None].double(), distance[None].double()) if len(rank) else torch.zeros(1)
+    metrics = {
+        "influence/success": [float(found.success.double().mean())],
+        "influence/correlation_with_rank": [float(alike)],
+    }
+    ends = {"nearest": line[1][0], "farthest": line[1][-1]} if parts else {}
+    return metrics | {f"influence/median_l2_of_{end}_eighth": [value] for end, value in ends.items()}
+
+
+def attack_with_patch(
+    args: Adversarial,
+    network: Any,
+    images: "torch.Tensor",
+    truth: "torch.Tensor",
+    folder: Path,
+    trainer: Any,
+) -> dict[str, float]:
+    """Make one patch with every other image; return what share of the others it turns into the target."""
+    import torch
+
+    from rdfia import adversarial, plots, robust_attacks, runs
+    from rdfia.backbones import imagenet_classes
+
+    target = TOASTER if args.target in NO_CLASS else class_of(args.target)
+    others = images[truth != target]
+    train, held_out = others[::2], others[1::2]
+    area = args.patch_size**2 / (images.shape[2] * images.shape[3])
+    if not len(held_out):
+        return {"success": float("nan"), "share_of_the_area": area}
+    patch = robust_attacks.patch(
+        network, train, target, size=args.patch_size, steps=args.patch_steps, seed=args.seed
+    )
+    views = 5
+    seen = [robust_attacks.with_patch(held_out, patch, (args.seed, 1_000_000, view)) for view in range(views)]
+    told = torch.stack([adversarial.predict(network, one, args.batch_size) for one in seen])
+    classes = imagenet_classes()
+    shown = torch.cat([torch.nn.functional.interpolate(patch[None], images.shape[2:]), seen[0][:11]])
+    captions = ["the patch", *(classes[int(one)] for one in told[0][:11])]
+    title = f"a patch for {classes[target]}, on images that it was not made with"
+    figure = plots.captioned(adversarial.rounded(shown).cpu(), captions, columns=6, title=title, side=2.2)
+    runs.save_figure(folder, "patch", figure, trainer)
+    return {"success": float((told == target).double().mean()), "share_of_the_area": area}

@@ -1,0 +1,113 @@
+"""The page in a real browser: Debian's chromium and chromium-driver."""
+
+import io
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_report import metric, write_picture, write_run
+
+from rdfia import report
+from rdfia.report import Chapter, Question
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium") or ""
+    for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    service = webdriver.ChromeService(shutil.which("chromedriver"))
+    driver = webdriver.Chrome(options, service)
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("page")
+    write_run(folder, "gan", {f"{row}/recall": metric(value) for row, value in (("a", 0.5), ("b", 0.25))})
+    write_picture(folder / "gan" / "figures" / "samples.png")
+    frames = [Image.fromarray(np.full((8, 8), shade, np.uint8)) for shade in range(0, 250, 50)]
+    frames[0].save(folder / "gan" / "figures" / "film.gif", save_all=True, append_images=frames[1:])
+    rows = {"first of the rows": "gan:a", "second": "gan:b"}
+    question = Question(
+        "What does it cost?",
+        rows=rows,
+        columns={f"recall {number}": "recall" for number in range(12)},
+        figures={"samples": "gan/samples", "film": "gan/film"},
+    )
+    path = folder / "report.html"
+    chapters = [Chapter("Generation", [question])]
+    report.write_report(path, "A lab", chapters, runs_folder=folder, summary=question)
+    return path
+
+
+@pytest.mark.parametrize("width", [390, 1400])
+def test_it_fits_and_has_no_error(browser, page, width):
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    browser.get(page.as_uri())
+    assert browser.get_log("browser") == []
+    sizes = browser.execute_script("return [...document.images].map(one => [one.complete, one.naturalWidth])")
+    assert len(sizes) == 6
+    assert all(complete and width > 0 for complete, width in sizes)
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    shot = Image.open(io.BytesIO(browser.get_screenshot_as_png()))
+    assert shot.width == width
+    assert len(np.unique(np.asarray(shot.convert("L")))) > 20  # something is drawn
+
+
+def test_the_slider_shows_one_frame(browser, page):
+    browser.get(page.as_uri())
+    shown = "return [...document.querySelectorAll('.frames img')].map(one => getComputedStyle(one).display)"
+    assert browser.execute_script(shown) == ["none"] * 4 + ["block"]
+    slide = "const one = document.querySelector('.frames input'); one.value = 1;"
+    browser.execute_script(f"{slide} one.dispatchEvent(new Event('input'))")
+    assert browser.execute_script(shown) == ["none", "block", "none", "none", "none"]
+
+
+def test_tables_are_sorted_by_their_heads(browser, page):
+    browser.get(page.as_uri())
+    rows = "document.querySelector('section table').tBodies[0].rows"
+    first = f"return [...{rows}].map(row => row.cells[0].textContent)"
+    assert browser.execute_script(first) == ["first of the rows", "second"]
+    for rows in (["first of the rows", "second"], ["second", "first of the rows"]):
+        browser.execute_script("document.querySelectorAll('section th button')[3].click()")
+        assert browser.execute_script(first) == rows
+
+
+def test_nothing_is_cut_off_in_print(browser, page):
+    size = {"width": 718, "height": 1000, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    browser.get(page.as_uri())
+    widths = "return [...document.querySelectorAll('table')].map(one => one.getBoundingClientRect().right)"
+    assert max(browser.execute_script(widths)) <= 718
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "screen"})
+
+
+def test_everything_that_is_focused_has_a_name(browser, page):
+    browser.get(page.as_uri())
+    names = "return [...document.querySelectorAll('button, input, [tabindex]')].map("
+    names += "one => one.getAttribute('aria-label') ?? one.textContent.trim())"
+    assert all(browser.execute_script(names))
+
+
+def test_it_follows_the_colours_of_the_system(browser, page):
+    colours = []
+    for scheme in ("light", "dark"):
+        feature = [{"name": "prefers-color-scheme", "value": scheme}]
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": feature})
+        browser.get(page.as_uri())
+        shot = Image.open(io.BytesIO(browser.get_screenshot_as_png())).convert("L")
+        colours.append(shot.getpixel((2, shot.height - 2)))
+    assert colours[0] > 200
+    assert colours[1] < 80

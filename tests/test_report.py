@@ -1,0 +1,216 @@
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from lab_questions import CHAPTERS, SUMMARY
+from PIL import Image
+
+from rdfia import report
+from rdfia.report import Cell, Chapter, Question
+
+
+def metric(*values: float | None) -> dict:
+    known = [value for value in values if value is not None]
+    mean = sum(known) / len(known) if known else None
+    return {"mean": mean, "std": 0.5 if len(known) > 1 else None, "values": list(values)}
+
+
+def write_run(folder: Path, name: str, metrics: dict, **more: object) -> dict:
+    results = {
+        "name": name,
+        "technique": "gan",
+        "command": f"python scripts/train_gan.py --name {name}",
+        "commit": "0123456789ab",
+        "device": "CPU, 2 threads",
+        "precision": "32-true",
+        "wall_seconds": 1234.5,
+        "peak_memory_gb": 1.5,
+        "seeds": [0],
+        "data": {"name": "MNIST", "train": 60000, "test": 10000},
+        "metrics": metrics,
+        "selection": "last epoch",
+        "notes": ["1 < 2"],
+        **more,
+    }
+    (folder / name / "figures").mkdir(parents=True)
+    (folder / name / "results.json").write_text(json.dumps(results))
+    return results
+
+
+def write_picture(path: Path, width: int = 3000) -> None:
+    Image.fromarray(np.zeros((40, width, 3), np.uint8)).save(path)
+
+
+class Page(HTMLParser):
+    """What a page holds: addresses of images, their alt texts, cells, text."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.images: list[dict] = []
+        self.cells: list[tuple[dict, str]] = []
+        self.text = ""
+        self.open: dict | None = None
+        self.feed(path.read_text())
+
+    def handle_starttag(self, tag, attributes):
+        if tag == "img":
+            self.images.append(dict(attributes))
+        self.open = dict(attributes) if tag == "td" else None
+
+    def handle_endtag(self, tag):
+        if tag == "td":
+            self.open = None
+
+    def handle_data(self, data):
+        self.text += data
+        if self.open is not None:
+            self.cells.append((self.open, data))
+
+
+def test_a_table_holds_what_the_runs_found():
+    runs = {
+        "wide": {"metrics": {"a/accuracy": metric(0.9, 0.8), "a/count": metric(12345.0)}},
+        "one": {"metrics": {"accuracy": metric(0.123456), "count": metric(None)}},
+    }
+    question = Question(
+        "?",
+        rows={"A": "wide:a", "B": "one", "C": "absent", "D": "wide:unknown"},
+        columns={"accuracy": "accuracy", "how many": "count"},
+        published={"A": "0.7"},
+    )
+    table = report.answer(question, runs)
+    assert table.header == ["", "accuracy", "how many", "published"]
+    assert [[cell.text for cell in row] for row in table.rows] == [
+        ["A", "0.8500 ± 0.5000", "12,345", "0.7"],
+        ["B", "0.1235", "nan", ""],
+    ]
+    assert table.rows[0][1] == Cell("0.8500 ± 0.5000", pytest.approx(0.85), "wide", "a/accuracy")
+
+
+def test_a_page_needs_nothing_else_and_says_what_is_missing(tmp_path):
+    write_run(tmp_path, "gan", {"judge_fid": metric(1.25), "recall": metric(0.5)})
+    write_picture(tmp_path / "gan" / "figures" / "samples.png")
+    frames = [Image.fromarray(np.full((8, 8), shade, np.uint8)) for shade in range(0, 250, 5)]
+    frames[0].save(tmp_path / "gan" / "figures" / "film.gif", save_all=True, append_images=frames[1:])
+    questions = [
+        Question(
+            "Is 1 < 2?",
+            rows={"<b>ours</b>": "gan"},
+            columns={"judge-FID": "judge_fid", "recall": "recall"},
+            figures={"samples": "gan/samples", "as it learns": "gan/film", "lost": "gan/lost"},
+        ),
+        Question("And the others?", rows={"other": "cgan", "third": "dann"}, columns={"recall": "recall"}),
+    ]
+    path = tmp_path / "report.html"
+    report.write_report(
+        path,
+        "A lab",
+        [Chapter("Generation", questions)],
+        runs_folder=tmp_path,
+        summary=Question("", rows={"judge-FID": "gan:judge_fid"}, columns={"": ""}),
+        failed={"cgan": "exit code 2"},
+    )
+    page, source = Page(path), path.read_text()
+    assert not re.search(r"""(src|href)=["'](?!data:|#)""", source)  # nothing is loaded
+    assert "http" not in source
+    assert all(image["alt"] for image in page.images)
+    assert len(page.images) == 1 + report.FRAMES
+    assert sum(image.get("class") == "shown" for image in page.images) == 1 + 1
+    assert source.count('type="range"') == 1
+    for said in ("Is 1 < 2?", "<b>ours</b>", "cgan: failed: exit code 2", "dann: not run", "1,234 s"):
+        assert said in page.text, said
+    assert "lost: no such figure in gan/lost" in page.text
+    assert "MNIST (60,000 train, 10,000 test)" in page.text
+    shown = [(cell["data-metric"], text) for cell, text in page.cells if "data-metric" in cell]
+    assert shown == [("judge_fid", "1.250"), ("judge_fid", "1.250"), ("recall", "0.500")]
+
+
+def test_a_picture_is_no_wider_than_the_page(tmp_path):
+    write_picture(tmp_path / "wide.png")
+    (frame,) = report.picture("wide", tmp_path / "wide.png").frames
+    import base64
+    import io
+
+    with Image.open(io.BytesIO(base64.b64decode(frame.partition(",")[2]))) as image:
+        assert image.size[0] == report.WIDTH
+
+
+def test_a_figure_is_found_in_the_run_or_in_its_first_training(tmp_path):
+    for place in ("gan/figures/a.png", "gan/best_seed_1/figures/b.png", "gan/best_seed_0/figures/b.png"):
+        (tmp_path / place).parent.mkdir(parents=True)
+        write_picture(tmp_path / place, 8)
+    write_picture(tmp_path / "gan" / "figures" / "a.gif", 8)
+    found = {name: report.find_figure(tmp_path, f"gan/{name}") for name in "abc"}
+    assert found == {
+        "a": tmp_path / "gan/figures/a.gif",
+        "b": tmp_path / "gan/best_seed_0/figures/b.png",
+        "c": None,
+    }
+
+
+def test_a_run_has_a_page_of_its_own(tmp_path):
+    import lightning
+
+    results = write_run(tmp_path, "gan", {"a/recall": metric(0.25), "judge_fid": metric(1.5)})
+    write_picture(tmp_path / "gan" / "figures" / "my_samples.png", 30)
+    dry = lightning.Trainer(fast_dev_run=1, accelerator="cpu", logger=False)
+    report.write_run_page(tmp_path / "gan", results, dry)
+    assert not (tmp_path / "gan" / "index.html").exists()
+    trainer = lightning.Trainer(max_epochs=1, accelerator="cpu", logger=False, default_root_dir=tmp_path)
+    report.write_run_page(tmp_path / "gan", results, trainer)
+    page = Page(tmp_path / "gan" / "index.html")
+    shown = {cell["data-metric"]: text for cell, text in page.cells if "data-metric" in cell}
+    assert shown == {"a/recall": "0.250", "judge_fid": "1.500"}
+    assert [image["alt"] for image in page.images] == ["my samples"]
+
+
+def test_questions_ask_for_experiments_that_there_are():
+    from lab import EXPERIMENTS
+
+    questions = [question for chapter in CHAPTERS for question in chapter.questions]
+    assert len({question.title for question in questions}) == len(questions)
+    for question in [*questions, SUMMARY]:
+        assert question.rows or question.figures, question.title
+        assert bool(question.rows) == bool(question.columns), question.title
+        for place in (*question.rows.values(), *question.figures.values()):
+            assert report.run_of(place) in EXPERIMENTS, place
+        assert set(question.published) <= set(question.rows), question.title
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "svm_layers",
+        "svm_networks",
+        "svm_pool5",
+        "svm_shuffled",
+        "fine_tune_frozen",
+        "dann",
+        "dann_paper",
+        "dann_ablation",
+        "gan",
+        "gan_practical",
+        "cgan",
+        "cgan_no_label",
+        "gan_ladder",
+        "class_ladder",
+        "adversarial",
+        "vgg16",
+    ],
+)
+def test_questions_ask_for_metrics_that_runs_have(name):
+    """Of the results in the repository, which are of the same experiments."""
+    root = Path(__file__).parents[1] / "results"
+    runs = {name: json.loads((root / f"{name}.json").read_text())}
+    asked = [question for chapter in CHAPTERS for question in chapter.questions]
+    asked = [one for one in asked if name in map(report.run_of, one.rows.values())]
+    assert asked
+    for question in asked:
+        mine = [label for label, place in question.rows.items() if report.run_of(place) == name]
+        found = report.answer(question, runs).rows
+        assert {row[0].text for row in found} <= set(mine)
+        for column, metric in enumerate(question.columns.values(), 1):
+            assert any(row[column].metric in runs[name]["metrics"] for row in found), (question.title, metric)
