@@ -175,6 +175,12 @@ def interrupt(number: int, frame: Any) -> None:
     raise KeyboardInterrupt
 
 
+def leave(number: int, frame: Any) -> None:
+    """End at once: an exception amid the import of a native library may crash."""
+    print("interrupted", file=sys.stderr, flush=True)
+    os._exit(130)
+
+
 def call(command: list[str]) -> None:
     """Run a script in this process, as if it had been called from the shell."""
     from importlib import import_module
@@ -195,17 +201,19 @@ def main(args: Args) -> None:
     import time
     from multiprocessing import resource_tracker
 
-    from datamodules.files import data_root
-
-    data_root(args.data_dir)  # says now if there is none
-    if args.output_dir.exists() and not args.output_dir.is_dir():
-        raise ValueError(f"--output-dir {args.output_dir} is a file; name a folder")
+    for number in STOPS:
+        signal.signal(number, leave)
     # Slow to import.
     from lab_questions import CHAPTERS, SUMMARY
 
+    from datamodules.files import data_root
     from rdfia import report
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, interrupt)
+    data_root(args.data_dir)  # says now if there is none
+    if args.output_dir.exists() and not args.output_dir.is_dir():
+        raise ValueError(f"--output-dir {args.output_dir} is a file; name a folder")
     # A process for each, that begins with what all of them import.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", "torchvision", "lightning", "torchmetrics", "sklearn.svm"])
