@@ -17,10 +17,10 @@ BIN := .venv/bin
 
 .PHONY: demo lab test lint bench clean
 demo: .venv/.demo
-	$(BIN)/python scripts/lab.py --data-dir sample --scale demo --output-dir runs/demo $(FLAGS)
+	$(BIN)/python scripts/lab.py --data-dir sample --scale demo $(FLAGS)
 
 lab: .venv/.demo
-	$(BIN)/python scripts/lab.py --data-dir $(DATA) --output-dir runs/lab $(FLAGS)
+	$(BIN)/python scripts/lab.py --data-dir $(DATA) $(FLAGS)
 
 test: .venv/.test
 	$(BIN)/python -m pytest

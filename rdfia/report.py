@@ -1,6 +1,6 @@
 """Run folders as one page: questions, their numbers, pictures, how each was made. It needs nothing else.
 
-python scripts/lab.py --data-dir sample
+python scripts/lab.py --data-dir sample --scale demo
 """
 
 import base64
@@ -167,6 +167,7 @@ def write_report(
     path: Path,
     title: str,
     chapters: Sequence[Chapter],
+    runs: Mapping[str, Mapping[str, Any]],
     *,
     runs_folder: Path,
     summary: Question | None = None,
@@ -178,14 +179,11 @@ def write_report(
         path: Of the page.
         title: Its title.
         chapters: What it answers.
-        runs_folder: Holds the run folders.
+        runs: Content of results.json by run folder.
+        runs_folder: Holds the run folders, for their figures.
         summary: The main numbers, at the top.
         failed: By run folder, why it failed.
     """
-    asked = [question for chapter in chapters for question in chapter.questions]
-    asked += [summary] if summary else []
-    places = [place for one in asked for place in (*one.rows.values(), *one.figures.values())]
-    runs = read_runs(runs_folder, [run_of(place) for place in places])
 
     def shown(question: Question) -> dict[str, Any]:
         names = dict.fromkeys(map(run_of, (*question.rows.values(), *question.figures.values())))
@@ -204,7 +202,7 @@ def write_report(
             "table": answer(question, runs),
             "pictures": [picture(caption, file) for caption, file in files.items() if file],
             "runs": [
-                runs[name] | {"data": describe_data(runs[name]["data"])} for name in names if name in runs
+                {**runs[name], "data": describe_data(runs[name]["data"])} for name in names if name in runs
             ],
         }
 
@@ -237,6 +235,5 @@ def write_run_page(folder: Path, results: Mapping[str, Any], trainer: lightning.
         columns={"": ""},
         figures={name.replace("_", " "): f"{folder.name}/{name}" for name in files},
     )
-    write_report(
-        folder / "index.html", folder.name, [Chapter("all of it", [question])], runs_folder=folder.parent
-    )
+    chapters, runs = [Chapter("all of it", [question])], {folder.name: results}
+    write_report(folder / "index.html", folder.name, chapters, runs, runs_folder=folder.parent)

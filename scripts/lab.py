@@ -2,8 +2,8 @@
 
 Examples:
     python scripts/lab.py --data-dir sample --scale demo
-    python scripts/lab.py --data-dir data --output-dir runs/lab
-    python scripts/lab.py --data-dir data --output-dir runs/lab --only gan cgan --seeds 3
+    python scripts/lab.py --data-dir data
+    python scripts/lab.py --data-dir data --only gan cgan --seeds 3
 
 What is done is skipped, what was interrupted goes on. A failed experiment is shown as such on the page.
 """
@@ -112,8 +112,8 @@ class Args:
 
     data_dir: Path | None = None
     """Data folder, or `sample`; else $RDFIA_DATA, else ./data."""
-    output_dir: Path = Path("runs/demo")
-    """Holds the run folders and report.html."""
+    output_dir: Path = None  # type: ignore[assignment] # a path once it is made
+    """Holds the run folders and report.html; by default runs/lab or runs/demo."""
     scale: Literal["full", "demo"] = "full"
     """Hours on real data, or minutes on the sample."""
     only: tuple[str, ...] = ()
@@ -126,6 +126,8 @@ class Args:
     """Which of the two the data folder has weights of."""
 
     def __post_init__(self) -> None:
+        if self.output_dir is None:
+            object.__setattr__(self, "output_dir", Path("runs/demo" if self.scale == "demo" else "runs/lab"))
         if self.seeds < 1:
             raise ValueError(f"--seeds is at least 1, got {self.seeds}")
         there = [name for name, one in EXPERIMENTS.items() if getattr(one, self.scale) is not None]
@@ -243,11 +245,13 @@ def main(args: Args) -> None:
         print(f"{name}: {time.perf_counter() - started:.0f} s", flush=True)
     page = args.output_dir / "report.html"
     title = "The lab, at demo scale" if args.scale == "demo" else "The lab"
-    report.write_report(page, title, CHAPTERS, runs_folder=args.output_dir, summary=SUMMARY, failed=failed)
+    runs = report.read_runs(args.output_dir, list(EXPERIMENTS))
+    report.write_report(
+        page, title, CHAPTERS, runs, runs_folder=args.output_dir, summary=SUMMARY, failed=failed
+    )
     if stopped:
         raise Interrupted(f"interrupted in {stopped}; the same command goes on from there")
-    table = report.answer(SUMMARY, report.read_runs(args.output_dir, list(EXPERIMENTS)))
-    for row in table.rows:
+    for row in report.answer(SUMMARY, runs).rows:
         print(f"{row[0].text:64}{row[1].text:>22}")
     for name, why in failed.items():
         print(f"{name} failed: {why}")

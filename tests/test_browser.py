@@ -46,7 +46,8 @@ def page(tmp_path_factory) -> Path:
     )
     path = folder / "report.html"
     chapters = [Chapter("Generation", [question])]
-    report.write_report(path, "A lab", chapters, runs_folder=folder, summary=question)
+    runs = report.read_runs(folder, ["gan"])
+    report.write_report(path, "A lab", chapters, runs, runs_folder=folder, summary=question)
     return path
 
 

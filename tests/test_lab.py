@@ -208,7 +208,7 @@ digits = MNISTToMNISTMDataModule("sample", batch_size=8)
 digits.setup()
 assert DANNModule().eval()(next(iter(digits.train_dataloader()))[0]["target"][0]).shape == (8, 10)
 load_judge(), load_backbone("squeezenet1_1", data_dir="sample")
-write_report(Path("page.html"), "empty", [Chapter("none", [])], runs_folder=Path())
+write_report(Path("page.html"), "empty", [Chapter("none", [])], {}, runs_folder=Path())
 print(rdfia.__file__)
 """
     surroundings = {**os.environ, "PYTHONPATH": str(tmp_path / "installed")}

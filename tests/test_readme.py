@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import lab
 import pytest
 from gan_tables import LADDER
 from lab_questions import CHAPTERS, SUMMARY
@@ -354,4 +355,4 @@ def test_the_output_of_the_demo_is_that_of_its_results():
     lines = [f"{row[0].text:64}{row[1].text:>22}" for row in report.answer(SUMMARY, found).rows]
     assert len(lines) >= 10
     assert "\n".join(["```", *lines, "", "open runs/demo/report.html", "```"]) in README
-    assert "--output-dir runs/demo" in (ROOT / "Makefile").read_text()
+    assert lab.Args(scale="demo").output_dir == Path("runs/demo")

@@ -109,6 +109,7 @@ def test_a_page_needs_nothing_else_and_says_what_is_missing(tmp_path):
         path,
         "A lab",
         [Chapter("Generation", questions)],
+        report.read_runs(tmp_path, ["gan", "cgan", "dann"]),
         runs_folder=tmp_path,
         summary=Question("", rows={"judge-FID": "gan:judge_fid"}, columns={"": ""}),
         failed={"cgan": "exit code 2"},
