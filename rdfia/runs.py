@@ -18,7 +18,8 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -65,9 +66,37 @@ def write_json(path: Path, content: Any) -> None:
         part.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
-def wandb_loggers(trainer: lightning.Trainer) -> list[WandbLogger]:
+class TolerantWandbLogger(WandbLogger):
+    """Logs to Weights & Biases; once that fails, the run goes on without it."""
+
+    failed = False
+
+    def _attempt(self, work: Callable[..., Any], *given: Any) -> None:
+        """Call something of W&B's, unless an earlier call failed."""
+        if self.failed:
+            return
+        try:
+            work(*given)
+        except Exception as error:
+            self.failed = True
+            warnings.warn(f"going on without Weights & Biases: {error}", stacklevel=3)
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Log numbers, pictures and tables."""
+        self._attempt(super().log_metrics, metrics, step)
+
+    def log_hyperparams(self, params: Any) -> None:
+        """Log settings."""
+        self._attempt(super().log_hyperparams, params)
+
+    def log_summary(self, values: Mapping[str, Any]) -> None:
+        """Say what W&B's own table of runs, and a sweep, goes by."""
+        self._attempt(lambda: self.experiment.summary.update(values))
+
+
+def wandb_loggers(trainer: lightning.Trainer) -> list[TolerantWandbLogger]:
     """Return the trainer's loggers to Weights & Biases: one if that is on."""
-    return [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
+    return [logger for logger in trainer.loggers if isinstance(logger, TolerantWandbLogger)]
 
 
 class MetricsCSV(Logger):
@@ -289,8 +318,8 @@ def write_results(
     }
     if trainer.is_global_zero and not is_dry_run(trainer):
         write_json(path, results)
-        for logger in wandb_loggers(trainer):  # what its own table of runs, and a sweep, goes by
-            logger.experiment.summary.update({name: one["mean"] for name, one in summary.items()})
+        for logger in wandb_loggers(trainer):
+            logger.log_summary({name: one["mean"] for name, one in summary.items()})
     return results
 
 

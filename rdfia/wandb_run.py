@@ -13,14 +13,14 @@ from typing import Any
 from urllib.parse import urlparse
 
 import lightning
-from lightning.pytorch.loggers import WandbLogger
 
-from rdfia.runs import git_commit, is_first_process, wandb_loggers, whole_file
+from rdfia.runs import TolerantWandbLogger, git_commit, is_first_process, wandb_loggers, whole_file
 
+FINISH_SECONDS = 60  # that a run waits for its last upload: without a network W&B would try for hours
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "scikit-learn", "numpy")
 
 
-def wandb_logger(name: str, folder: Path, flags: dict[str, Any]) -> WandbLogger | None:
+def wandb_logger(name: str, folder: Path, flags: dict[str, Any]) -> TolerantWandbLogger | None:
     """Return a Weights & Biases logger; offline without login or network, None if it cannot start.
 
     The run's id is kept in the run folder, so a resumed run continues the same W&B run. Its configuration
@@ -28,14 +28,16 @@ def wandb_logger(name: str, folder: Path, flags: dict[str, Any]) -> WandbLogger 
     """
     import wandb  # slow to import, and off by default
 
+    os.environ.setdefault("WANDB_FINISH_TIMEOUT", str(FINISH_SECONDS))
+    os.environ.setdefault("WANDB_FINISH_TIMEOUT_RAISES", "true")
     try:
-        offline = os.environ.get("WANDB_MODE") == "offline" or not _answers(wandb.Settings().base_url)
+        offline = os.environ.get("WANDB_MODE") == "offline" or not _answers(wandb.setup().settings.base_url)
         if not offline:
             offline = not wandb.login(prompt=False, verify=False)
         # Lightning's own offline=True sets a mode that newer versions of wandb do not know.
         mode = "offline" if offline else None
         run_id = _wandb_id(folder / "wandb_id.txt")
-        logger = WandbLogger(project="rdfia", name=name, id=run_id, save_dir=str(folder), mode=mode)
+        logger = TolerantWandbLogger(project="rdfia", name=name, id=run_id, save_dir=str(folder), mode=mode)
         experiment = logger.experiment
         versions = {package: metadata.version(package) for package in PACKAGES}
         config = flags | {"commit": git_commit(), "python": platform.python_version(), "versions": versions}
@@ -76,7 +78,11 @@ def finish_last() -> None:
     """End the Weights & Biases run of this process, if there is one, so that the next gets its own."""
     wandb = sys.modules.get("wandb")
     if wandb is not None and wandb.run is not None:
-        wandb.run.finish()
+        folder = wandb.run.settings.sync_dir
+        try:
+            wandb.run.finish()
+        except Exception as error:
+            print(f"W&B did not end well: {error}; upload the rest later with: wandb sync {folder}")
 
 
 def log_table(trainer: lightning.Trainer, columns: list[str], rows: list[list[Any]]) -> None:

@@ -1,4 +1,3 @@
-import csv
 import json
 import math
 import os
@@ -7,67 +6,13 @@ import signal
 import time
 from pathlib import Path
 
-import lightning
 import pytest
 import torch
-from lightning.pytorch.loggers import WandbLogger
+from tiny import Data, Tiny, arguments, rows, train
 
-from datamodules.tensors import BatchLoader, EveryItemOnce, ImageTensors, ShuffledBatches
-from rdfia import callbacks, command_line, runs, training, wandb_run
+from rdfia import callbacks, command_line, runs, training
 from rdfia.command_line import Checked, Interrupted, TrainerArgs
 from rdfia.plots import image_grids
-
-
-class Tiny(lightning.LightningModule):
-    """One weight; the monitored value is best in the first epoch."""
-
-    def __init__(self, width: int = 1, signal_at: int | None = None, number: int = signal.SIGINT):
-        super().__init__()
-        self.save_hyperparameters("width")
-        self.weight = torch.nn.Parameter(torch.zeros(width))
-        self.signal_at, self.number = signal_at, number
-        self.batches = 0
-
-    def training_step(self, batch, batch_idx):
-        self.batches += 1
-        if self.batches == self.signal_at:
-            os.kill(os.getpid(), self.number)
-        loss = (self.weight - batch[1].float().mean()).square().mean()
-        self.log("train/loss", loss)
-        return loss
-
-    def validation_step(self, batch, batch_idx):
-        self.log("val/score", float(self.current_epoch))
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), 0.1)
-
-
-class Data(lightning.LightningDataModule):
-    def setup(self, stage=None):
-        self.data = ImageTensors(torch.zeros(20, 1, 2, 2, dtype=torch.uint8), torch.arange(20))
-
-    def train_dataloader(self):
-        return BatchLoader(self.data, ShuffledBatches(20, 4))
-
-    def val_dataloader(self):
-        return BatchLoader(self.data, EveryItemOnce(20, 4))
-
-
-def arguments(tmp_path, **changes) -> TrainerArgs:
-    return TrainerArgs(**{"output_dir": tmp_path / "runs", "max_epochs": 3, "accelerator": "cpu"} | changes)
-
-
-def train(args, module, callbacks=(), data=None):
-    folder = training.open_run(args, module, data or {"name": "numbers"})
-    trainer = training.make_trainer(args, folder, monitor="val/score", mode="min", callbacks=list(callbacks))
-    seconds = training.fit(args, trainer, module, Data())
-    return trainer, folder, seconds
-
-
-def rows(folder) -> list[dict[str, str]]:
-    with (folder / "metrics.csv").open() as file:
-        return list(csv.DictReader(file))
 
 
 def test_a_run_leaves_what_the_report_reads(tmp_path):
@@ -257,30 +202,6 @@ def test_precision_reaches_the_trainer(tmp_path, precision):
     assert trainer.precision == {"float32": "32-true"}.get(precision, precision)
 
 
-def test_wandb_is_offline_without_a_login_and_keeps_its_run(tmp_path, monkeypatch):
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    args = arguments(tmp_path, wandb=True, max_epochs=1)
-    ids = []
-    for epochs in (1, 2):
-        trainer, folder, _ = train(arguments(tmp_path, wandb=True, max_epochs=epochs), Tiny())
-        logger = next(logger for logger in trainer.loggers if isinstance(logger, WandbLogger))
-        ids.append(logger.experiment.id)
-        wandb_run.finish_last()
-    assert ids[0] == ids[1] == (folder / "wandb_id.txt").read_text()
-    assert len(list((folder / "wandb").glob("offline-run-*"))) == 2
-    assert args.wandb
-
-
-def test_wandb_that_cannot_start_does_not_stop_training(tmp_path, monkeypatch):
-    monkeypatch.setattr("wandb.init", lambda **kwargs: 1 / 0)
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    with pytest.warns(UserWarning, match="training without Weights & Biases"):
-        _, folder, _ = train(arguments(tmp_path, wandb=True, max_epochs=1), Tiny())
-    assert rows(folder)
-
-
 def test_a_run_does_not_go_on_with_other_data(tmp_path):
     train(arguments(tmp_path), Tiny(), data={"name": "a", "sha256": "1"})
     with pytest.raises(
@@ -380,21 +301,6 @@ def test_overwrite_deletes_run_folders_only(tmp_path):
     for name in ("..", ".", "a/b", ""):
         with pytest.raises(ValueError, match="--name is a folder name"):
             arguments(tmp_path, name=name)
-
-
-@pytest.mark.parametrize("key", ["short", "0" * 40])
-def test_wandb_with_a_login_but_no_network_goes_offline(tmp_path, monkeypatch, key):
-    monkeypatch.setenv("WANDB_API_KEY", key)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    folder = tmp_path / "runs" / "run"
-    folder.mkdir(parents=True)
-    (folder / "wandb_id.txt").write_bytes(b"\xff\x00")  # damaged: made anew
-    _, folder, _ = train(arguments(tmp_path, wandb=True, max_epochs=1), Tiny())
-    wandb_run.finish_last()
-    assert rows(folder)
-    assert list((folder / "wandb").glob("offline-run-*"))
-    assert (folder / "wandb_id.txt").read_text().isalnum()
 
 
 def test_a_task_of_a_job_array_is_queued_again_by_its_own_number(tmp_path, monkeypatch, capsys):
@@ -511,23 +417,6 @@ def test_a_line_an_epoch_tells_the_pace(tmp_path, capsys):
         r"epoch 3/3: val/score 2, \d+ s, ([\d,]+) images/s, [\d.]+ GB", capsys.readouterr().out
     )
     assert int(last.replace(",", "")) > 0
-
-
-def test_wandb_knows_flags_commit_and_versions(tmp_path, monkeypatch):
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    trainer, folder, _ = train(arguments(tmp_path, wandb=True, max_epochs=1, batch_size=4), Tiny())
-    logger = next(logger for logger in trainer.loggers if isinstance(logger, WandbLogger))
-    config, summary = logger.experiment.config, logger.experiment.summary
-    words = {"technique": "tiny", "selection": "none"}
-    runs.write_results(
-        folder, trainer, seeds=[0], data={}, metrics={"score": [1.0]}, wall_seconds=1.0, notes=[], **words
-    )
-    assert summary["score"] == 1.0
-    wandb_run.finish_last()
-    assert config["batch_size"] == 4
-    assert config["commit"] == runs.git_commit()
-    assert config["versions"]["torch"] == torch.__version__.split("+")[0]
 
 
 def test_out_of_time_where_nothing_trains_the_job_is_queued_again(tmp_path, monkeypatch, capsys):
