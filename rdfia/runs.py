@@ -103,7 +103,7 @@ class MetricsCSV(Logger):
     """All logged metrics in one ``metrics.csv``, which a resumed run continues without gaps or doubles.
 
     A row is known by its step (batches trained) and its stage, so steps that are trained again after a
-    crash replace their rows. (Lightning's own CSV logger deletes the file when a run resumes.)
+    crash replace what their rows said. (Lightning's own CSV logger deletes the file when a run resumes.)
     """
 
     def __init__(self, folder: Path) -> None:
@@ -121,7 +121,7 @@ class MetricsCSV(Logger):
 
     def _add(self, row: dict[str, Any]) -> None:
         stage = min((name.split("/")[0] for name in row if "/" in name), default="")
-        self.rows[int(row["step"]), stage] = row
+        self.rows.setdefault((int(row["step"]), stage), {}).update(row)
 
     @property
     def name(self) -> str:
@@ -143,7 +143,11 @@ class MetricsCSV(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Add one row."""
+        """Add one row, or to that of the same batch."""
+        if any((step or 0, stage) in self.rows for stage in ("train", "val")):
+            self.due = (
+                0.0  # the end of an epoch, which a run that goes on from its checkpoint does not repeat
+            )
         self._add({"step": step or 0, **metrics})
 
     @rank_zero_only

@@ -6,12 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from visualize_common import Numbers, Pictures, Shown, class_of, known_classes, notes_on_classes
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import write_mnist, write_scene15
+from conftest import write_mnist, write_mnist_m, write_scene15
 from safetensors import safe_open
 
 ROOT = Path(__file__).parents[1]
@@ -54,6 +54,65 @@ def metrics(folder: Path) -> dict[str, list[float]]:
     found = json.loads((folder / "results.json").read_text())["metrics"]
     changing = ("second", "milliseconds")
     return {name: one["values"] for name, one in found.items() if not any(word in name for word in changing)}
+
+
+# Of DANN, cGAN and fine-tuning, which are killed at one moment each.
+LONG = ["--batch-size", "16", "--max-epochs", "3"]
+OTHERS = {
+    "dann": ["scripts/train_dann.py", *LONG, "--network", "paper", "--compare"],
+    "cgan": ["scripts/train_cgan.py", *LONG, "--generator-features", "4", "--discriminator-features", "4"],
+    "fine-tune": [
+        "scripts/train_fine_tune.py",
+        *LONG,
+        "--image-size",
+        "64",
+        "--unfreeze-top-at",
+        "1",
+        "--unfreeze-all-at",
+        "2",
+    ],
+}
+# Runs a script, whose process is killed in its validation after the second epoch.
+KILLED = """
+import os, runpy, sys
+import lightning
+
+class Kill(lightning.Callback):
+    def on_validation_batch_start(self, trainer, *step):
+        if trainer.current_epoch == 1:
+            os.kill(os.getpid(), 9)
+
+make = lightning.Trainer.__init__
+def with_kill(self, *given, callbacks=(), **named):
+    make(self, *given, callbacks=[*callbacks, Kill()], **named)
+lightning.Trainer.__init__ = with_kill
+sys.path.insert(0, "scripts")
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OTHERS)
+def test_killed_in_validation_it_ends_as_if_it_had_not_been(tmp_path, name):
+    root = tmp_path / "data"
+    write_mnist(root)
+    write_mnist_m(root, train=120, test=40)
+    write_scene15(root)
+    flags = ["--data-dir", str(root), "--accelerator", "cpu", "--name", "run", "--output-dir"]
+    whole, killed = ([*OTHERS[name], *flags, str(tmp_path / folder)] for folder in ("whole", "killed"))
+    process = start([sys.executable, "-c", KILLED, *killed])
+    printed, _ = process.communicate(timeout=300)
+    assert process.returncode == -9, printed
+    assert "epoch 1/3" in printed
+    check_files(tmp_path / "killed")
+    run([sys.executable, *killed])
+    run([sys.executable, *whole])
+    folders = [tmp_path / "killed" / "run", tmp_path / "whole" / "run"]
+    assert metrics(folders[0]) == metrics(folders[1])
+    histories = [[path.read_text() for path in folder.rglob("metrics.csv")] for folder in folders]
+    assert len(histories[0]) == 1
+    assert histories[0] == histories[1]
 
 
 def check_files(*folders: Path) -> None:

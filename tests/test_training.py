@@ -280,6 +280,18 @@ def test_the_history_is_not_written_anew_after_each_row(tmp_path, monkeypatch):
     assert len(rows(tmp_path)) == 2000
 
 
+def test_the_end_of_an_epoch_adds_to_the_row_of_its_last_batch_at_once(tmp_path):
+    history = runs.MetricsCSV(tmp_path)
+    for row in ({"train/batch_loss": 0.5}, {"val/loss": 2.0}, {"train/loss": 1.0}):
+        history.log_metrics(row, 3)
+        history.save()
+    found = [{name: value for name, value in row.items() if value} for row in rows(tmp_path)]
+    assert found == [
+        {"step": "3", "train/batch_loss": "0.5", "train/loss": "1.0"},
+        {"step": "3", "val/loss": "2.0"},
+    ]
+
+
 def test_damaged_files_of_a_run_are_named(tmp_path):
     _, folder, _ = train(arguments(tmp_path), Tiny())
     good = (folder / "metrics.csv").read_text()
