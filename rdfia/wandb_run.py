@@ -50,7 +50,7 @@ def wandb_logger(name: str, folder: Path, flags: dict[str, Any]) -> TolerantWand
         warnings.warn(f"training without Weights & Biases: {error}", stacklevel=2)
         return None
     if offline:
-        print(f"W&B offline; upload later with: wandb sync {folder}/wandb/offline-run-*")
+        print("W&B is offline: no login, or no network")
     return logger
 
 
@@ -77,12 +77,16 @@ def _wandb_id(path: Path) -> str | None:
 def finish_last() -> None:
     """End the Weights & Biases run of this process, if there is one, so that the next gets its own."""
     wandb = sys.modules.get("wandb")
-    if wandb is not None and wandb.run is not None:
-        folder = wandb.run.settings.sync_dir
-        try:
-            wandb.run.finish()
-        except Exception as error:
-            print(f"W&B did not end well: {error}; upload the rest later with: wandb sync {folder}")
+    if wandb is None or wandb.run is None:
+        return
+    runs, offline = Path(wandb.run.settings.sync_dir).parent, wandb.run.offline
+    try:
+        wandb.run.finish()
+        missing = "W&B was offline" if offline else ""
+    except Exception as error:
+        missing = f"W&B did not end well: {error}"
+    if missing:  # of a run that was resumed, too
+        print(f"{missing}; upload it with: wandb sync {runs}/{'offline-' if offline else ''}run-*")
 
 
 def log_table(trainer: lightning.Trainer, columns: list[str], rows: list[list[Any]]) -> None:

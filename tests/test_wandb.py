@@ -22,7 +22,7 @@ from rdfia import runs, wandb_run
 ROOT = Path(__file__).parents[1]
 
 
-def test_wandb_is_offline_without_a_login_and_keeps_its_run(tmp_path, monkeypatch):
+def test_wandb_is_offline_without_a_login_and_keeps_its_run(tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("WANDB_SILENT", "true")
@@ -34,6 +34,9 @@ def test_wandb_is_offline_without_a_login_and_keeps_its_run(tmp_path, monkeypatc
         ids.append(logger.experiment.id)
         wandb_run.finish_last()
     assert ids[0] == ids[1] == (folder / "wandb_id.txt").read_text()
+    assert (
+        f"W&B was offline; upload it with: wandb sync {folder}/wandb/offline-run-*" in capsys.readouterr().out
+    )
     assert len(list((folder / "wandb").glob("offline-run-*"))) == 2
     assert args.wandb
 
@@ -162,7 +165,7 @@ def test_a_network_that_dies_amid_a_run_costs_the_upload_alone(tmp_path, mnist):
     server.server_close()
     folder = tmp_path / "runs" / "gan"
     printed = check_complete(process, folder)
-    assert f"upload the rest later with: wandb sync {folder}/wandb/run-" in printed
+    assert f"; upload it with: wandb sync {folder}/wandb/run-*" in printed
     settings, logged = wandb_records(folder)
     assert settings["batch_size"] == 16
     assert logged >= 12
