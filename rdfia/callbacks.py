@@ -20,7 +20,7 @@ from PIL import Image
 
 from rdfia.command_line import Interrupted, requeue_job
 from rdfia.memory import peak_memory
-from rdfia.runs import is_dry_run, save_figure, save_film, wandb_loggers, whole_file
+from rdfia.runs import MetricsCSV, is_dry_run, save_figure, save_film, wandb_loggers, whole_file
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
@@ -44,8 +44,9 @@ class StopCleanly(Callback):
     """On Ctrl-C or SIGTERM, finishes the batch, saves ``last.ckpt`` and raises `Interrupted`.
 
     In a Slurm job also on SIGUSR1, which Slurm sends when its time is nearly over
-    (``sbatch --signal=SIGUSR1@90``); the job is put into the queue again then. A second signal stops at once;
-    the last checkpoint is complete all the same.
+    (``sbatch --signal=SIGUSR1@90``); the job is put into the queue again then. A second Ctrl-C stops at once;
+    the last checkpoint is complete all the same. (A second SIGTERM does not: Slurm sends it to what is left
+    of a job as soon as one of its processes has ended or the job is put into the queue again.)
     """
 
     def __init__(self, checkpoint: Path) -> None:
@@ -59,7 +60,9 @@ class StopCleanly(Callback):
 
         def note(number: int, frame: Any) -> None:
             if self.received:
-                raise KeyboardInterrupt
+                if number == signal.SIGINT:
+                    raise KeyboardInterrupt
+                return
             self.received = signal.Signals(number)
             print(f"\n{self.received.name}: saving after this batch", file=sys.stderr)
 
@@ -79,8 +82,9 @@ class StopCleanly(Callback):
         # The last batch of an epoch is followed by validation, which saves; a stop before it would lose that.
         if trainer.is_last_batch:
             return
-        self.leaving = self._asked(trainer)
+        self.leaving = self._any(trainer, self.received is not None)
         if self.leaving and not is_dry_run(trainer):
+            refuse_broken_weights(module, self.checkpoint)
             trainer.save_checkpoint(self.checkpoint)
 
     def on_train_batch_start(
@@ -93,25 +97,27 @@ class StopCleanly(Callback):
                 if is_dry_run(trainer)
                 else f"; saved {self.checkpoint}, the same command goes on from there"
             )
+            for logger in trainer.loggers:
+                if isinstance(logger, MetricsCSV):  # what the checkpoint is behind of is not trained again
+                    logger.finalize("interrupted")
             self._requeue(trainer)
             raise Interrupted(f"interrupted{saved}")
 
     def on_train_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         """Tell `fit` if a signal came after the last batch: all is trained, but the user wants out."""
-        self.leaving = self._asked(trainer)
+        self.leaving = self._any(trainer, self.received is not None)
         if self.leaving:
             self._requeue(trainer)
 
     def _requeue(self, trainer: lightning.Trainer) -> None:
-        if self.received == signal.SIGUSR1 and trainer.is_global_zero:  # it reaches all processes of a job
+        """Put the job into the queue again if its time is over; no process leaves before that is done."""
+        if self._any(trainer, self.received == signal.SIGUSR1) and trainer.is_global_zero:
             requeue_job()
+        trainer.strategy.barrier()
 
-    def _asked(self, trainer: lightning.Trainer) -> bool:
-        """Return whether a signal came to any process: it may reach only one, and all must leave together."""
-        asked = self.received is not None
-        return (
-            asked if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(asked, all=False)
-        )
+    def _any(self, trainer: lightning.Trainer, mine: bool) -> bool:
+        """Return whether something holds of any process: a signal may reach one, and all leave together."""
+        return mine if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(mine, all=False)
 
     def teardown(self, trainer: lightning.Trainer, module: lightning.LightningModule, stage: str) -> None:
         """Give the signals back."""
@@ -124,6 +130,23 @@ class Diverged(ValueError):  # noqa: N818 - it says what became of the run
     """A loss is not a number any more, or infinite."""
 
 
+def refuse_broken_weights(module: lightning.LightningModule, last: Path) -> None:
+    """Let no checkpoint be saved with weights that are not finite, which finite losses can leave behind.
+
+    Raises:
+        Diverged: Some are not.
+    """
+    for name, weights in module.named_parameters():
+        if not weights.isfinite().all():
+            raise Diverged(f"{name} is not finite in epoch {module.current_epoch + 1}{what_to_do(last)}")
+
+
+def what_to_do(last: Path) -> str:
+    """Return how the message of a run that cannot go on ends."""
+    kept = f"; {last} is from before" if last.exists() else ""
+    return f"{kept}; take smaller learning rates and another --name, or --overwrite"
+
+
 class StopWhereLossesDiverge(Callback):
     """Raises `Diverged` where a loss is not finite, before any checkpoint is saved with what made it so.
 
@@ -133,7 +156,7 @@ class StopWhereLossesDiverge(Callback):
     """
 
     def __init__(self, losses: tuple[str, ...], folder: Path) -> None:
-        self.losses, self.folder = losses, folder
+        self.losses, self.last = losses, folder / "checkpoints" / "last.ckpt"
 
     def on_train_batch_start(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, batch: Any, batch_idx: int
@@ -142,8 +165,10 @@ class StopWhereLossesDiverge(Callback):
         self._look(trainer, batch_idx)
 
     def on_validation_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        """Look at the losses of the last batch."""
+        """Look at the losses of the last batch, and at what it made of the weights."""
         self._look(trainer, int(trainer.num_training_batches))
+        if not trainer.sanity_checking:
+            refuse_broken_weights(module, self.last)
 
     def _look(self, trainer: lightning.Trainer, batch: int) -> None:
         found = {name: float(trainer.logged_metrics.get(name, 0.0)) for name in self.losses}
@@ -152,12 +177,9 @@ class StopWhereLossesDiverge(Callback):
             stop = trainer.strategy.reduce_boolean_decision(bad is not None, all=False)
             bad = (bad or "a loss of another process") if stop else None
         if bad is not None:
-            last = self.folder / "checkpoints" / "last.ckpt"
-            kept = f"; {last} is from before" if last.exists() else ""
             raise Diverged(
                 f"{bad} is {found.get(bad, math.nan)} after batch {batch} of epoch "
-                f"{trainer.current_epoch + 1}{kept}; "
-                "take smaller learning rates and another --name, or --overwrite"
+                f"{trainer.current_epoch + 1}{what_to_do(self.last)}"
             )
 
 

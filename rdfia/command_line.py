@@ -163,4 +163,10 @@ def run_script(main: Callable[[Flags], Any], flags: type[Flags]) -> None:
         fail(f"{error.filename or 'disk'}: {error.strerror}; files that were complete are kept")
     except (Interrupted, KeyboardInterrupt) as stop:
         print(str(stop) or "interrupted", file=sys.stderr)
-        sys.exit(130)
+        # Slurm ends a job with its first process that fails: the one that writes is to end by itself.
+        sys.exit(130 if os.environ.get("SLURM_PROCID", "0") == "0" else 0)
+    finally:
+        if "wandb" in sys.modules:  # else slow to import
+            from rdfia.wandb_run import finish_last
+
+            finish_last(failed=sys.exception() is not None)

@@ -4,6 +4,7 @@ Yosinski et al., "How transferable are features in deep neural networks?", NeurI
 lower rates of lower layers as in Howard & Ruder, "Universal language model fine-tuning", ACL 2018.
 """
 
+import copy
 import math
 from collections.abc import Sequence
 from itertools import pairwise
@@ -227,6 +228,26 @@ class FineTuneModule(lightning.LightningModule):
         images = batch if isinstance(batch, Tensor) else batch[0]
         labels: Tensor = self(images).argmax(1)
         return labels
+
+    def _epoch_so_far(self) -> dict[str, Metric]:
+        """Return what sums over the images of a training epoch, by name."""
+        found: dict[str, Any] = {"accuracy": self.accuracy["train_"], "loss": self.loss["train_"]}
+        return found
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save what an unfinished epoch has summed up, over all processes."""
+        if not self.trainer.is_last_batch:
+            checkpoint["epoch_so_far"] = {}
+            for name, metric in self._epoch_so_far().items():
+                with metric.sync_context():
+                    checkpoint["epoch_so_far"][name] = copy.deepcopy(metric.metric_state)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on from those sums: the first process, for all of them."""
+        for name, state in checkpoint.get("epoch_so_far", {}).items() if self.global_rank == 0 else ():
+            metric = self._epoch_so_far()[name]
+            for part, value in state.items():
+                setattr(metric, part, value.to(metric.device))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW with the groups head, top and rest; their rates are set as each epoch starts."""

@@ -338,13 +338,16 @@ class GANModule(lightning.LightningModule):
             update_average(self.average_generator, self.generator, self.average_decay, self.batches_done)
 
         self.batches_done += 1
-        losses = {"train/discriminator_loss": d_loss, "train/generator_loss": g_loss}
-        self.log_dict(losses, prog_bar=True, sync_dist=True)
         real_score, fake_score = score(real_logits, self.loss), score(fake_logits, self.loss)
         right = torch.cat([real_score > 0.5, fake_score < 0.5]).float().mean()
-        scores = {"real_score": real_score.mean(), "fake_score": fake_score.mean()}
-        scores |= {"discriminator_accuracy": right, "batch": torch.tensor(float(self.batches_done))}
-        self.log_dict({f"train/{name}": value for name, value in scores.items()}, sync_dist=True)
+        values = torch.stack([d_loss, g_loss, real_score.mean(), fake_score.mean(), right]).detach()
+        if self.trainer.world_size > 1:  # all at once
+            values = self.trainer.strategy.reduce(values, reduce_op="mean")
+        d_loss, g_loss, *means = values.unbind()
+        self.log_dict({"train/discriminator_loss": d_loss, "train/generator_loss": g_loss}, prog_bar=True)
+        names = ("train/real_score", "train/fake_score", "train/discriminator_accuracy")
+        batch_number = torch.tensor(float(self.batches_done))
+        self.log_dict({**dict(zip(names, means, strict=True)), "train/batch": batch_number})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the number of batches, on which latents and average depend."""

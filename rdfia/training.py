@@ -113,6 +113,8 @@ def check_devices(args: TrainerArgs) -> None:
         raise ValueError("no GPU was found; use --accelerator cpu")
     if args.accelerator != "cpu" and not args.check and 0 < gpus < each:
         raise ValueError(f"{each} processes on each node, but this one has {gpus} GPUs; use fewer --devices")
+    if args.precision == "16-mixed" and (args.accelerator == "cpu" or not (gpus or args.check)):
+        raise ValueError("--precision 16-mixed needs a GPU; take bf16-mixed")  # Lightning would, by itself
     if args.compile and not shutil.which("g++") and not args.check:
         raise ValueError("--compile needs a C++ compiler; install g++ or leave it out")
     if args.batch_size % (each * nodes):

@@ -10,7 +10,8 @@ import warnings
 from importlib import metadata
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import lightning
 
@@ -31,9 +32,10 @@ def wandb_logger(name: str, folder: Path, flags: dict[str, Any]) -> TolerantWand
     os.environ.setdefault("WANDB_FINISH_TIMEOUT", str(FINISH_SECONDS))
     os.environ.setdefault("WANDB_FINISH_TIMEOUT_RAISES", "true")
     try:
-        offline = os.environ.get("WANDB_MODE") == "offline" or not _answers(wandb.setup().settings.base_url)
-        if not offline:
-            offline = not wandb.login(prompt=False, verify=False)
+        offline = os.environ.get("WANDB_MODE") == "offline"
+        if "WANDB_MODE" not in os.environ:
+            reached = _answers(wandb.setup().settings.base_url)
+            offline = not (reached and wandb.login(prompt=False, verify=False))
         # Lightning's own offline=True sets a mode that newer versions of wandb do not know.
         mode = "offline" if offline else None
         run_id = _wandb_id(folder / "wandb_id.txt")
@@ -55,38 +57,42 @@ def wandb_logger(name: str, folder: Path, flags: dict[str, Any]) -> TolerantWand
 
 
 def _answers(address: str) -> bool:
-    """Return whether a web server can be reached."""
-    parts = urlparse(address)
+    """Return whether a web server, or the proxy in front of it, can be reached."""
+    parts = urlsplit(address)
+    if parts.hostname and not proxy_bypass(parts.hostname):
+        parts = urlsplit(getproxies().get(parts.scheme, address))
+    port = parts.port or (80 if parts.scheme == "http" else 443)
     try:
-        socket.create_connection((parts.hostname, parts.port or 443), timeout=5).close()
+        socket.create_connection((parts.hostname, port), timeout=5).close()
     except OSError:
         return False
     return True
 
 
 def _wandb_id(path: Path) -> str | None:
-    """Return the id of the run's W&B run, made once and kept in its folder."""
-    if is_first_process() and not (
-        path.exists() and re.fullmatch(r"[a-z0-9]+", path.read_text(errors="replace"))
-    ):
+    """Return the id of the run's W&B run, made once, or by its sweep, and kept in its folder."""
+    known = path.exists() and re.fullmatch(r"[a-z0-9]+", path.read_text(errors="replace"))
+    of_sweep = os.environ.get("WANDB_RUN_ID") if "WANDB_SWEEP_ID" in os.environ else None
+    if is_first_process() and (of_sweep or not known):
         with whole_file(path) as part:
-            part.write_text(uuid.uuid4().hex[:8])
+            part.write_text(of_sweep or uuid.uuid4().hex[:8])
     return path.read_text() if path.exists() else None
 
 
-def finish_last() -> None:
+def finish_last(*, failed: bool = False) -> None:
     """End the Weights & Biases run of this process, if there is one, so that the next gets its own."""
     wandb = sys.modules.get("wandb")
     if wandb is None or wandb.run is None:
         return
     runs, offline = Path(wandb.run.settings.sync_dir).parent, wandb.run.offline
     try:
-        wandb.run.finish()
+        wandb.run.finish(exit_code=int(failed))
         missing = "W&B was offline" if offline else ""
     except Exception as error:
         missing = f"W&B did not end well: {error}"
     if missing:  # of a run that was resumed, too
-        print(f"{missing}; upload it with: wandb sync {runs}/{'offline-' if offline else ''}run-*")
+        kind = "offline-run-*" if offline else "run-*"
+        print(f"{missing}; upload it with: wandb sync {'' if offline else '--include-online '}{runs}/{kind}")
 
 
 def log_table(trainer: lightning.Trainer, columns: list[str], rows: list[list[Any]]) -> None:

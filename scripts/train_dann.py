@@ -223,7 +223,7 @@ def train(
         monitor=SELECTIONS["source"],
         mode="max",
         callbacks=[*kept],
-        losses=("train/class_loss", "train/domain_loss"),
+        losses=("train/class_loss", "train/domain_loss", "train/pseudo_label_loss"),
     )
     scores = {"seconds": training.fit(args, trainer, module, digits)}
     if not args.fast_dev_run:

@@ -43,7 +43,13 @@ def test_mixed_precision_follows_float32(precision):
 def test_the_default_recipe_trains():
     torch.manual_seed(0)
     trainer = lightning.Trainer(
-        accelerator="gpu", devices=1, precision="16-mixed", max_epochs=1, limit_train_batches=20, logger=False
+        accelerator="gpu",
+        devices=1,
+        precision="16-mixed",
+        max_epochs=1,
+        limit_train_batches=20,
+        logger=False,
+        enable_checkpointing=False,
     )
     trainer.fit(GANModule(), MNISTDataModule("sample", image_size=32))
     for name, value in trainer.callback_metrics.items():

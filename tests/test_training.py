@@ -267,6 +267,38 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_last_good_checkp
     assert saved["global_step"] == 5
 
 
+@pytest.mark.parametrize(
+    ("bad", "signal_at"), [(10, None), (8, 8)]
+)  # at an epoch's end; where it saves itself
+def test_weights_that_are_not_finite_are_not_saved(tmp_path, bad, signal_at):
+    class Breaks(Tiny):
+        def optimizer_step(self, *step):
+            super().optimizer_step(*step)
+            if self.batches == bad:
+                self.weight.data.fill_(math.nan)
+
+    with pytest.raises(callbacks.Diverged, match=r"weight is not finite in epoch 2; .*last.ckpt is"):
+        train(arguments(tmp_path), Breaks(signal_at=signal_at))
+    saved = torch.load(tmp_path / "runs" / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert saved["global_step"] == 5
+    assert saved["state_dict"]["weight"].isfinite()
+
+
+def test_a_job_that_is_put_into_the_queue_again_loses_no_history(tmp_path, monkeypatch):
+    """Slurm ends the processes of the job as soon as they ask for that."""
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text("#!/bin/sh\nkill -TERM $PPID\nsleep 0.2\n")
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    with pytest.raises(Interrupted):
+        train(arguments(tmp_path), Tiny(signal_at=8, number=signal.SIGUSR1))
+    folder = tmp_path / "runs" / "run"
+    saved = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    steps = [int(row["step"]) for row in rows(folder) if row["train/loss"]]
+    assert steps == list(range(saved["global_step"]))
+
+
 def test_the_history_is_not_written_anew_after_each_row(tmp_path, monkeypatch):
     history, written = runs.MetricsCSV(tmp_path), []
     write = history.write

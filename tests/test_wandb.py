@@ -3,7 +3,9 @@
 import gzip
 import json
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -39,6 +41,32 @@ def test_wandb_is_offline_without_a_login_and_keeps_its_run(tmp_path, monkeypatc
     )
     assert len(list((folder / "wandb").glob("offline-run-*"))) == 2
     assert args.wandb
+
+
+def test_a_run_of_a_sweep_has_the_id_of_the_sweep(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SWEEP_ID", "sweep")
+    monkeypatch.setenv("WANDB_RUN_ID", "abcd1234")
+    trainer, folder, _ = train(arguments(tmp_path, wandb=True, max_epochs=1), Tiny())
+    (logger,) = runs.wandb_loggers(trainer)
+    assert logger.experiment.id == "abcd1234" == (folder / "wandb_id.txt").read_text()
+    wandb_run.finish_last()
+    monkeypatch.delenv("WANDB_SWEEP_ID")
+    monkeypatch.delenv("WANDB_RUN_ID")
+    trainer, _, _ = train(arguments(tmp_path, wandb=True, max_epochs=2), Tiny())  # goes on without its agent
+    (logger,) = runs.wandb_loggers(trainer)
+    assert logger.experiment.id == "abcd1234"
+    wandb_run.finish_last()
+
+
+def test_a_proxy_is_asked_where_there_is_one(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        for name in ("NO_PROXY", "no_proxy", "HTTPS_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        assert wandb_run._answers("https://wandb.invalid")
+        monkeypatch.setenv("no_proxy", "wandb.invalid")
+        assert not wandb_run._answers("https://wandb.invalid")
 
 
 def test_wandb_that_cannot_start_does_not_stop_training(tmp_path, monkeypatch):
@@ -82,17 +110,19 @@ def test_wandb_knows_flags_commit_and_versions(tmp_path, monkeypatch):
 
 
 class Server(BaseHTTPRequestHandler):
-    """As much of W&B's server as a run asks for; it notes what came in."""
+    """As much of W&B's server as a run asks for."""
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if self.headers.get("Content-Encoding") == "gzip":
             body = gzip.decompress(body)
-        query = json.loads(body).get("query", "") if self.path == "/graphql" else ""
-        self.server.rows.append("file_stream" in self.path and b"wandb-history" in body)
+        asked = json.loads(body) if self.path == "/graphql" else {}
+        query = asked.get("query", "")
         if "upsertBucket" in query:
             project = {"id": "p", "name": "rdfia", "entity": {"id": "e", "name": "me"}}
-            bucket = {"id": "b", "name": "run", "displayName": "run", "config": "{}", "project": project}
+            names = {"id": "b", "name": asked["variables"]["name"], "displayName": "run"}
+            bucket = {**names, "config": "{}", "project": project}
+            self.server.began.set()
             self.answer({"data": {"upsertBucket": {"bucket": bucket, "inserted": True}}})
         elif "viewer" in query:
             viewer = {"id": "v", "entity": "me", "username": "me", "flags": "{}", "teams": {"edges": []}}
@@ -151,21 +181,23 @@ def check_complete(process: subprocess.Popen, folder: Path) -> str:
 @pytest.mark.slow
 def test_a_network_that_dies_amid_a_run_costs_the_upload_alone(tmp_path, mnist):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
-    server.rows = []
+    server.began = threading.Event()
     threading.Thread(target=server.serve_forever, daemon=True).start()
     process = start(
         tmp_path,
         WANDB_BASE_URL=f"http://127.0.0.1:{server.server_port}",
         WANDB_API_KEY="0" * 40,
         WANDB_FINISH_TIMEOUT="5",
-        WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL="0.2",  # seconds; else a row comes after 15
     )
-    until(process, lambda: any(server.rows))
+    until(process, server.began.is_set)
     server.shutdown()
     server.server_close()
     folder = tmp_path / "runs" / "gan"
     printed = check_complete(process, folder)
-    assert f"; upload it with: wandb sync {folder}/wandb/run-*" in printed
+    (command,) = re.findall(r"; upload it with: (wandb sync .*)", printed)
+    command = f"{Path(sys.executable).parent}/{command.replace('sync', 'sync --dry-run')}"
+    asked = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert "Would sync 1 run" in asked.stdout + asked.stderr
     settings, logged = wandb_records(folder)
     assert settings["batch_size"] == 16
     assert logged >= 12
