@@ -6,7 +6,7 @@ Examples:
     python scripts/benchmark.py dann --data-dir /path/to/data
     python scripts/benchmark.py gan --data-dir /path/to/data
     python scripts/benchmark.py seeing --data-dir /path/to/data
-    python scripts/benchmark.py ddp --data-dir /path/to/data
+    python scripts/benchmark.py ddp --data-dir sample
 
 data: MNIST batches of 128, float in [0, 1], through our loader and through torchvision's MNIST with ToTensor
 and a DataLoader with 2 workers; and the time to generate MNIST-M.
@@ -27,7 +27,8 @@ seeing: SqueezeNet drawing 25 classes at once beside one class at a time, second
 samples of 4 images beside captum's; the one-pixel attack beside torchattacks', seconds a query. Ours in
 float32 and in bf16; the attack also compiled.
 
-ddp: an epoch of train_dann.py and of train_gan.py in one process and in two, per global batch.
+ddp: epochs of train_dann.py and of train_gan.py in one process and in two, per global batch; they can be
+those of the sample.
 
 What is usual runs with malloc as it is, ours keeps the memory that a batch frees, as our scripts do.
 """
