@@ -100,8 +100,12 @@ def two_nodes(folder: Path) -> Iterator[dict[str, str]]:
             time.sleep(0.5)
         yield environment
     finally:
-        subprocess.run(["scancel", f"--user={user}"], env=environment, capture_output=True)
-        time.sleep(1)
+        # What still runs would outlive its daemon.
+        for kill in (["--signal=KILL", "--full"], []):
+            subprocess.run(["scancel", *kill, f"--user={user}"], env=environment, capture_output=True)
+        deadline = time.monotonic() + 40
+        while busy(environment) and time.monotonic() < deadline:
+            time.sleep(0.5)
         for daemon in reversed(daemons):
             daemon.terminate()
         for daemon in reversed(daemons):
@@ -115,6 +119,12 @@ def two_nodes(folder: Path) -> Iterator[dict[str, str]]:
 def ask(environment: dict[str, str], *command: str) -> str:
     """Return what a command prints."""
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60).stdout
+
+
+def busy(environment: dict[str, str]) -> bool:
+    """Return whether a job waits, runs, or is being cleared away."""
+    nodes = ask(environment, "scontrol", "show", "nodes", "--oneliner")
+    return "COMPLETING" in nodes or bool(ask(environment, "squeue", "--noheader"))
 
 
 def states(environment: dict[str, str]) -> list[str]:

@@ -5,7 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import benchmark_ddp
 import pytest
+from benchmark_common import Args
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "benchmark.py"
 
@@ -50,10 +52,9 @@ def test_seeing_side_by_side(tmp_path):
 
 
 @pytest.mark.slow
-def test_one_process_and_two(tmp_path):
-    done = call("ddp", "--output", tmp_path / "found.json")
-    assert done.returncode == 0, done.stderr
-    found = json.loads((tmp_path / "found.json").read_text())
+def test_one_process_and_two(monkeypatch):
+    monkeypatch.setattr(benchmark_ddp, "EPOCHS", 2)
+    found = benchmark_ddp.measure_ddp(Args("ddp", Path("sample"), repeats=1))
     for technique in ("dann", "gan"):
         expected = found[f"{technique}_on_1_images_per_second"] / found[f"{technique}_on_2_images_per_second"]
         assert found[f"{technique}_two_over_one"] == pytest.approx(expected, rel=0.02)

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ from safetensors import safe_open
 ROOT = Path(__file__).parents[1]
 MOMENTS = 20
 COMMANDS = {
-    "gan": ["scripts/train_gan.py", "--batch-size", "16", "--max-epochs", "6", "--latent-dim", "10"],
+    "gan": ["scripts/train_gan.py", "--batch-size", "16", "--max-epochs", "20", "--latent-dim", "10"],
     "svm": [
         "scripts/train_svm.py",
         "--features",
@@ -40,6 +41,14 @@ def start(command: list[str]) -> subprocess.Popen:
         text=True,
         start_new_session=True,
     )
+
+
+def read_until(process: subprocess.Popen, beginning: str) -> None:
+    """Read what a process prints until a line begins so, or to its end."""
+    for line in process.stdout:
+        assert "Traceback" not in line
+        if line.startswith(beginning):
+            return
 
 
 def run(command: list[str]) -> None:
@@ -144,20 +153,27 @@ def test_killed_at_twenty_moments_it_ends_as_if_it_had_not_been(tmp_path, name):
     run(whole)  # what is done is not done again, so that this is shorter than the first time
     length = time.monotonic() - began
 
-    killed, moments, kills = [*command, str(tmp_path / "killed"), *own["b"]], random.Random(0), 0
-    for _ in range(MOMENTS):
+    killed, moments, kills, early = [*command, str(tmp_path / "killed"), *own["b"]], random.Random(0), 0, 0
+    for number in range(MOMENTS):
+        if number % 2:
+            shutil.rmtree(tmp_path / "b", ignore_errors=True)  # features are extracted anew
         process = start(killed)
+        if number % 2 and name == "gan":  # some time after an epoch, where it still trains
+            read_until(process, "epoch")
         try:
-            printed, _ = process.communicate(timeout=moments.uniform(0, length))
+            printed, _ = process.communicate(timeout=moments.uniform(0, length / (1 + 3 * (number % 2))))
             assert process.returncode == 0, printed
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, 9)
             printed, _ = process.communicate()
             kills += 1
+            ended = {"gan": (tmp_path / "killed").rglob("results.json"), "svm": (tmp_path / "b").rglob("*.*")}
+            early += not any(path.suffix != ".part" for path in ended[name])
         assert "Traceback" not in printed
         assert "error" not in printed
         check_files(tmp_path / "killed", tmp_path / "b")
     assert kills > MOMENTS / 2
+    assert early > MOMENTS / 4  # before training, or the extraction of features, had ended
     run(killed)
     folders = [tmp_path / "killed" / "run", tmp_path / "whole" / "run"]
     assert metrics(folders[0]) == metrics(folders[1])

@@ -136,12 +136,15 @@ def test_two_nodes_find_what_two_processes_find(whole, data, tmp_path, name):
     found, expected = metrics(whole(name)), metrics(here(data, tmp_path, name, "--devices", "2"))
     assert found == expected
     assert found["n_real"] == [37]  # each test digit once
+    written = json.loads((whole(name) / "results.json").read_text())
+    assert written["device"].startswith("2 processes of CPU")
 
 
-@pytest.mark.parametrize("name", ["gan", "dann", "fine-tune"])
+@pytest.mark.parametrize("name", ["gan", "cgan", "dann", "fine-tune"])
 def test_one_process_writes_and_logs(whole, name):
     folder = whole(name)
-    assert len(list(folder.rglob("results.json"))) >= 1
+    tables = {"dann": 2}  # that of the row and that of the table
+    assert len(list(folder.rglob("results.json"))) == tables.get(name, 1)
     trained = folder / "dann_seed_0" if name == "dann" else folder
     settings, rows = wandb_records(trained)
     assert rows >= len(history(trained)) / 2
@@ -179,7 +182,7 @@ def test_a_job_that_is_interrupted_goes_on_and_ends_as_if_it_had_not_been(
     cluster, whole, data, tmp_path, name, command
 ):
     number, printed = submit(
-        cluster, tmp_path, data, "--nodes=2", *COMMANDS[name], "--name", "run", "--overwrite"
+        cluster, tmp_path, data, "--nodes=2", *COMMANDS[name], "--name", "run", "--overwrite", "--wandb"
     )
     assert number, printed
     rows = {"gan": Path("run"), "dann": Path("run/dann_seed_0")}
@@ -190,6 +193,9 @@ def test_a_job_that_is_interrupted_goes_on_and_ends_as_if_it_had_not_been(
     uninterrupted = whole(name)
     assert metrics(tmp_path / "run") == metrics(uninterrupted)
     assert history(tmp_path / rows[name]) == history(uninterrupted.parent / rows[name])
+    logged = [path.name for path in tmp_path.glob(f"{rows[name]}/wandb/offline-run-*")]
+    assert len(logged) == 2
+    assert len({run.rpartition("-")[2] for run in logged}) == 1
 
 
 def test_a_table_is_trained_in_parts_and_joined(cluster, data, tmp_path):
@@ -213,6 +219,7 @@ def test_a_table_is_trained_in_parts_and_joined(cluster, data, tmp_path):
         (["--nodes=3"], ["--batch-size", "18"], "Requested node configuration is not available"),
         (["--nodes=1-2"], [], "--nodes and --ntasks-per-node are one number each"),
         (["-N2"], [], "-N2: say --nodes="),
+        (["--gpus-per-task=1"], [], "--gpus-per-task=1: each process would see one GPU alone"),
         (["--array=1-9:2"], ["--seeds", "0", "1"], "the parts of a table are --array=0-N"),
         (["--array=0-1"], [], "--part is one of a table; add --seeds or --ablation"),
         (["--array=0-1"], ["--seeds", "0", "1", "--overwrite"], "--overwrite with --part deletes"),

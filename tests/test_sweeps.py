@@ -46,5 +46,30 @@ def test_an_agent_can_run_it(path, tmp_path):
     assert not (ROOT / "runs" / f"{path.stem}_abc123").exists()
 
 
+@pytest.mark.slow
+def test_two_processes_are_one_run_of_the_sweep(tmp_path):
+    write_mnist(tmp_path / "data")
+    flags = [
+        "--data-dir",
+        tmp_path / "data",
+        "--output-dir",
+        tmp_path,
+        "--accelerator",
+        "cpu",
+        "--devices",
+        2,
+    ]
+    flags += ["--name", "run", "--wandb", "--max-epochs", 1, "--batch-size", 32, "--generator-features", 4]
+    sweep = {"WANDB_RUN_ID": "abc123", "WANDB_SWEEP_ID": "s1", "WANDB_MODE": "offline", "HOME": str(tmp_path)}
+    command = [sys.executable, "scripts/train_gan.py", *map(str, flags)]
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ | sweep, capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stderr
+    (logged,) = (tmp_path / "run" / "wandb").glob("offline-run-*")
+    assert logged.name.endswith("-abc123")
+    assert (tmp_path / "run" / "wandb_id.txt").read_text() == "abc123"
+
+
 def test_each_technique_has_one():
     assert {path.stem for path in SWEEPS} == {"svm", "fine_tune", "dann", "gan", "cgan"}

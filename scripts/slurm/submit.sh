@@ -21,6 +21,7 @@ while [[ $# -gt 0 && $1 != *.py ]]; do
   esac
   case $1 in
     -N* | -a* | -n* | --ntasks | --ntasks=*) refuse "$1: say --nodes=, --ntasks-per-node= and --array= in full" ;;
+    --gpus-per-task*) refuse "$1: each process would see one GPU alone; say --gpus-per-node=" ;;
     --nodes=*) nodes=${1#*=} options+=("$1") ;;
     --ntasks-per-node=*) tasks=${1#*=} options+=("$1") ;;
     --array=*) array=("$1") ;;
