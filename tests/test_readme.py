@@ -215,7 +215,7 @@ def test_the_ablation_table_is_that_of_its_results():
         assert difference == ("" if name == "none" else f"{value['mean'] - base['mean']:+.3f}"), name
 
 
-@pytest.mark.parametrize("technique", ["GAN", "DANN", "seeing"])
+@pytest.mark.parametrize("technique", ["GAN", "DANN", "seeing", "DDP"])
 def test_a_speed_table_is_that_of_its_results(technique):
     measured, rows = results(f"benchmark_{technique.lower()}"), table(f"{technique}, speed")
     assert len(rows) >= 5
