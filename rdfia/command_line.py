@@ -22,6 +22,7 @@ from rdfia.memory import keep_freed_memory
 
 Flags = TypeVar("Flags")
 Item = TypeVar("Item")
+SLURM_JOB = "slurm_job.txt"  # in a run folder: the number of the job that made it
 Precision = Literal["float32", "bf16-mixed", "16-mixed"]
 
 
@@ -70,8 +71,10 @@ class TrainerArgs:
                 raise ValueError(f"--{name.replace('_', '-')} is at least {smallest}, got {value}")
         if self.name != Path(self.name).name or self.name in ("", ".."):
             raise ValueError(f"--name is a folder name, got {self.name!r}")
-        if int(os.environ.get("SLURM_RESTART_COUNT", "0")):  # in the queue again, the job goes on
-            object.__setattr__(self, "overwrite", False)
+        if int(os.environ.get("SLURM_RESTART_COUNT", "0")):
+            mark = self.output_dir / self.name / SLURM_JOB
+            if mark.exists() and mark.read_text() == os.environ["SLURM_JOB_ID"]:
+                object.__setattr__(self, "overwrite", False)  # in the queue again, the job goes on
 
 
 def check_part(part: tuple[int, int] | None, overwrite: bool) -> None:

@@ -21,7 +21,7 @@ from lightning.pytorch.loggers import Logger
 from torch import distributed, nn
 
 from rdfia.callbacks import AtomicCheckpoints, EpochLines, RandomState, StopCleanly, StopWhereLossesDiverge
-from rdfia.command_line import Checked, Interrupted, TrainerArgs
+from rdfia.command_line import SLURM_JOB, Checked, Interrupted, TrainerArgs
 from rdfia.profile import TimeTable
 from rdfia.runs import (
     MetricsCSV,
@@ -249,6 +249,8 @@ def open_run(
             (folder / "results.json").unlink(missing_ok=True)
         last.parent.mkdir(parents=True, exist_ok=True)
         write_json(folder / "args.json", flags)
+        if "SLURM_JOB_ID" in os.environ:
+            (folder / SLURM_JOB).write_text(os.environ["SLURM_JOB_ID"])
     except OSError as error:
         raise ValueError(
             f"run folder {folder} cannot be written ({error.strerror}); choose another --output-dir"

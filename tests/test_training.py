@@ -69,6 +69,33 @@ def test_a_signal_saves_and_the_same_command_goes_on(tmp_path, signal_at, number
     assert rows(folder) == rows(whole_folder)  # one history, no gap, no double
 
 
+@pytest.mark.parametrize("where", ["validation", "a checkpoint"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_where_nothing_trains_waits_for_the_end_of_that(tmp_path, monkeypatch, number, where):
+    monkeypatch.setenv("SLURM_JOB_ID", "7")  # in which SIGUSR1 means something
+    monkeypatch.setattr(callbacks, "requeue_job", lambda: None)
+
+    class Told(Tiny):
+        def validation_step(self, batch, batch_idx):
+            super().validation_step(batch, batch_idx)
+            if where == "validation" and self.current_epoch == batch_idx == 1:
+                os.kill(os.getpid(), number)
+
+        def on_save_checkpoint(self, checkpoint):
+            if where == "a checkpoint" and self.batches == 10:
+                os.kill(os.getpid(), number)
+
+    whole = Tiny()
+    _, whole_folder, _ = train(arguments(tmp_path, name="whole"), whole)
+    with pytest.raises(Interrupted, match="the same command goes on from there"):
+        train(arguments(tmp_path), Told())
+    resumed = Tiny()
+    _, folder, _ = train(arguments(tmp_path), resumed)
+    assert 0 < resumed.batches < 10
+    assert torch.equal(resumed.weight, whole.weight)
+    assert rows(folder) == rows(whole_folder)
+
+
 def test_a_finished_run_is_not_trained_again(tmp_path):
     args = arguments(tmp_path)
     _, _, seconds = train(args, Tiny())
@@ -401,11 +428,17 @@ def test_a_slurm_job_that_does_not_fit_is_said(tmp_path, monkeypatch, job, flags
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_job_in_the_queue_again_overwrites_nothing(tmp_path, monkeypatch):
-    monkeypatch.setenv("SLURM_RESTART_COUNT", "0")
-    assert arguments(tmp_path, overwrite=True).overwrite
-    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+def test_a_job_in_the_queue_again_overwrites_what_was_there_before_it_alone(tmp_path, monkeypatch):
+    train(arguments(tmp_path, max_epochs=1), Tiny())
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    for restarts in ("0", "1"):  # the job before, that deleted nothing yet, may have been preempted
+        monkeypatch.setenv("SLURM_RESTART_COUNT", restarts)
+        assert arguments(tmp_path, overwrite=True).overwrite
+    again = Tiny()
+    train(arguments(tmp_path, max_epochs=1, overwrite=True), again)
+    assert again.batches == 5
     assert not arguments(tmp_path, overwrite=True).overwrite
+    assert arguments(tmp_path, overwrite=True, name="other").overwrite
 
 
 def test_a_check_says_what_would_be_and_writes_nothing(tmp_path, capsys):
