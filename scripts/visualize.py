@@ -13,7 +13,8 @@ import dataclasses
 from typing import Annotated, Any
 
 import tyro
-from visualize_adversarial import Adversarial, prepare_attacks
+from visualize_adversarial import prepare_attacks
+from visualize_attacks import Adversarial
 from visualize_class import ClassVisualization, compare_settings, prepare_classes
 from visualize_common import Pictures, load_networks, read_pictures
 from visualize_layers import (

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from visualize_adversarial import NO_CLASS, Adversarial, also_fooled, attack, classified_right
+from visualize_attacks import NO_CLASS, Adversarial, also_fooled, attack, classified_right
 from visualize_common import Shown, class_of
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from visualize import (
     Saliency,
     main,
 )
-from visualize_adversarial import pick_targets
+from visualize_attacks import pick_targets
 from visualize_common import class_of
 from visualize_saliency import last_maps
 
