@@ -3,10 +3,12 @@
 import os
 import platform
 import re
+import signal
 import socket
 import sys
 import uuid
 import warnings
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,9 @@ def wandb_logger(name: str, folder: Path, flags: dict[str, Any]) -> TolerantWand
 
     os.environ.setdefault("WANDB_FINISH_TIMEOUT", str(FINISH_SECONDS))
     os.environ.setdefault("WANDB_FINISH_TIMEOUT_RAISES", "true")
+    # W&B's own process inherits what is blocked: signals of a job reach all its processes, and this one is to
+    # go on until the run has ended.
+    unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1})
     try:
         offline = os.environ.get("WANDB_MODE") == "offline"
         if "WANDB_MODE" not in os.environ:
@@ -51,6 +56,8 @@ def wandb_logger(name: str, folder: Path, flags: dict[str, Any]) -> TolerantWand
         # Whatever goes wrong there must not cost the training run.
         warnings.warn(f"training without Weights & Biases: {error}", stacklevel=2)
         return None
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
     if offline:
         print("W&B is offline: no login, or no network")
     return logger
@@ -90,6 +97,8 @@ def finish_last(*, failed: bool = False) -> None:
         missing = "W&B was offline" if offline else ""
     except Exception as error:
         missing = f"W&B did not end well: {error}"
+        with suppress(Exception):  # else Python tries it, and fails with a traceback, once more at its end
+            wandb.teardown(exit_code=1)
     if missing:  # of a run that was resumed, too
         kind = "offline-run-*" if offline else "run-*"
         print(f"{missing}; upload it with: wandb sync {'' if offline else '--include-online '}{runs}/{kind}")

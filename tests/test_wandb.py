@@ -209,5 +209,9 @@ def test_a_service_that_dies_amid_a_run_does_not_end_it(tmp_path, mnist):
     until(process, lambda: True)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     (service,) = (pid for pid in children if "wandb-core" in Path(f"/proc/{pid}/cmdline").read_text())
+    for number in (signal.SIGTERM, signal.SIGUSR1):  # which all processes of a Slurm job get, to no effect
+        os.kill(int(service), number)
+    until(process, lambda: True)
+    assert Path(f"/proc/{service}").exists()
     os.kill(int(service), signal.SIGKILL)
     check_complete(process, tmp_path / "runs" / "gan")
