@@ -98,7 +98,7 @@ class StopCleanly(Callback):
                 else f"; saved {self.checkpoint}, the same command goes on from there"
             )
             for logger in trainer.loggers:
-                if isinstance(logger, MetricsCSV):  # what the checkpoint is behind of is not trained again
+                if isinstance(logger, MetricsCSV):  # the batches before the checkpoint are not trained again
                     logger.finalize("interrupted")
             self._requeue(trainer)
             raise Interrupted(f"interrupted{saved}")

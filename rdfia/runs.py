@@ -111,6 +111,7 @@ class MetricsCSV(Logger):
         self.path = folder / "metrics.csv"
         self.rows: dict[tuple[int, str], dict[str, Any]] = {}
         self.due = 0.0  # when the file is written again, by the monotonic clock
+        self.last_step: int | None = -1  # that this process logged
         if self.path.exists():
             with self.path.open(newline="") as file:
                 try:
@@ -144,10 +145,11 @@ class MetricsCSV(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Add one row, or to that of the same batch."""
-        if any((step or 0, stage) in self.rows for stage in ("train", "val")):
-            self.due = (
-                0.0  # the end of an epoch, which a run that goes on from its checkpoint does not repeat
-            )
+        # A second row of a batch is an epoch's end, which a run that goes on from its checkpoint does not
+        # repeat. (Rows of an earlier start do not count: batches trained again are no ends.)
+        if step == self.last_step:
+            self.due = 0.0
+        self.last_step = step
         self._add({"step": step or 0, **metrics})
 
     @rank_zero_only

@@ -337,6 +337,13 @@ def test_the_history_is_not_written_anew_after_each_row(tmp_path, monkeypatch):
     assert written[0] == 1  # who watches a run sees that it began
     assert len(written) < 20
     assert len(rows(tmp_path)) == 2000
+    again, count = runs.MetricsCSV(tmp_path), len(written)  # killed, it trains those batches again
+    write_again = again.write
+    monkeypatch.setattr(again, "write", lambda: (written.append(len(again.rows)), write_again()))
+    for step in range(2000):
+        again.log_metrics({"train/loss": 0.5}, step)
+        again.save()
+    assert len(written) - count < 20
 
 
 def test_the_end_of_an_epoch_adds_to_the_row_of_its_last_batch_at_once(tmp_path):
