@@ -2,6 +2,7 @@
 
 import bz2
 import gzip
+import os
 import socket
 import sys
 from pathlib import Path
@@ -16,6 +17,11 @@ from rdfia.memory import keep_freed_memory
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 keep_freed_memory()  # as the scripts do
+if (
+    "PYTEST_XDIST_WORKER" in os.environ
+):  # tests run side by side: threads of theirs would only wait for each other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 @pytest.fixture(autouse=True)

@@ -173,7 +173,8 @@ def test_two_processes_fit_the_svm_of_one(scenes, tmp_path):
     for rank in ranks:
         assert rank["scores"] == pytest.approx(alone["scores"])
         for name, value in alone["svm"].items():
-            torch.testing.assert_close(rank["svm"][name], value, rtol=1e-4, atol=1e-5, msg=name)
+            # Other batches round otherwise, and libsvm stops 0.001 from the optimum, wherever that finds it.
+            assert (rank["svm"][name] - value).double().norm() <= 0.005 * value.double().norm(), name
 
 
 def test_the_cnn_stays_as_it_was(scenes):

@@ -479,9 +479,9 @@ def test_learns_digits():
     digits = MNISTDataModule("sample", image_size=32, batch_size=64, train_on_val=True)
     torch.manual_seed(0)
     module = GANModule()
-    run = quiet_trainer(max_epochs=20)
+    run = quiet_trainer(max_epochs=5, precision="bf16-mixed")
     run.fit(module, digits)
     scores = run.test(module, digits, verbose=False)[0]
-    assert scores["test/judge_fid"] < 25  # an untrained generator: about 72
-    assert scores["test/confident_share"] > 0.3
+    assert scores["test/judge_fid"] < 12  # an untrained generator: about 72
+    assert scores["test/confident_share"] > 0.4
     assert sum(scores[f"test/class_{digit}"] > 0.01 for digit in range(10)) >= 9

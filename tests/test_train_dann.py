@@ -234,7 +234,7 @@ def test_each_selection_keeps_the_epoch_it_names(tmp_path, digits, undrawn):
 
 @pytest.mark.slow
 def test_dann_learns_the_embedded_target(tmp_path):
-    settings = {"max_epochs": 15, "batch_size": 64, "accelerator": "cpu", "precision": "bf16-mixed"}
+    settings = {"max_epochs": 5, "batch_size": 64, "accelerator": "cpu", "precision": "bf16-mixed"}
     results = main(Args(data_dir="sample", output_dir=tmp_path, pseudo_label_rounds=1, **settings))
     metrics = {name: value["mean"] for name, value in results["metrics"].items()}
     assert metrics["source-only/source_accuracy"] > 0.95
