@@ -316,12 +316,13 @@ class GANModule(lightning.LightningModule):
             penalised = self.r1 > 0 and self.batches_done % R1_EVERY == 0
             float32 = torch.autocast(self.device.type, enabled=False) if penalised else nullcontext()
             # Real and generated images in passes of their own, so that BatchNorm does not mix them.
-            # Compiled networks have no second derivatives.
+            # Compiled networks have no second derivatives, and must not update the statistics of BatchNorm
+            # between such a pass and its backward.
             discriminate = self.discriminator.forward if penalised else self.discriminator
             with float32:
                 real_logits = discriminate(real.requires_grad_(penalised), *real_told)
                 penalty = self.r1 / 2 * gradient_penalty(real_logits, real) if penalised else 0.0
-            fake_logits = self.discriminator(fake.detach(), *fake_told)
+            fake_logits = discriminate(fake.detach(), *fake_told)
             d_loss = discriminator_loss(real_logits, fake_logits, self.loss, self.label_smoothing)
             discriminator_optimizer.zero_grad()
             self.manual_backward(d_loss + R1_EVERY * penalty)

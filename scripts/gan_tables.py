@@ -80,7 +80,7 @@ TRIED: dict[str, dict[str, Any]] = {
 
 
 # Flags that say what is trained besides, and what they are in a single run.
-BESIDES: dict[str, Any] = {"seeds": (), "ablation": None, "compare": (), "part": None}
+BESIDES: dict[str, Any] = {"seeds": (), "ablation": (), "compare": (), "part": None}
 
 
 def verdict(metrics: Mapping[str, Mapping[str, Any]]) -> str:

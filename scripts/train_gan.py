@@ -89,9 +89,9 @@ class Args(GANArgs):
     """Of the run folder; the same goes on."""
     interpolate: tuple[str, ...] = ("89", "94", "17", "35")
     """Digits to walk between."""
-    ablation: Literal["ngf", "ndf", "nz", "init", "lr", "loss", "epochs", "all", "ladder", "tried"] | None = (
-        None
-    )
+    ablation: tuple[
+        Literal["ngf", "ndf", "nz", "init", "lr", "loss", "epochs", "all", "ladder", "tried"], ...
+    ] = ()
     """Train these changes besides."""
 
     def __post_init__(self) -> None:
@@ -99,9 +99,10 @@ class Args(GANArgs):
         for pair in self.interpolate:
             if len(pair) != 2 or not pair.isdecimal():
                 raise ValueError(f"--interpolate takes pairs of digits such as 89, got {pair}")
-        if self.ablation and (self.ablation == "tried") != (self.preset == "best"):
-            preset = "best" if self.ablation == "tried" else "practical"
-            raise ValueError(f"--ablation {self.ablation} changes another recipe; add --preset {preset}")
+        for group in self.ablation:
+            preset = "best" if group == "tried" else "practical"
+            if self.preset != preset:
+                raise ValueError(f"--ablation {group} changes another recipe; add --preset {preset}")
 
 
 def module_flags(args: GANArgs) -> dict[str, Any]:
@@ -318,10 +319,10 @@ def main(args: Args) -> dict[str, Any]:
         if args.part is not None:
             raise ValueError("--part is one of a table; add --seeds or --ablation")
         return train(args)
-    tables = ABLATION | {"ladder": LADDER, "tried": TRIED}
-    groups = list(ABLATION) if args.ablation == "all" else [args.ablation] if args.ablation else []
+    everything = {row: change for group in ABLATION.values() for row, change in group.items()}
+    tables = ABLATION | {"all": everything, "ladder": LADDER, "tried": TRIED}
     rows: dict[str, dict[str, Any]] = {args.preset: {}}
-    for group in groups:
+    for group in args.ablation:
         rows |= tables[group]
     return compare(args, build, rows, train, read_digits(args).describe())
 

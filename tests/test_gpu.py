@@ -3,21 +3,48 @@
 import lightning
 import pytest
 import torch
+from conftest import write_striped_scenes
+from lightning.pytorch.utilities import CombinedLoader
 
 from datamodules.mnist import MNISTDataModule
+from datamodules.mnist_to_mnist_m import MNISTToMNISTMDataModule
+from datamodules.scene15 import Scene15DataModule
 from rdfia import adversarial, black_box, robust_attacks, saliency
+from rdfia.cgan import cGANModule
 from rdfia.class_visualization import visualize_classes
+from rdfia.dann import DANNModule
+from rdfia.feature_extractor_svm import FeatureExtractorSVM
+from rdfia.fine_tune import FineTuneModule
 from rdfia.gan import PRACTICAL, GANModule
 
+DEVICE = "cuda"
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
 
-def losses(precision: str) -> dict[str, float]:
-    """Train twenty batches on the sample and return what was logged."""
+def make(name: str, folder) -> tuple[lightning.LightningModule, lightning.LightningDataModule]:
+    """Return a module and its data: the embedded digits, or a small 15 Scene of stripes."""
     torch.manual_seed(0)
-    module = GANModule(**PRACTICAL)
+    if name == "dann":
+        return DANNModule(), MNISTToMNISTMDataModule("sample", batch_size=64)
+    if name in ("fine_tune", "svm"):
+        write_striped_scenes(folder)
+        scenes = Scene15DataModule(folder, image_size=64, batch_size=15, shuffle=False)
+        if name == "svm":
+            return FeatureExtractorSVM(backbone="squeezenet1_1", layers=["fire9"], folds=2), scenes
+        return FineTuneModule(backbone="squeezenet1_1", layer="fire9", image_size=64), scenes
+    build = {"gan": lambda: GANModule(**PRACTICAL), "gan_default": GANModule, "cgan": cGANModule}
+    return build[name](), MNISTDataModule("sample", image_size=32)
+
+
+def train(
+    name: str, folder, *, precision: str = "32-true", compiled: bool = False, device: str = DEVICE
+) -> tuple[lightning.Trainer, lightning.LightningModule, lightning.LightningDataModule]:
+    """Train twenty batches."""
+    module, data = make(name, folder)
+    for part in module.compiled if compiled else ():
+        module.get_submodule(part).compile()
     trainer = lightning.Trainer(
-        accelerator="gpu",
+        accelerator=device,
         devices=1,
         precision=precision,
         max_epochs=1,
@@ -27,33 +54,59 @@ def losses(precision: str) -> dict[str, float]:
         enable_progress_bar=False,
         num_sanity_val_steps=0,
     )
-    digits = MNISTDataModule("sample", image_size=32)
-    trainer.fit(module, digits)
-    assert digits.train_dataloader().dataset.images.is_cuda  # batches are indexed on the device
-    return {name: float(value) for name, value in trainer.callback_metrics.items()}
+    trainer.fit(module, data)
+    return trainer, module, data
 
 
+def losses(*given, **settings) -> dict[str, float]:
+    """Return the losses after twenty batches."""
+    trainer, _, _ = train(*given, **settings)
+    return {name: float(value) for name, value in trainer.callback_metrics.items() if "loss" in name}
+
+
+TRAINED = ["dann", "gan", "cgan", "fine_tune"]
+
+
+@pytest.mark.parametrize("name", TRAINED)
 @pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
-def test_mixed_precision_follows_float32(precision):
-    expected, found = losses("32-true"), losses(precision)
-    for name in ("discriminator_loss", "generator_loss", "real_score", "fake_score"):
-        assert found[f"train/{name}"] == pytest.approx(expected[f"train/{name}"], rel=0.15, abs=0.05), name
+def test_mixed_precision_follows_float32(name, precision, tmp_path):
+    expected, found = losses(name, tmp_path / "a"), losses(name, tmp_path / "b", precision=precision)
+    assert expected.keys() == found.keys()
+    assert found
+    for loss, value in expected.items():
+        assert found[loss] == pytest.approx(value, rel=0.15, abs=0.05), loss
 
 
-def test_the_default_recipe_trains():
-    torch.manual_seed(0)
-    trainer = lightning.Trainer(
-        accelerator="gpu",
-        devices=1,
-        precision="16-mixed",
-        max_epochs=1,
-        limit_train_batches=20,
-        logger=False,
-        enable_checkpointing=False,
-    )
-    trainer.fit(GANModule(), MNISTDataModule("sample", image_size=32))
-    for name, value in trainer.callback_metrics.items():
-        assert value.isfinite(), name
+@pytest.mark.parametrize("name", ["dann", "gan_default", "cgan"])
+def test_compiled_networks_follow_the_others(name, tmp_path):
+    expected, found = losses(name, tmp_path / "a"), losses(name, tmp_path / "b", compiled=True)
+    for loss, value in expected.items():
+        assert found[loss] == pytest.approx(value, rel=0.1, abs=0.05), loss
+
+
+@pytest.mark.parametrize("name", ["dann", "gan", "cgan"])
+def test_batches_are_indexed_on_the_device(name, tmp_path):
+    _, _, data = train(name, tmp_path)
+    loaders = data.train_dataloader()
+    for loader in loaders.flattened if isinstance(loaders, CombinedLoader) else [loaders]:
+        assert loader.dataset.images.device.type == DEVICE
+
+
+def test_the_default_gan_trains_in_half_precision(tmp_path):
+    trainer, module, _ = train("gan_default", tmp_path, precision="16-mixed")
+    assert all(value.isfinite() for value in trainer.callback_metrics.values())
+    assert all(weight.isfinite().all() for weight in module.parameters())
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_the_svm_is_that_of_the_cpu(precision, tmp_path):
+    expected, alone, scenes = train("svm", tmp_path / "a", device="cpu")
+    found, module, _ = train("svm", tmp_path / "b", precision=precision)
+    votes = [
+        torch.cat(run.predict(one, scenes.test_dataloader()))
+        for run, one in ((expected, alone), (found, module))
+    ]
+    assert (votes[0].cpu() == votes[1].cpu()).float().mean() > (0.95 if precision == "32-true" else 0.9)
 
 
 @pytest.mark.parametrize("kind", ["gradient", "smooth_grad", "integrated_gradients"])

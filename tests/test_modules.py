@@ -106,6 +106,27 @@ def test_loggers_checkpoints_and_pictures_of_a_short_run(pair, scenes, tmp_path)
     assert tested[0]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "pair", [adaptation, generation, conditional_generation], ids=lambda pair: pair.__name__
+)
+def test_compiled_it_trains_as_it_does_otherwise(pair, scenes):
+    found = []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        module, data, _ = pair(scenes)
+        for name in module.compiled if compiled else ():
+            module.get_submodule(name).compile()
+        quiet = {"logger": False, "enable_checkpointing": False, "limit_val_batches": 0}
+        # R1 comes in the first batch and in the ninth.
+        trainer = lightning.Trainer(max_epochs=1, limit_train_batches=9, accelerator="cpu", **quiet)
+        trainer.fit(module, data)
+        losses = {name: float(value) for name, value in trainer.callback_metrics.items() if "loss" in name}
+        found.append(losses)
+    assert found[0]
+    assert found[1] == pytest.approx(found[0], rel=0.05)  # dropout draws otherwise
+
+
 def test_what_is_compiled_exists():
     for module in (DANNModule(), GANModule(), cGANModule()):
         assert module.compiled

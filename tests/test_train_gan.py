@@ -133,7 +133,7 @@ def test_the_numbers_of_the_curves_by_hand():
 
 def test_a_table_skips_what_is_done_and_names_what_collapsed(tmp_path, mnist, monkeypatch):
     monkeypatch.setitem(ABLATION, "lr", {"D rate 1e9": {"discriminator_lr": 1e9}})
-    args = small(tmp_path, preset="practical", ablation="lr", seeds=(0,))
+    args = small(tmp_path, preset="practical", ablation=("lr",), seeds=(0,))
     table = main(args)
     folder = tmp_path / "runs" / "gan"
     assert table == json.loads((folder / "results.json").read_text())
@@ -167,7 +167,7 @@ def test_a_gan_that_diverges_stops_and_is_a_row_of_its_table(tmp_path, mnist, mo
     monkeypatch.setitem(TRIED, "orthogonal initialization", {"generator_lr": 1e30})
     for name in [name for name in TRIED if name != "orthogonal initialization"]:
         monkeypatch.delitem(TRIED, name)
-    args = small(tmp_path, ablation="tried", name="table")
+    args = small(tmp_path, ablation=("tried",), name="table")
     table = main(args)
     assert "orthogonal initialization: diverged" in table["notes"]
     assert table["metrics"]["best/judge_fid"]["mean"] is not None
