@@ -1,5 +1,4 @@
 import copy
-import math
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +7,6 @@ import lightning
 import pytest
 import torch
 from conftest import quiet_trainer, write_mnist
-from sklearn.metrics import accuracy_score, log_loss
 from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
@@ -16,8 +14,6 @@ from torch.utils.data import DataLoader, TensorDataset
 from datamodules.mnist_to_mnist_m import MNISTToMNISTMDataModule
 from rdfia.callbacks import RandomState
 from rdfia.dann import PAPER, SCHEDULES, DANNModule, domain_loss, ganin, reverse_gradient
-from rdfia.dann_network import DomainAdversarialNetwork, standardized
-from rdfia.domain_scores import DomainScores, information, neighbourhood_density
 from rdfia.optimization import rate_factor
 
 SMALL = {"network": "paper", "domain_width": 10}
@@ -76,79 +72,6 @@ def test_the_domain_loss_is_the_binary_cross_entropy_of_both():
     expected = functional.binary_cross_entropy_with_logits(both, torch.arange(16) // 8 * 1.0)
     torch.testing.assert_close(domain_loss(source, target), expected)
     assert domain_loss(torch.tensor([9e4]), torch.tensor([-9e4])).isfinite()
-
-
-# The label-free scores, against float64 rewrites
-
-
-def test_information_is_that_of_the_joint_distribution():
-    p = torch.randn(50, 4).softmax(1).double()
-    joint = p / 50
-    independent = joint.sum(1, keepdim=True) * joint.sum(0, keepdim=True)
-    torch.testing.assert_close(information(p), (joint * (joint / independent).log()).sum())
-    assert information(torch.eye(10)[torch.arange(100) % 10]) == pytest.approx(math.log(10))
-    assert information(torch.eye(10)[torch.zeros(100, dtype=torch.long)]) == pytest.approx(0, abs=1e-6)
-
-
-def test_neighbourhood_density_is_that_of_its_definition():
-    p = torch.randn(40, 5).softmax(1).double()
-    total = 0.0
-    for i in range(40):
-        others = [j for j in range(40) if j != i]
-        logits = torch.stack([functional.cosine_similarity(p[i], p[j], 0) / 0.05 for j in others])
-        q = logits.softmax(0)
-        total -= float((q * q.log()).sum())
-    assert float(neighbourhood_density(p)) == pytest.approx(total / 40)
-    # each image's neighbours are the nine others of its class, all alike
-    assert float(neighbourhood_density(torch.eye(10)[torch.arange(100) % 10])) == pytest.approx(
-        math.log(9), 1e-3
-    )
-
-
-def test_scores_are_those_of_scikit_learn():
-    scores = DomainScores(is_target=True)
-    logits, told, labels = torch.randn(30, 10), torch.randn(30), torch.arange(30) % 10
-    for rows in torch.arange(30).split(11):  # parts of different sizes count each image once
-        scores.update(logits[rows], told[rows], labels[rows])
-    found = scores.compute()
-    assert float(found["accuracy"]) == pytest.approx(accuracy_score(labels, logits.argmax(1)))
-    assert float(found["loss"]) == pytest.approx(
-        log_loss(labels, logits.softmax(1), labels=range(10)), rel=1e-5
-    )
-    assert float(found["domain_accuracy"]) == pytest.approx(accuracy_score(torch.ones(30), told > 0))
-    assert float(found["domain_loss"]) == pytest.approx(
-        log_loss(torch.ones(30), told.sigmoid(), labels=[0, 1]), rel=1e-5
-    )
-    source = DomainScores(is_target=False)
-    source.update(logits, told, labels)
-    assert float(source.compute()["domain_accuracy"]) == pytest.approx(1 - float(found["domain_accuracy"]))
-
-
-# The networks
-
-
-def test_the_paper_network_has_the_parameters_of_the_paper():
-    network = DomainAdversarialNetwork("paper", batch_norm=False)
-    count = {name: sum(p.numel() for p in part.parameters()) for name, part in network.named_children()}
-    assert count["features"] == (3 * 25 + 1) * 32 + (32 * 25 + 1) * 48
-    assert count["classifier"] == (48 * 7 * 7 + 1) * 100 + 101 * 100 + 101 * 10
-    assert count["domain_classifier"] == (48 * 7 * 7 + 1) * 100 + 101
-    assert network.extract(torch.rand(2, 3, 28, 28)).shape == (2, 48 * 7 * 7)
-
-
-def test_standardized_images_do_not_depend_on_contrast_and_brightness():
-    images = torch.rand(4, 3, 28, 28)
-    same = standardized(images)
-    torch.testing.assert_close(standardized(0.5 * images + 0.2), same, rtol=1e-2, atol=1e-2)
-    torch.testing.assert_close(same.mean((1, 2, 3)), torch.zeros(4), atol=1e-5, rtol=0)
-    assert standardized(torch.zeros(1, 3, 28, 28)).abs().max() == 0  # no division by zero
-
-
-@pytest.mark.parametrize("network", ["paper", "modern"])
-def test_scores_do_not_depend_on_the_rest_of_the_batch(network):
-    module = DANNModule(network=network).eval()
-    images = torch.rand(6, 3, 28, 28)
-    torch.testing.assert_close(module(images)[:2], module(images[:2]), rtol=1e-4, atol=1e-5)
 
 
 # What a training step does

@@ -5,14 +5,12 @@ import lightning
 import pytest
 import torch
 from conftest import quiet_trainer
-from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from datamodules.mnist import MNISTDataModule
 from datamodules.tensors import BatchLoader, ImageTensors, ShuffledBatches
-from rdfia.dcgan import Discriminator, Generator, RepeatAndConvolve
-from rdfia.gan import PRACTICAL, GANModule, discriminator_loss, generator_loss, gradient_penalty, score
+from rdfia.gan import PRACTICAL, GANModule, discriminator_loss, generator_loss
 from rdfia.latents import draw_latents
 from rdfia.optimization import rate_factor
 
@@ -26,125 +24,6 @@ def some_batches(count: int = 4, size: int = 8) -> DataLoader:
 
 def same(a: dict, b: dict) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-
-
-def test_networks_have_the_shapes_and_sizes_of_the_paper():
-    generator, discriminator = Generator(), Discriminator()
-    images = generator(torch.randn(3, 100))
-    assert images.shape == (3, 1, 32, 32)
-    assert images.abs().max() <= 1
-    assert discriminator(images).shape == (3,)
-    # by hand: 4x4 kernels 100-128-64-32-1, BatchNorm scale and bias, one bias at the end
-    weights = 16 * (100 * 128 + 128 * 64 + 64 * 32 + 32)
-    assert sum(p.numel() for p in generator.parameters()) == weights + 2 * 224 + 1
-    # 1-32-64-128-1, biases of the first and last layer
-    weights = 16 * (32 + 32 * 64 + 64 * 128 + 128)
-    assert sum(p.numel() for p in discriminator.parameters()) == weights + 33 + 2 * 192
-
-
-def test_nearest_neighbours_and_convolutions_have_the_size_worked_out_by_hand():
-    generator = Generator(upsampling="nearest")
-    assert generator(torch.randn(3, 100)).shape == (3, 1, 32, 32)
-    # 100-128 of 4x4, 3x3 kernels 128-64-32-8-1, BatchNorm scale and bias, one bias at the end
-    weights = 16 * 100 * 128 + 9 * (128 * 64 + 64 * 32 + 32 * 8 + 8)
-    assert sum(p.numel() for p in generator.parameters()) == weights + 2 * 232 + 1
-
-
-def test_one_transposed_convolution_is_nearest_neighbours_and_a_3x3_one():
-    layer = RepeatAndConvolve(5, 7).double()
-    maps = torch.randn(2, 5, 4, 6, dtype=torch.float64, requires_grad=True)
-    repeated = functional.interpolate(maps, scale_factor=2)
-    expected = functional.conv2d(repeated, layer.weight, padding=1)
-    torch.testing.assert_close(layer(maps), expected)
-    weights = torch.randn_like(expected)
-    inputs = (maps, layer.weight)
-    ours = torch.autograd.grad((layer(maps) * weights).sum(), inputs)
-    torch.testing.assert_close(ours, torch.autograd.grad((expected * weights).sum(), inputs))
-
-
-def test_weights_are_drawn_as_the_paper_says():
-    generator = Generator(features=64, initialization="dcgan")
-    for layer in generator.modules():
-        if isinstance(layer, nn.ConvTranspose2d):
-            assert layer.weight.std().item() == pytest.approx(0.02, rel=0.1)
-            assert layer.weight.mean().item() == pytest.approx(0, abs=0.002)
-        if isinstance(layer, nn.BatchNorm2d):
-            assert layer.weight.mean().item() == pytest.approx(1, abs=0.01)
-            assert layer.bias.abs().max() == 0
-
-
-def test_losses_are_the_binary_cross_entropies():
-    real, fake = torch.tensor([2.0, -1.0]), torch.tensor([0.5, -3.0])
-    cross_entropy = functional.binary_cross_entropy
-    expected = cross_entropy(real.sigmoid(), torch.ones(2)) + cross_entropy(fake.sigmoid(), torch.zeros(2))
-    assert discriminator_loss(real, fake).item() == pytest.approx(expected.item(), rel=1e-6)
-    assert generator_loss(fake).item() == pytest.approx(
-        cross_entropy(fake.sigmoid(), torch.ones(2)).item(), rel=1e-6
-    )
-    # by hand: log 2 each where the discriminator does not know
-    assert discriminator_loss(torch.zeros(3), torch.zeros(3)).item() == pytest.approx(2 * 0.6931472)
-    assert generator_loss(torch.tensor([-500.0], dtype=torch.float16)).item() == 500  # no overflow, no nan
-
-
-@pytest.mark.parametrize("initialization", ["pytorch", "orthogonal"])
-def test_other_initializations(initialization):
-    torch.manual_seed(0)
-    generator = Generator(16, 8, initialization=initialization)
-    torch.manual_seed(0)
-    layer = nn.ConvTranspose2d(16, 32, 4, bias=False)  # the first that is drawn
-    found = generator.first[0].weight
-    if initialization == "pytorch":
-        assert torch.equal(found, layer.weight)
-    else:
-        rows = found.flatten(1)
-        torch.testing.assert_close(rows @ rows.T, torch.eye(16), rtol=1e-4, atol=1e-5)
-
-
-def test_other_losses_by_hand():
-    real, fake = torch.tensor([2.0, 0.5]), torch.tensor([-3.0, 0.5])
-    assert discriminator_loss(real, fake, "hinge").item() == pytest.approx((0 + 0.5) / 2 + (0 + 1.5) / 2)
-    assert generator_loss(fake, "hinge").item() == pytest.approx(1.25)
-    squares = (1 + 0.25) / 4 + (9 + 0.25) / 4
-    assert discriminator_loss(real, fake, "least-squares").item() == pytest.approx(squares)
-    assert generator_loss(fake, "least-squares").item() == pytest.approx((16 + 0.25) / 4)
-    minimax = (1 - fake.sigmoid()).log().mean().item()
-    assert generator_loss(fake, "minimax").item() == pytest.approx(minimax, rel=1e-5)
-    assert discriminator_loss(real, fake, "minimax") == discriminator_loss(real, fake)
-
-
-def test_smoothed_labels_are_those_of_the_cross_entropy():
-    real, fake = torch.randn(5), torch.randn(5)
-    cross_entropy = functional.binary_cross_entropy_with_logits
-    expected = cross_entropy(real, torch.full((5,), 0.9)) + cross_entropy(fake, torch.zeros(5))
-    torch.testing.assert_close(discriminator_loss(real, fake, label_smoothing=0.1), expected)
-    squares = (real - 0.9).square().mean() / 2 + fake.square().mean() / 2
-    torch.testing.assert_close(discriminator_loss(real, fake, "least-squares", 0.1), squares)
-
-
-def test_scores_are_1_for_what_real_images_should_get_and_0_for_generated_ones():
-    assert score(torch.tensor([-40.0, 0.0, 40.0])).tolist() == pytest.approx([0, 0.5, 1])
-    assert score(torch.tensor([0.0, 0.5, 1.0]), "least-squares").tolist() == [0, 0.5, 1]
-    assert score(torch.tensor([-1.0, 0.0, 1.0]), "hinge").tolist() == [0, 0.5, 1]
-
-
-def test_where_the_generator_loses_it_learns_but_for_minimax():
-    lost = torch.tensor([-20.0], requires_grad=True)
-    slopes = {"non-saturating": -1, "hinge": -1, "least-squares": -21, "minimax": 0}
-    for loss, slope in slopes.items():
-        (gradient,) = torch.autograd.grad(generator_loss(lost, loss), lost)
-        assert gradient.item() == pytest.approx(slope, abs=1e-6), loss
-
-
-def test_the_gradient_penalty_by_hand_and_its_own_gradient():
-    """Of logits a x1^2 + b x2 the gradient is (2 a x1, b)."""
-    images = torch.tensor([[1.0, 5.0], [2.0, 7.0]]).reshape(2, 2, 1, 1).requires_grad_()
-    a, b = torch.tensor(3.0, requires_grad=True), torch.tensor(0.5, requires_grad=True)
-    logits = a * images[:, 0, 0, 0] ** 2 + b * images[:, 1, 0, 0]
-    penalty = gradient_penalty(logits, images)
-    assert penalty.item() == pytest.approx((36 + 144) / 2 + 0.25)
-    penalty.backward()
-    assert a.grad.item() == pytest.approx((2 * 36 / 3 + 2 * 144 / 3) / 2)
-    assert b.grad.item() == pytest.approx(1.0)
 
 
 def reference_step(module: GANModule, batches: list[torch.Tensor]) -> None:

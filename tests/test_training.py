@@ -1,9 +1,7 @@
 import json
 import math
 import os
-import re
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +9,7 @@ import torch
 from tiny import Data, Tiny, arguments, rows, train
 
 from rdfia import callbacks, command_line, runs, training
-from rdfia.command_line import Checked, Interrupted, TrainerArgs
+from rdfia.command_line import Checked, Interrupted
 from rdfia.plots import image_grids
 
 
@@ -237,18 +235,6 @@ def test_a_run_does_not_go_on_with_other_data(tmp_path):
         train(arguments(tmp_path), Tiny(), data={"name": "a", "sha256": "2"})
 
 
-def test_what_died_before_its_first_checkpoint_leaves_no_history(tmp_path):
-    class Dies(Tiny):
-        def validation_step(self, batch, batch_idx):
-            raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        train(arguments(tmp_path), Dies())
-    assert len(rows(tmp_path / "runs" / "run")) == 5
-    _, folder, _ = train(arguments(tmp_path, max_epochs=1, batch_size=64), Tiny())
-    assert [row["step"] for row in rows(folder)] == ["0", "1", "2", "3", "4", "4"]
-
-
 def test_scored_again_a_run_keeps_what_is_known_of_its_training(tmp_path, monkeypatch):
     def score(epochs):
         trainer, folder, seconds = train(arguments(tmp_path, max_epochs=epochs), Tiny())
@@ -311,53 +297,6 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, bad, signal_at):
     assert saved["state_dict"]["weight"].isfinite()
 
 
-def test_a_job_that_is_put_into_the_queue_again_loses_no_history(tmp_path, monkeypatch):
-    """Slurm ends the processes of the job as soon as they ask for that."""
-    scontrol = tmp_path / "scontrol"
-    scontrol.write_text("#!/bin/sh\nkill -TERM $PPID\nsleep 0.2\n")
-    scontrol.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    monkeypatch.setenv("SLURM_JOB_ID", "7")
-    with pytest.raises(Interrupted):
-        train(arguments(tmp_path), Tiny(signal_at=8, number=signal.SIGUSR1))
-    folder = tmp_path / "runs" / "run"
-    saved = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
-    steps = [int(row["step"]) for row in rows(folder) if row["train/loss"]]
-    assert steps == list(range(saved["global_step"]))
-
-
-def test_the_history_is_not_written_anew_after_each_row(tmp_path, monkeypatch):
-    history, written = runs.MetricsCSV(tmp_path), []
-    write = history.write
-    monkeypatch.setattr(history, "write", lambda: (written.append(len(history.rows)), write()))
-    for step in range(2000):
-        history.log_metrics({"train/loss": 0.5}, step)
-        history.save()  # as Lightning does
-    history.finalize("success")
-    assert written[0] == 1  # who watches a run sees that it began
-    assert len(written) < 20
-    assert len(rows(tmp_path)) == 2000
-    again, count = runs.MetricsCSV(tmp_path), len(written)  # killed, it trains those batches again
-    write_again = again.write
-    monkeypatch.setattr(again, "write", lambda: (written.append(len(again.rows)), write_again()))
-    for step in range(2000):
-        again.log_metrics({"train/loss": 0.5}, step)
-        again.save()
-    assert len(written) - count < 20
-
-
-def test_the_end_of_an_epoch_adds_to_the_row_of_its_last_batch_at_once(tmp_path):
-    history = runs.MetricsCSV(tmp_path)
-    for row in ({"train/batch_loss": 0.5}, {"val/loss": 2.0}, {"train/loss": 1.0}):
-        history.log_metrics(row, 3)
-        history.save()
-    found = [{name: value for name, value in row.items() if value} for row in rows(tmp_path)]
-    assert found == [
-        {"step": "3", "train/batch_loss": "0.5", "train/loss": "1.0"},
-        {"step": "3", "val/loss": "2.0"},
-    ]
-
-
 def test_damaged_files_of_a_run_are_named(tmp_path):
     _, folder, _ = train(arguments(tmp_path), Tiny())
     good = (folder / "metrics.csv").read_text()
@@ -379,73 +318,6 @@ def test_overwrite_deletes_run_folders_only(tmp_path):
     for name in ("..", ".", "a/b", ""):
         with pytest.raises(ValueError, match="--name is a folder name"):
             arguments(tmp_path, name=name)
-
-
-def test_a_task_of_a_job_array_is_queued_again_by_its_own_number(tmp_path, monkeypatch, capsys):
-    scontrol = tmp_path / "scontrol"
-    scontrol.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\nexit 0\n')
-    scontrol.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    for name, value in (("JOB_ID", 9), ("ARRAY_JOB_ID", 8), ("ARRAY_TASK_ID", 3)):
-        monkeypatch.setenv(f"SLURM_{name}", str(value))
-    command_line.requeue_job()
-    assert (tmp_path / "asked").read_text() == "requeue 8_3\n"
-    scontrol.write_text("#!/bin/sh\necho no such job >&2\nexit 1\n")
-    command_line.requeue_job()
-    assert "not requeued, submit the job again: scontrol requeue 8_3: no such job" in capsys.readouterr().err
-
-
-TWO_NODES = {"SLURM_NTASKS": "4", "SLURM_NNODES": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_STEP_ID": "0"}
-
-
-def in_slurm(monkeypatch, **changes: str | None) -> None:
-    for name, value in (TWO_NODES | changes).items():
-        monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)
-
-
-def test_processes_are_those_of_the_slurm_job(tmp_path, monkeypatch):
-    assert training.processes(arguments(tmp_path)) == (1, 1)
-    in_slurm(monkeypatch)
-    assert training.processes(arguments(tmp_path)) == (2, 2)
-    assert training.processes(arguments(tmp_path, devices=2, num_nodes=2)) == (2, 2)
-    for name in ("SLURM_NTASKS", "SLURM_NNODES", "SLURM_NTASKS_PER_NODE"):
-        monkeypatch.setenv(name, "1")
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    assert training.processes(TrainerArgs()) == (1, 1)  # one task is one process, whatever it sees
-    monkeypatch.setenv("SLURM_JOB_NAME", "interactive")
-    assert training.processes(arguments(tmp_path, devices=3)) == (3, 1)
-    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
-    with pytest.raises(ValueError, match="export SLURM_JOB_NAME=rdfia"):
-        training.processes(arguments(tmp_path))
-
-
-@pytest.mark.parametrize(
-    ("job", "flags", "said"),
-    [
-        ({}, {"devices": 4}, "--devices 4, but the Slurm job has 2 tasks on each node.*ntasks-per-node=4"),
-        ({}, {"num_nodes": 1}, "--num-nodes 1, but the Slurm job has 2.*sbatch --nodes=1"),
-        ({"SLURM_STEP_ID": None}, {}, "this Slurm job has 4 tasks.*start it with srun"),
-        ({"SLURM_NTASKS_PER_NODE": None}, {}, "--ntasks 4.*sbatch --ntasks-per-node"),
-    ],
-)
-def test_a_slurm_job_that_does_not_fit_is_said(tmp_path, monkeypatch, job, flags, said):
-    in_slurm(monkeypatch, **job)
-    with pytest.raises(ValueError, match=said):
-        training.open_run(arguments(tmp_path, **flags), Tiny(), {})
-    assert not (tmp_path / "runs").exists()
-
-
-def test_a_job_in_the_queue_again_overwrites_what_was_there_before_it_alone(tmp_path, monkeypatch):
-    train(arguments(tmp_path, max_epochs=1), Tiny())
-    monkeypatch.setenv("SLURM_JOB_ID", "7")
-    for restarts in ("0", "1"):  # the job before, that deleted nothing yet, may have been preempted
-        monkeypatch.setenv("SLURM_RESTART_COUNT", restarts)
-        assert arguments(tmp_path, overwrite=True).overwrite
-    again = Tiny()
-    train(arguments(tmp_path, max_epochs=1, overwrite=True), again)
-    assert again.batches == 5
-    assert not arguments(tmp_path, overwrite=True).overwrite
-    assert arguments(tmp_path, overwrite=True, name="other").overwrite
 
 
 def test_a_check_says_what_would_be_and_writes_nothing(tmp_path, capsys):
@@ -474,51 +346,6 @@ def test_what_a_kill_left_half_written_goes(tmp_path):
     left.write_bytes(b"half")
     train(arguments(tmp_path, max_epochs=2), Tiny())
     assert not left.exists()
-
-
-def test_the_profile_counts_each_moment_once(tmp_path, capsys):
-    class Slow(Tiny):
-        def training_step(self, batch, batch_idx):
-            time.sleep(0.02)
-            return super().training_step(batch, batch_idx)
-
-        def on_after_backward(self):
-            time.sleep(0.01)
-
-    started = time.perf_counter()
-    train(arguments(tmp_path, max_epochs=2, profile=True), Slow())
-    whole = time.perf_counter() - started
-    lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.endswith("%")]
-    seconds = {" ".join(words[:-2]): float(words[-2]) for words in lines}
-    assert seconds["forward and losses"] >= 10 * 0.02
-    assert {"data", "backward", "optimizer", "validation", "loop and logging"} <= seconds.keys()
-    assert sum(seconds.values()) <= whole + 0.1
-
-
-def test_a_line_an_epoch_tells_the_pace(tmp_path, capsys):
-    train(arguments(tmp_path, batch_size=4), Tiny())
-    (last,) = re.findall(
-        r"epoch 3/3: val/score 2, \d+ s, ([\d,]+) images/s, [\d.]+ GB", capsys.readouterr().out
-    )
-    assert int(last.replace(",", "")) > 0
-
-
-def test_out_of_time_where_nothing_trains_the_job_is_queued_again(tmp_path, monkeypatch, capsys):
-    scontrol = tmp_path / "scontrol"
-    scontrol.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
-    scontrol.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    monkeypatch.setenv("SLURM_JOB_ID", "9")
-    monkeypatch.setattr("sys.argv", ["script"])
-    handler = signal.getsignal(signal.SIGUSR1)
-    try:
-        with pytest.raises(SystemExit) as stopped:
-            command_line.run_script(lambda args: os.kill(os.getpid(), signal.SIGUSR1), TrainerArgs)
-    finally:
-        signal.signal(signal.SIGUSR1, handler)
-    assert stopped.value.code == 130
-    assert (tmp_path / "asked").read_text() == "requeue 9\n"
-    assert "the job is queued again" in capsys.readouterr().err
 
 
 def test_what_a_module_names_is_compiled(tmp_path):
