@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rdfia.choices import check_choices
 from rdfia.dcgan import Discriminator, Initialization, Upsampling, grow, initialize, shrink, up
 from rdfia.gan import GANModule
 
@@ -129,12 +130,15 @@ class cGANModule(GANModule):  # noqa: N801 - the name that the project is known 
     ) -> None:
         if gan.get("groups"):
             raise ValueError(f"labels are the groups of a conditional GAN, got groups={gan['groups']}")
+        check_choices(cGANModule.__init__, locals())
         super().__init__(preview_count=preview_count, **gan | {"groups": 0})
         drawn: dict[str, Any] = {"initialization": self.initialization}
         embedding = CLASSES if conditioning == "embedding" else 0
         shape: dict[str, Any] = {"upsampling": self.upsampling, "embedding": embedding}
         self.generator = ConditionalGenerator(self.latent_dim, self.features[0], **shape, **drawn)
         if label_in_discriminator and conditioning != "projection":
+            if self.features[1] < 2:  # half of them for the label
+                raise ValueError(f"{conditioning} labels need discriminator_features of at least 2, got 1")
             self.discriminator = ConditionalDiscriminator(
                 self.features[1], conditioning=conditioning, **drawn
             )

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from rdfia.choices import check_choices
 from rdfia.dann_network import DomainAdversarialNetwork, statistics_kept
 from rdfia.domain_scores import DomainScores, entropy
 from rdfia.optimization import rate_factor, set_rate, share_statistics, update_average
@@ -156,6 +157,7 @@ class DANNModule(lightning.LightningModule):
         average_decay: float = 0.999,
     ) -> None:
         super().__init__()
+        check_choices(DANNModule.__init__, locals())
         if adapt and labelled == "target":
             raise ValueError("with the target's labels there is nothing to adapt; take adapt=False")
         for name, value in {"lr": lr, "strength": strength}.items():

@@ -15,6 +15,7 @@ from torch import Tensor, distributed, nn
 from torchmetrics.classification import MulticlassAccuracy
 
 from rdfia.backbones import load_backbone
+from rdfia.choices import check_choices
 from rdfia.features import layer_features, weights_hash
 from rdfia.linear_svm import (
     LinearClassifier,
@@ -80,8 +81,7 @@ class FeatureExtractorSVM(lightning.LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if scaling not in ("raw", "l2", "power", "standard"):
-            raise ValueError(f"scaling is raw, l2, power or standard, got {scaling!r}")
+        check_choices(FeatureExtractorSVM.__init__, locals())
         layers, grids = list(layers), list(grids)
         data_dir = None if data_dir is None else str(data_dir)
         weights = str(weights) if isinstance(weights, Path) else weights

@@ -15,7 +15,6 @@ discriminator compares like with like, see `rdfia.groups`.
 """
 
 import copy
-import itertools
 from contextlib import nullcontext
 from typing import Any, Literal
 
@@ -24,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rdfia.choices import check_choices
 from rdfia.dcgan import Discriminator, Generator, Initialization, Upsampling
 from rdfia.digit_judge import DigitScores
 from rdfia.groups import Groups
@@ -101,8 +101,20 @@ def score(logits: Tensor, loss: Loss = "non-saturating") -> Tensor:
     return logits if loss == "least-squares" else logits.sigmoid()
 
 
-# The recipe of the practicals, as keywords of `GANModule`: what the paper does, at width 32.
+def check_size(images: Tensor) -> None:
+    """Check that the networks can take images.
+
+    Raises:
+        ValueError: They are not (B, 1, 32, 32).
+    """
+    if images.shape[1:] != (1, 32, 32):
+        size = tuple(images.shape)
+        raise ValueError(f"images are (B, 1, 32, 32), got {size}; take MNISTDataModule(image_size=32)")
+
+
+# The recipe of the practicals, as keywords of `GANModule`.
 PRACTICAL: dict[str, Any] = {
+    "latents": "normal",
     "upsampling": "transposed",
     "groups": 0,
     "generator_lr": 2e-4,
@@ -183,6 +195,7 @@ class GANModule(lightning.LightningModule):
         preview_count: int = 64,
     ) -> None:
         super().__init__()
+        check_choices(GANModule.__init__, locals())
         counts = {"latent_dim": latent_dim, "generator_features": generator_features}
         counts |= {"discriminator_features": discriminator_features}
         for name, count in (counts | {"discriminator_steps": discriminator_steps}).items():
@@ -243,16 +256,21 @@ class GANModule(lightning.LightningModule):
 
     def on_train_start(self) -> None:
         """Make the groups, unless the run goes on; processes make those of one, and keep the first one's."""
+        if self.trainer.global_step == 0:  # also of a module that was trained before: rates fall again
+            self.batches_done = 0
         if self.groups is None or self.groups.fitted:
             return
         loader: Any = self.trainer.train_dataloader
         batches: list[Tensor] = []
-        for images, _ in itertools.islice(loader, int(self.trainer.num_training_batches)):
+        for number, (images, _) in enumerate(loader, 1):
+            check_size(images)
             if self.trainer.world_size > 1:  # in the order of one process: they take turns within a batch
                 gathered: Any = self.all_gather(images)
                 images = gathered.transpose(0, 1).flatten(0, 1)
             batches.append(images)
-            if sum(map(len, batches)) >= FIT_GROUPS_ON:
+            seen = sum(map(len, batches))
+            enough = number >= self.trainer.num_training_batches and seen >= self.groups.count  # in a dry run
+            if enough or seen >= FIT_GROUPS_ON:
                 break
         self.groups.fit(torch.cat(batches), self.seed)
         share_statistics(self.groups, self.trainer.world_size)
@@ -301,6 +319,7 @@ class GANModule(lightning.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Update the discriminator, then the generator, then the generator's average."""
+        check_size(batch[0])
         real, condition = batch[0] * 2 - 1, self.condition(batch[1])
         real_told = fake_told = condition
         ranks = {"rank": self.global_rank, "world_size": self.trainer.world_size}
@@ -355,8 +374,11 @@ class GANModule(lightning.LightningModule):
         checkpoint["batches_done"] = self.batches_done
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the number of batches."""
+        """Restore the number of batches; the judge stays the one that the package has now."""
         self.batches_done = checkpoint["batches_done"]
+        checkpoint["state_dict"] |= {
+            f"scores.{name}": value for name, value in self.scores.state_dict().items()
+        }
 
     def _compare(self, batch: tuple[Tensor, Tensor], *key: int) -> None:
         """Show the judge a batch of real digits (B, 1, 32, 32) and as many generated ones."""

@@ -116,9 +116,13 @@ def compare(
     module = build(args)
     if (args.output_dir / args.name / "metrics.csv").exists() and not args.overwrite:
         raise ValueError(f"{args.output_dir / args.name} holds a single run; use another --name for a table")
+    besides = {name: value for name, value in BESIDES.items() if hasattr(args, name)}
+    for changes in rows.values():  # what is wrong with the last one is said before the first is trained
+        one = dataclasses.replace(args, **besides, **changes)
+        build(one)
+        training.check_devices(one)
     free = training.MAY_CHANGE_BUT_LENGTH | BESIDES.keys()
     folder = training.open_run(args, module, data, may_change=free)
-    besides = {name: value for name, value in BESIDES.items() if hasattr(args, name)}
     seeds = list(dict.fromkeys(args.seeds or (args.seed,)))
     found: dict[str, list[dict[str, Any]]] = {row: [] for row in rows}
     for row, seed in part_of([(row, seed) for row in rows for seed in seeds], args.part):
@@ -151,6 +155,12 @@ def compare(
         for score in found[row][0]["metrics"]
     }
     outcomes = {row: ", ".join(verdict(one["metrics"]) for one in found[row]) for row in rows}
+    diverged = [
+        f"{row}, seed {seed}: {one['notes'][1]}"
+        for row in rows
+        for seed, one in zip(seeds, found[row], strict=True)
+        if len(one["notes"]) > 1
+    ]
     origins = sorted({f"trained at {one['commit']} on {one['device']}" for one in every})
     table = runs.write_results(
         folder,
@@ -161,7 +171,12 @@ def compare(
         metrics=metrics,
         selection=every[0]["selection"],
         wall_seconds=sum(one["wall_seconds"] for one in every),
-        notes=[*every[0]["notes"], *origins, *(f"{row}: {outcome}" for row, outcome in outcomes.items())],
+        notes=[
+            every[0]["notes"][0],
+            *origins,
+            *(f"{row}: {outcome}" for row, outcome in outcomes.items()),
+            *diverged,
+        ],
     )
     columns = ["judge_fid", "precision", "recall", "histogram_distance", "confident_share"]
     columns += ["final_discriminator_loss", "final_generator_loss", "loss_swing", "seconds"]

@@ -88,7 +88,7 @@ class Args(GANArgs):
     name: str = "gan"
     """Of the run folder; the same goes on."""
     interpolate: tuple[str, ...] = ("89", "94", "17", "35")
-    """Digits to walk between."""
+    """Digits to walk between; none for no walks."""
     ablation: tuple[
         Literal["ngf", "ndf", "nz", "init", "lr", "loss", "epochs", "all", "ladder", "tried"], ...
     ] = ()
@@ -200,9 +200,11 @@ def train(args: Args) -> dict[str, Any]:
     pairs = [(int(first), int(second)) for first, second in args.interpolate]
 
     def figures(gan: "GANModule") -> dict[str, "Figure"]:
-        return {"interpolation": plots.image_grids(walks(gan, pairs, steps=10), columns=10)}
+        return {"interpolation": plots.image_grids(walks(gan, pairs, steps=10), columns=10)} if pairs else {}
 
     def films(gan: "GANModule") -> dict[str, list["np.ndarray"]]:
+        if not pairs:
+            return {}
         ways = walks(gan, pairs, steps=30).values()
         frames = zip(*(images.unflatten(0, (len(pairs), 30)).unbind(1) for images in ways), strict=True)
         return {"walk": [plots.sheet(torch.cat(shown), columns=len(pairs)) for shown in frames]}

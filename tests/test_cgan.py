@@ -73,6 +73,10 @@ def test_projection_is_the_inner_product_with_the_classes_embedding():
 
 
 def test_labels_are_the_groups():
+    with pytest.raises(ValueError, match="conditioning is one-hot, embedding or projection, got 'onehot'"):
+        cGANModule(conditioning="onehot")
+    with pytest.raises(ValueError, match="one-hot labels need discriminator_features of at least 2, got 1"):
+        cGANModule(conditioning="one-hot", discriminator_features=1)
     with pytest.raises(ValueError, match="labels are the groups of a conditional GAN, got groups=5"):
         cGANModule(**SMALL, groups=5)
 

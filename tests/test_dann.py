@@ -341,6 +341,9 @@ def test_the_paper_recipe_is_accepted_and_saved(tmp_path):
         ({"lr": -1.0}, "lr is not"),
         ({"dropout": 1.0}, "dropout is"),
         ({"average_decay": 1.5}, "average_decay"),
+        ({"network": "papers"}, "network is paper or modern, got 'papers'"),
+        ({"schedule": "gannin"}, "schedule is ganin, constant, linear or off"),
+        ({"optimizer": "adamw"}, "optimizer is adam or sgd"),
     ],
 )
 def test_bad_settings_are_named(flags, message):

@@ -5,6 +5,7 @@ import lightning
 import pytest
 import torch
 from conftest import quiet_trainer
+from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
@@ -26,7 +27,19 @@ def same(a: dict, b: dict) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def reference_step(module: GANModule, batches: list[torch.Tensor]) -> None:
+def wanted(logits: torch.Tensor, loss: str, real: bool, smoothing: float = 0.0) -> torch.Tensor:
+    """Return what logits lack of those of real images, or of generated ones, in PyTorch's own terms."""
+    if loss == "hinge":
+        return torch.clamp(1 - logits if real else 1 + logits, min=0).mean()
+    target = torch.full_like(logits, real * (1 - smoothing))
+    if loss == "least-squares":
+        return functional.mse_loss(logits, target) / 2
+    return functional.binary_cross_entropy_with_logits(logits, target)
+
+
+def reference_step(
+    module: GANModule, batches: list[torch.Tensor], loss: str = "non-saturating", smoothing: float = 0.0
+) -> None:
     """Train ``module``'s networks with plain PyTorch, written out step by step."""
     g, d, average = module.generator.train(), module.discriminator.train(), module.average_generator
     d_optimizer = torch.optim.Adam(d.parameters(), lr=2e-4, betas=(0.5, 0.999))
@@ -35,12 +48,14 @@ def reference_step(module: GANModule, batches: list[torch.Tensor]) -> None:
         z = draw_latents(len(images), module.latent_dim, [module.seed, 1, number])
         fake = g(z)
         d_optimizer.zero_grad()
-        loss = functional.binary_cross_entropy_with_logits(d(images * 2 - 1), torch.ones(len(images)))
-        loss += functional.binary_cross_entropy_with_logits(d(fake.detach()), torch.zeros(len(images)))
-        loss.backward()
+        wrong = wanted(d(images * 2 - 1), loss, True, smoothing) + wanted(d(fake.detach()), loss, False)
+        wrong.backward()
         d_optimizer.step()
         g_optimizer.zero_grad()
-        functional.binary_cross_entropy_with_logits(d(fake), torch.ones(len(images))).backward()
+        if loss == "minimax":
+            (-wanted(d(fake), loss, False)).backward()
+        else:
+            (-d(fake).mean() if loss == "hinge" else wanted(d(fake), loss, True)).backward()
         g_optimizer.step()
         decay = min(0.999, (1 + number) / (10 + number))
         with torch.no_grad():
@@ -50,12 +65,23 @@ def reference_step(module: GANModule, batches: list[torch.Tensor]) -> None:
                 kept.copy_(new)
 
 
-def test_training_equals_a_plain_loop():
-    module = GANModule(**SMALL, **PRACTICAL | {"average_decay": 0.999})
+@pytest.mark.parametrize(
+    ("loss", "smoothing"),
+    [
+        ("non-saturating", 0.0),
+        ("non-saturating", 0.1),
+        ("minimax", 0.0),
+        ("least-squares", 0.1),
+        ("hinge", 0.0),
+    ],
+)
+def test_training_equals_a_plain_loop(loss, smoothing):
+    settings = PRACTICAL | {"average_decay": 0.999, "loss": loss, "label_smoothing": smoothing}
+    module = GANModule(**SMALL, **settings)
     reference = copy.deepcopy(module)
     loader = some_batches()
     quiet_trainer(max_epochs=1).fit(module, loader)
-    reference_step(reference, [images for images, _ in loader])
+    reference_step(reference, [images for images, _ in loader], loss, smoothing)
     assert module.batches_done == 4
     for name in ("generator", "discriminator", "average_generator"):
         found, expected = (getattr(m, name).state_dict() for m in (module, reference))
@@ -168,11 +194,70 @@ def test_falling_rates_need_an_end():
         ({"r1": float("nan")}, "r1 is not negative, got nan"),
         ({"beta1": 1.0}, "beta1 is at least 0 and below 1, got 1.0"),
         ({"loss": "hinge", "label_smoothing": 0.1}, "no labels to smooth"),
+        ({"loss": "lsgan"}, "loss is non-saturating, minimax, least-squares or hinge, got 'lsgan'"),
+        ({"latents": "gaussian"}, "latents is normal or uniform, got 'gaussian'"),
+        ({"upsampling": "bilinear"}, "upsampling is transposed or nearest"),
+        ({"initialization": "xavier"}, "initialization is dcgan, pytorch or orthogonal"),
+        ({"decay": "exponential"}, "decay is none,"),
     ],
 )
 def test_bad_settings_are_named(settings, message):
     with pytest.raises(ValueError, match=message):
         GANModule(**settings)
+
+
+def test_uniform_latents_are_drawn_everywhere():
+    module = GANModule(**SMALL, latents="uniform")
+    drawn: list[torch.Tensor] = []
+    module.average_generator.register_forward_pre_hook(lambda _, given: drawn.append(given[0]))
+    module.sample(500)
+    for latents in (module.draw(500, 1), *drawn):
+        assert 0.9 < latents.abs().max() <= 1
+    assert module.groups.uniform
+
+
+def test_initialization_and_upsampling_reach_the_networks():
+    orthogonal = GANModule(**SMALL, groups=0, initialization="orthogonal")
+    for network in (orthogonal.generator, orthogonal.average_generator):
+        rows = network.first[0].weight.flatten(1)
+        torch.testing.assert_close(rows @ rows.T, torch.eye(8), rtol=1e-4, atol=1e-5)
+    convolution = [layer for layer in orthogonal.discriminator.modules() if isinstance(layer, nn.Conv2d)][1]
+    rows = convolution.weight.flatten(1)
+    torch.testing.assert_close(rows @ rows.T, torch.eye(len(rows)), rtol=1e-4, atol=1e-5)
+    for upsampling, transposed in (("transposed", 4), ("nearest", 1)):
+        layers = GANModule(**SMALL, upsampling=upsampling).generator.modules()
+        assert sum(isinstance(layer, nn.ConvTranspose2d) for layer in layers) == transposed
+
+
+def test_a_trained_module_can_be_trained_again():
+    module = GANModule(**SMALL, decay="linear")
+    for _ in range(2):
+        before = copy.deepcopy(module.generator.state_dict())
+        quiet_trainer(max_epochs=1).fit(module, some_batches())
+        assert module.batches_done == 4
+        assert not same(before, module.generator.state_dict())
+
+
+def test_the_judge_is_that_of_the_package_not_of_the_checkpoint(tmp_path):
+    run, module = quiet_trainer(max_epochs=1), GANModule(**SMALL)
+    run.fit(module, some_batches())
+    with torch.no_grad():
+        module.scores.judge.head.bias.add_(1)  # that of another version
+    run.save_checkpoint(tmp_path / "gan.ckpt")
+    again = GANModule.load_from_checkpoint(tmp_path / "gan.ckpt", weights_only=True)
+    assert same(again.scores.state_dict(), GANModule(**SMALL).scores.state_dict())
+
+
+@pytest.mark.parametrize("groups", [0, 8])
+def test_images_of_another_size_are_named(groups):
+    data = DataLoader([(torch.rand(1, 28, 28), 0)] * 8, batch_size=8)
+    with pytest.raises(ValueError, match=r"take MNISTDataModule\(image_size=32\)"):
+        quiet_trainer(max_epochs=1).fit(GANModule(**SMALL, groups=groups), data)
+
+
+def test_a_dry_run_of_small_batches_finds_its_groups():
+    run = lightning.Trainer(fast_dev_run=4, accelerator="cpu", enable_progress_bar=False)
+    run.fit(GANModule(**SMALL | {"latent_dim": 30}), some_batches(count=40, size=2))
 
 
 def test_batches_are_counted_not_optimizer_steps():

@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import pytest
 import torch
 import train_gan
 from conftest import write_mnist
-from gan_tables import ABLATION, LADDER, TRIED
+from gan_tables import ABLATION, LADDER, TRIED, verdict
 from PIL import Image
 from train_gan import (
     Args,
@@ -24,7 +25,6 @@ from train_gan import (
     loss_numbers,
     main,
     module_flags,
-    train,
     walks,
 )
 
@@ -144,7 +144,16 @@ def test_a_table_skips_what_is_done_and_names_what_collapsed(tmp_path, mnist, mo
     assert any(note in ("D rate 1e9: no digits", "D rate 1e9: diverged") for note in table["notes"])
     assert (folder / "figures" / "samples.png").exists()
 
-    trained = []
+    shutil.rmtree(folder / "D-rate-1e9_seed_0")  # a row that is not done is trained again, alone, by its part
+    trained, train = [], train_gan.train
+    monkeypatch.setattr(train_gan, "train", lambda part: trained.append(part.name) or train(part))
+    for part, names in (((0, 2), []), ((1, 2), ["D-rate-1e9_seed_0"])):
+        assert main(dataclasses.replace(args, part=part)) == {}
+        assert trained == names
+    assert main(args)["metrics"].keys() == table["metrics"].keys()
+    assert trained == ["D-rate-1e9_seed_0"]
+
+    trained.clear()
     monkeypatch.setattr(train_gan, "train", lambda part: trained.append(part.name) or train(part))
     more = main(dataclasses.replace(args, seeds=(0, 1)))
     assert trained == ["practical_seed_1", "D-rate-1e9_seed_1"]
@@ -154,6 +163,30 @@ def test_a_table_skips_what_is_done_and_names_what_collapsed(tmp_path, mnist, mo
     single_run = dataclasses.replace(args, output_dir=folder, name="practical_seed_0")
     with pytest.raises(ValueError, match="holds a single run; use another --name"):
         main(single_run)
+
+
+def test_what_became_of_a_training():
+    alike = {f"class_{digit}": {"mean": 0.1} for digit in range(10)}
+    good = alike | {"judge_fid": {"mean": 1.0}, "recall": {"mean": 0.7}}
+    lacking = [{f"class_{digit}": {"mean": 0.001} for digit in range(count)} for count in (2, 3)]
+    assert verdict(good) == "ok"
+    assert [verdict(good | few) for few in lacking] == ["ok", "few classes"]
+    assert verdict(good | {"recall": {"mean": 0.0}}) == "no digits"
+    assert verdict(good | {"judge_fid": {"mean": None}}) == "diverged"
+
+
+def test_a_bad_row_is_said_before_the_first_is_trained(tmp_path, mnist, monkeypatch):
+    monkeypatch.setattr(train_gan, "train", None)
+    args = small(tmp_path, preset="practical", ablation=("loss",), label_smoothing=0.1)
+    with pytest.raises(ValueError, match="the hinge loss has no labels to smooth"):
+        main(args)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_no_walks_where_none_is_asked_for(tmp_path, mnist):
+    main(small(tmp_path, interpolate=(), max_epochs=1))
+    assert not list((tmp_path / "runs").glob("**/interpolation*"))
+    assert (tmp_path / "runs" / "gan" / "results.json").exists()
 
 
 def test_a_gan_that_diverges_stops_and_is_a_row_of_its_table(tmp_path, mnist, monkeypatch, capsys):
@@ -170,6 +203,7 @@ def test_a_gan_that_diverges_stops_and_is_a_row_of_its_table(tmp_path, mnist, mo
     args = small(tmp_path, ablation=("tried",), name="table")
     table = main(args)
     assert "orthogonal initialization: diverged" in table["notes"]
+    assert table["notes"][-1].startswith("orthogonal initialization, seed 0: train/discriminator_loss is nan")
     assert table["metrics"]["best/judge_fid"]["mean"] is not None
     monkeypatch.setattr(train_gan, "train", None)  # nothing is trained again
     assert main(args)["metrics"] == table["metrics"]
