@@ -138,6 +138,8 @@ class ImageNetSamplesDataModule(lightning.LightningDataModule):
             images = decode_all(paths, mode="RGB", size=shorter, crop=self.image_size)
             labels = torch.tensor([label for _, label in pictures])
             self.names = [path.stem for path in paths]
+            if len(set(self.names)) < len(paths):  # two folders may hold one name
+                self.names = [f"{number}_{name}" for number, name in enumerate(self.names)]
         self.data = ImageTensors(images, labels)
 
     def describe(self) -> dict[str, Any]:

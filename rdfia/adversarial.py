@@ -64,9 +64,15 @@ def rounded(images: Tensor) -> Tensor:
 
 
 def rounded_towards(images: Tensor, changed: Tensor) -> Tensor:
-    """Return ``changed`` in whole grey levels from ``images``, rounded towards them: no distance grows."""
-    levels = (changed - images) * 255
-    return rounded(images + (levels + 1e-3 * levels.sign()).trunc() / 255)
+    """Return ``changed`` in whole grey levels, rounded towards ``images``: no distance grows.
+
+    Where no whole level lies between the two, it is the one that is nearest to ``images``.
+    """
+    own, other = images * 255, changed * 255
+    # A little more, for what float rounding took.
+    levels = torch.where(other > own, (other + 1e-3).floor(), (other - 1e-3).ceil())
+    passed = torch.where(other > own, levels < own - 1e-3, levels > own + 1e-3)
+    return rounded(torch.where(passed, own, levels) / 255)
 
 
 def predict(model: nn.Module, images: Tensor, batch_size: int = 64) -> Tensor:

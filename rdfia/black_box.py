@@ -82,7 +82,7 @@ def few_pixels(
                 ).x
             changed[number] = search.painted(search.best)[0]
             queries[number] = search.queries
-    return judge(model, images, changed, labels, targets, queries=queries)
+    return judge(model, images, changed, labels, targets, queries=queries, batch_size=min(64, batch_size))
 
 
 class _Found(Exception):  # noqa: N818 - no error: a candidate fools
@@ -141,6 +141,7 @@ def shapes(
     candidates: int = 32,
     targets: Tensor | None = None,
     seed: int = 0,
+    batch_size: int = 64,
 ) -> Attacked:
     """Draw transparent discs over an image, evolved from the logits alone.
 
@@ -158,6 +159,7 @@ def shapes(
         candidates: Ways to redraw a disc, which go through the model together.
         targets: (B,), the classes that shall win; by default any wrong one will do.
         seed: Of the evolution.
+        batch_size: Images that go through the model at once when they are judged.
     """
     changed, queries = images.clone(), torch.zeros_like(labels)
     channels, height, width = images.shape[1:]
@@ -200,4 +202,4 @@ def shapes(
                     best, genes[chosen], changed[number] = misses[place], tried[place], shown[place]
                 if hit.any():
                     break
-    return judge(model, images, changed, labels, targets, queries=queries)
+    return judge(model, images, changed, labels, targets, queries=queries, batch_size=batch_size)

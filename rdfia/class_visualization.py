@@ -136,6 +136,7 @@ def visualize_classes(
             return fourier_image(variable, size) if fourier else variable / 4 + 0.5
 
         with ExitStack() as stack:
+            stack.enter_context(torch.enable_grad())
             for model in models:
                 stack.enter_context(as_it_was(model))
             for step in progress(range(steps), "class visualisation"):

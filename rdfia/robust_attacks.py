@@ -61,6 +61,7 @@ def robustness(
     transform: Transform = random_transform,
     views: int = 50,
     seed: int = 1_000_000,
+    batch_size: int = 64,
 ) -> Tensor:
     """Return in which share of random transformations each image fools, (B,).
 
@@ -72,10 +73,11 @@ def robustness(
         transform: Makes a random view.
         views: Of each image.
         seed: Another than the attack had: the transformations are held out.
+        batch_size: Images that go through the model at once.
     """
     shares = torch.zeros(len(images), device=images.device)
     for view in range(views):
-        told = predict(model, transform(images, (seed, view)))
+        told = predict(model, transform(images, (seed, view)), batch_size)
         shares += fooled(told, labels, targets).float() / views
     return shares
 

@@ -293,15 +293,19 @@ def area(curves: Tensor) -> Tensor:
 
 
 def gaussian_blur(images: Tensor, sigma: float) -> Tensor:
-    """Return images (B, C, H, W) blurred with a Gaussian of ``sigma`` pixels, edges reflected."""
+    """Return images (B, C, H, W) blurred with a Gaussian of ``sigma`` pixels, edges reflected.
+
+    In the images' own precision, also under autocast.
+    """
     radius = max(1, min(round(3 * sigma), min(images.shape[2:]) - 1))
     x = torch.arange(-radius, radius + 1, dtype=images.dtype, device=images.device)
     kernel = torch.exp(-(x**2) / (2 * sigma**2))
     kernel = (kernel / kernel.sum()).expand(images.shape[1], 1, 1, -1)
     across = functional.pad(images, (radius, radius, 0, 0), mode="reflect")
-    across = functional.conv2d(across, kernel, groups=images.shape[1])
-    down = functional.pad(across, (0, 0, radius, radius), mode="reflect")
-    return functional.conv2d(down, kernel.transpose(2, 3), groups=images.shape[1])
+    with torch.autocast(images.device.type, enabled=False):
+        across = functional.conv2d(across, kernel, groups=images.shape[1])
+        down = functional.pad(across, (0, 0, radius, radius), mode="reflect")
+        return functional.conv2d(down, kernel.transpose(2, 3), groups=images.shape[1])
 
 
 def rank_correlation(a: Tensor, b: Tensor) -> Tensor:

@@ -58,6 +58,7 @@ def main(
     if isinstance(args, ClassVisualization) and args.table:
         return compare_settings(args, main)
     # Imported here, so that --help does not wait for torch.
+    import shutil
     import time
 
     import torch
@@ -80,6 +81,8 @@ def main(
     trainer = training.make_trainer(args, folder, monitor="none", mode="max", callbacks=[])
     for network in networks.values():
         network.to(trainer.strategy.root_device, memory_format=torch.channels_last)
+    for place in () if args.fast_dev_run else ("figures", "images"):
+        shutil.rmtree(folder / place, ignore_errors=True)  # what a kill left, of other pictures perhaps
     started = time.perf_counter()
     metrics, notes = work(folder, trainer)
     results = runs.write_results(

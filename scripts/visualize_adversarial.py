@@ -74,7 +74,7 @@ def attack_images(
         print(f"{name}: " + ", ".join(f"{key} {value:.4g}" for key, value in numbers.items()), flush=True)
     if "eot" in args.attacks:
         targets = pick_targets(args, aim(args, "eot"), network, images, truth)
-        clean = robust_attacks.robustness(network, images, truth, targets)
+        clean = robust_attacks.robustness(network, images, truth, targets, batch_size=args.batch_size)
         metrics["clean/under_transformations"] = [float(clean.mean())]
     if len(networks) > 1:
         shares = [
@@ -137,7 +137,7 @@ def judge(
     change = (found.images - images).abs().amax(1)[places]
     numbers["overlap_with_saliency"] = float(rank_correlation(change, maps[places]).mean())
     if name in ("plain", "eot"):
-        lasting = robust_attacks.robustness(network, found.images, truth, targets)
+        lasting = robust_attacks.robustness(network, found.images, truth, targets, batch_size=args.batch_size)
         numbers["under_transformations"] = float(lasting.mean())
     for other_name, other in networks.items():
         share = also_fooled(other, images[places], again, truth[places], size)

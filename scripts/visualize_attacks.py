@@ -111,7 +111,8 @@ def attack(
     targets = pick_targets(args, aim(args, name), network, images, truth)
     limit = {"targets": targets, "batch_size": args.batch_size}
     seeded, population = limit | {"seed": args.seed}, min(400, args.queries)
-    gentle, rough = (epsilon or args.epsilon / 255), args.epsilon_eot / 255
+    gentle, rough = (args.epsilon / 255 if epsilon is None else epsilon), args.epsilon_eot / 255
+    within = args.epsilon_l2 if epsilon is None else epsilon  # the radius of a ball
     strong = seeded | {"epsilon": rough, "step": rough / 10, "steps": 5 * args.steps, "stop_early": False}
     pgd = functools.partial(adversarial.pgd, network, images, truth)
     # Attacks that ask thousands of times and need no gradient.
@@ -120,7 +121,7 @@ def attack(
         "fool": lambda: adversarial.fool(network, images, truth, **limit),
         "fgsm": lambda: adversarial.fgsm(network, images, truth, epsilon=gentle, **limit),
         "pgd": lambda: pgd(epsilon=gentle, steps=args.steps, **seeded),
-        "pgd_l2": lambda: pgd(epsilon=epsilon or args.epsilon_l2, norm="l2", steps=args.steps, **seeded),
+        "pgd_l2": lambda: pgd(epsilon=within, norm="l2", steps=args.steps, **seeded),
         "plain": lambda: pgd(**strong),
         "eot": lambda: pgd(**strong, transform=robust_attacks.random_transform, views=4),
         "pixels": lambda: black_box.few_pixels(
@@ -133,7 +134,7 @@ def attack(
             **seeded,
         ),
         "shapes": lambda: black_box.shapes(
-            asked, images, truth, generations=args.queries // 32, targets=targets, seed=args.seed
+            asked, images, truth, generations=args.queries // 32, seed=args.seed, **limit
         ),
     }
     return attacks[name](), targets

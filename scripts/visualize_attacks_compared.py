@@ -128,7 +128,13 @@ def attack_with_patch(
     if not len(held_out):
         return {"success": float("nan"), "share_of_the_area": area}
     patch = robust_attacks.patch(
-        network, train, target, size=args.patch_size, steps=args.patch_steps, seed=args.seed
+        network,
+        train,
+        target,
+        size=args.patch_size,
+        steps=args.patch_steps,
+        batch_size=min(16, args.batch_size),
+        seed=args.seed,
     )
     views = 5
     seen = [robust_attacks.with_patch(held_out, patch, (args.seed, 1_000_000, view)) for view in range(views)]

@@ -208,6 +208,14 @@ def compare_settings(args: ClassVisualization, run_one: Callable[[Any], dict[str
         raise ValueError("--table changes the settings of the practicals; add --preset practical")
     if given := [name for name in PRACTICAL if getattr(args, name) is not None]:
         raise ValueError(f"--table sets --{given[0].replace('_', '-')} itself; leave it out")
+    if args.weights not in ("imagenet", "random"):
+        raise ValueError("--table draws with each network in turn; a file holds the weights of one")
+    if args.ensemble:
+        raise ValueError("--table draws with one network at a time; leave --ensemble out")
+    if args.start and any("fourier" in changes.values() for changes in TABLES[args.table].values()):
+        raise ValueError(f"--table {args.table} begins with noise; leave --start out")
+    if args.start and not args.start.is_file():
+        raise FileNotFoundError(f"--start {args.start} is no picture that exists")
     for name in args.classes:
         class_of(name)
     for network in load_networks(args).values():

@@ -41,6 +41,11 @@ class Network(TrainerArgs):
             value = getattr(self, name, least)
             if value is not None and value < least:
                 raise ValueError(f"--{name.replace('_', '-')} is at least {least}, got {value}")
+        for name in ("epsilon", "epsilon_l2", "epsilon_eot", "curve", "curve_l2"):
+            given = getattr(self, name, ())
+            for value in given if isinstance(given, tuple) else (given,):
+                if not value > 0:
+                    raise ValueError(f"--{name.replace('_', '-')} is above 0, got {value:g}")
         for name in ("classes", "attacks", "methods", "curve", "curve_l2"):
             if getattr(self, name, (1,)) == ():
                 raise ValueError(f"--{name} names at least one")
@@ -71,6 +76,8 @@ Numbers = tuple[dict[str, list[float]], list[str]]
 
 def load_networks(args: Network) -> dict[str, Any]:
     """Return the networks that the flags name, by architecture, the one of --backbone first."""
+    import torch
+
     from datamodules.files import data_root
     from rdfia.backbones import load_backbone
 
@@ -81,10 +88,19 @@ def load_networks(args: Network) -> dict[str, Any]:
             raise
         root = None  # embedded or random weights need none
     others = [name for flag in ("compare", "ensemble", "judges") for name in getattr(args, flag, ())]
+    for name in others:
+        if [args.backbone, *others].count(name) > 1:
+            raise ValueError(f"{name} is named twice; compare {args.backbone} with other architectures")
     # A file holds the weights of one architecture.
     general = args.weights if args.weights in ("imagenet", "random") else "imagenet"
-    networks = {name: load_backbone(name, weights=general, data_dir=root) for name in others}
-    return {args.backbone: load_backbone(args.backbone, weights=args.weights, data_dir=root)} | networks
+    networks = {args.backbone: load_backbone(args.backbone, weights=args.weights, data_dir=root)}
+    networks |= {name: load_backbone(name, weights=general, data_dir=root) for name in others}
+    for name, network in networks.items():
+        try:
+            network.tap(torch.zeros(1, 3, args.image_size, args.image_size), network.usable_layers())
+        except RuntimeError as error:
+            raise ValueError(f"--image-size {args.image_size} is too small for {name} ({error})") from error
+    return networks
 
 
 def read_pictures(args: Pictures) -> Shown:

@@ -45,6 +45,9 @@ def prepare_saliency(
     for name, network in networks.items():
         network.find_layer(layers[name])
         network.check_complete()
+        found = network.tap(shown.images[:1].to(network.mean.device), [layers[name]])[layers[name]]
+        if "grad_cam" in args.methods and found.ndim != 4:
+            raise ValueError(f"--layer {layers[name]} of {name} gives no maps for grad_cam")
     return functools.partial(draw_saliency, args, networks, layers, asked, shown)
 
 

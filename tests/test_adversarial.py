@@ -166,6 +166,11 @@ def test_rounding_towards_the_image_never_leaves_the_ball():
         kept = rounded_towards(image, changed)
         assert (kept - image).abs().max() <= size / 255 + 1e-6
         assert torch.equal(kept, rounded(kept))
+    between = torch.rand(1, 3, 16, 16)  # of no whole levels, as after a resize in float
+    changed = (between + 2 / 255 * (2 * torch.rand_like(between) - 1)).clamp(0, 1)
+    kept = rounded_towards(between, changed)
+    assert ((kept - between).abs() <= (changed - between).abs().clamp(min=0.5 / 255) + 1e-5).all()
+    assert torch.equal(kept, rounded(kept))
     full = rounded_towards(image, (image + 2 / 255).clamp(0, 1))
     torch.testing.assert_close(full, (image + 2 / 255).clamp(0, 1))
 

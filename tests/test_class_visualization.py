@@ -14,6 +14,7 @@ from rdfia.class_visualization import (
     total_variation,
     visualize_classes,
 )
+from rdfia.saliency import gaussian_blur
 
 PLAIN = {"penalty": 0.0, "blur_every": 0, "jitter": 0}
 
@@ -145,9 +146,19 @@ def test_a_spectrum_makes_photographs_colours_and_sizes_of_detail():
 
 def test_only_the_models_are_rounded_under_autocast():
     spectrum = torch.randn(2, 3, 8, 5, 2)
+    images = torch.rand(2, 3, 16, 16)
     with torch.autocast("cpu", torch.bfloat16):
-        rounded = fourier_image(spectrum, 8)
+        rounded, blurred = fourier_image(spectrum, 8), gaussian_blur(images, 1.0)
     assert torch.equal(rounded, fourier_image(spectrum, 8))
+    assert torch.equal(blurred, gaussian_blur(images, 1.0))
+
+
+def test_it_climbs_where_gradients_are_off():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2))
+    settings = {"size": 8, "steps": 2, "rate": 1.0, "parametrization": "pixels"}
+    expected = visualize_classes([model], torch.tensor([1]), **settings)
+    with torch.no_grad():
+        assert torch.equal(visualize_classes([model], torch.tensor([1]), **settings), expected)
 
 
 def test_total_variation_by_hand():

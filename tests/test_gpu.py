@@ -157,7 +157,7 @@ def test_classes_are_drawn(squeezenet, parametrization):
         steps=5,
         rate=rate,
         rotation=10.0,
-        scale=0.1,
+        crop=0.5,
     )
     squeezenet.cpu()
     assert images.is_cuda

@@ -228,6 +228,24 @@ def test_dry_runs_write_nothing(tmp_path, kind):
         (Saliency, {"devices": 2, "batch_size": 2}, "computes on one device"),
         (Adversarial, {"target": "true"}, "no class 'true'"),
         (Adversarial, {"queries": 3}, "--queries is at least 10"),
+        (Adversarial, {"epsilon": -2.0}, "--epsilon is above 0, got -2"),
+        (Adversarial, {"curve": (0.0, 1.0)}, "--curve is above 0, got 0"),
+        (Saliency, {"compare": ("squeezenet1_1",)}, "squeezenet1_1 is named twice"),
+        (Saliency, {"backbone": "alexnet", "weights": "random", "layer": "fc6"}, "of alexnet gives no maps"),
+        (
+            Describe,
+            {"backbone": "alexnet", "weights": "random", "image_size": 32},
+            "--image-size 32 is too small for alexnet",
+        ),
+        *(
+            (ClassVisualization, {"preset": "practical", "judges": ("resnet18",)} | flags, message)
+            for flags, message in (
+                ({"table": "rate", "weights": "own.pth"}, "a file holds the weights of one"),
+                ({"table": "rate", "ensemble": ("alexnet",)}, "leave --ensemble out"),
+                ({"table": "ladder", "start": Path("a.jpg")}, "--table ladder begins with noise"),
+                ({"table": "rate", "start": Path("absent.jpg")}, "--start absent.jpg is no picture"),
+            )
+        ),
         (ClassVisualization, {"classes": ("tabbi",)}, "no class 'tabbi'"),
         (
             ClassVisualization,
@@ -240,6 +258,18 @@ def test_what_is_wrong_is_said_before_there_is_a_folder(tmp_path, kind, flags, m
     with pytest.raises((ValueError, OSError), match=message):
         main(kind(data_dir=SAMPLE, output_dir=tmp_path / "runs", accelerator="cpu", **flags))
     assert not (tmp_path / "runs").exists()
+
+
+def test_pictures_of_one_name_in_folders_named_by_synset_have_a_figure_each(tmp_path):
+    for synset in ("n02123045", "n01440764"):
+        write_picture(tmp_path / "pictures" / synset / "1.jpg", (80, 70), 1)
+    given = {"image_size": 64, "output_dir": tmp_path / "runs", "accelerator": "cpu"}
+    main(Classify(data_dir=SAMPLE, images=(tmp_path / "pictures",), **given))
+    figures = tmp_path / "runs" / "classify" / "figures"
+    assert len(list(figures.iterdir())) == 2
+    (figures / "left_by_a_kill.png").touch()
+    main(Classify(data_dir=SAMPLE, images=(tmp_path / "pictures",), **given))
+    assert len(list(figures.iterdir())) == 2
 
 
 def test_classes_of_a_folder_named_by_synset_are_known(tmp_path):
