@@ -215,6 +215,19 @@ def test_the_ablation_table_is_that_of_its_results():
         assert difference == ("" if name == "none" else f"{value['mean'] - base['mean']:+.3f}"), name
 
 
+def test_the_ablation_table_of_the_gan_is_that_of_its_results():
+    run = results("gan_ablation")
+    names = ("judge_fid", "precision", "recall", "confident_share", "smallest_class_share", "loss_swing")
+    rows = table("change to the practicals' recipe")
+    trained = [key.removesuffix("/recall") for key in run["metrics"] if key.endswith("/recall")]
+    assert [row for row, *_ in rows] == trained
+    for row, *cells, outcome in rows:
+        assert cells == [runs.spread(run["metrics"][f"{row}/{name}"], 3) for name in names], row
+        assert f"{row}: {outcome}" in run["notes"], row
+    assert run["command"] in README
+    assert run["commit"] in README
+
+
 @pytest.mark.parametrize("technique", ["GAN", "DANN", "seeing", "DDP"])
 def test_a_speed_table_is_that_of_its_results(technique):
     measured, rows = results(f"benchmark_{technique.lower()}"), table(f"{technique}, speed")
