@@ -32,7 +32,7 @@ class Experiment(NamedTuple):
 COMPARED = "--backbone squeezenet1_1 --compare resnet18 {mobilenet}"
 CLASSES = "--judges resnet18 {mobilenet} --classes " + " ".join(str(number) for number in range(20, 1000, 40))
 TABLE = f"class --preset practical {CLASSES}"
-SAMPLE_CLASSES = "class --steps 120 --frames 20 --image-size 160 --judges squeezenet1_1"
+SAMPLE_CLASSES = "class --steps 120 --frames 20 --image-size 160"
 DIGITS = "--dataset mnist --image-size 64"
 # By the name of the run folder. The page asks for them in `lab_questions`.
 EXPERIMENTS: dict[str, Experiment] = {
