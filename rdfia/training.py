@@ -219,7 +219,7 @@ def open_run(
     flags = written_flags(args, module, data)
     if last.exists() and not args.overwrite:
         check_checkpoint(last, module, args.max_epochs)
-    rows = any(folder.glob("*/args.json"))  # of a table
+    rows = any(folder.glob("*/args.json")) or any(folder.glob("parts/*"))  # of a table, of visualize.py
     begun = rows or last.exists() or (folder / "results.json").exists()
     longer = False
     if begun and not args.overwrite and (folder / "args.json").exists():

@@ -16,7 +16,7 @@ import tyro
 from visualize_adversarial import prepare_attacks
 from visualize_attacks import Adversarial
 from visualize_class import ClassVisualization, compare_settings, prepare_classes
-from visualize_common import Pictures, load_networks, read_pictures
+from visualize_common import PARTS, Pictures, load_networks, read_pictures, seconds_kept
 from visualize_layers import (
     Activations,
     Classify,
@@ -81,9 +81,10 @@ def main(
     trainer = training.make_trainer(args, folder, monitor="none", mode="max", callbacks=[])
     for network in networks.values():
         network.to(trainer.strategy.root_device, memory_format=torch.channels_last)
-    for place in () if args.fast_dev_run else ("figures", "images"):
-        shutil.rmtree(folder / place, ignore_errors=True)  # what a kill left, of other pictures perhaps
-    started = time.perf_counter()
+    if not (args.fast_dev_run or (folder / PARTS).exists()):
+        for place in ("figures", "images"):
+            shutil.rmtree(folder / place, ignore_errors=True)  # what a kill left, of other pictures perhaps
+    started = time.perf_counter() - seconds_kept(folder)
     metrics, notes = work(folder, trainer)
     results = runs.write_results(
         folder,
@@ -98,6 +99,8 @@ def main(
     )
     report.write_run_page(folder, results, trainer)
     wandb_run.finish_last()
+    if not args.fast_dev_run:
+        shutil.rmtree(folder / PARTS, ignore_errors=True)
     print("a dry run, nothing kept" if args.fast_dev_run else f"index.html, results.json in {folder}")
     return results
 

@@ -15,12 +15,10 @@ from visualize_attacks import (
     classified_right,
     pick_targets,
 )
-from visualize_common import Numbers, Shown, class_of, kept_as_png, notes_on_classes
+from visualize_common import Numbers, Shown, class_of, kept_as_png, notes_on_classes, once
 
 if TYPE_CHECKING:
     import torch
-
-    from rdfia.adversarial import Attacked
 
 
 def prepare_attacks(
@@ -61,15 +59,16 @@ def attack_images(
     names = [shown.names[place] for place in right]
     order = [name for one in args.attacks for name in (["plain", "eot"] if one == "eot" else [one])]
     maps = gradient(network, images, truth, batch_size=size)
+    right_ones = (args, network, images, truth, folder, trainer)
     metrics: dict[str, list[float]] = {}
     for name in order:
         if name == "patch":
-            numbers = compared.attack_with_patch(args, network, images, truth, folder, trainer)
-        else:
-            found, targets = attack(args, name, network, images, truth)
-            numbers = judge(
-                args, name, networks, (images, truth, targets), found, maps, names, folder, trainer
+            work = functools.partial(
+                compared.attack_with_patch, args, network, images, truth, folder, trainer
             )
+        else:
+            work = functools.partial(judge, args, name, networks, images, truth, maps, names, folder, trainer)
+        numbers = once(folder, trainer, name, work)
         metrics |= {f"{name}/{number}": [value] for number, value in numbers.items()}
         print(f"{name}: " + ", ".join(f"{key} {value:.4g}" for key, value in numbers.items()), flush=True)
     if "eot" in args.attacks:
@@ -83,11 +82,15 @@ def attack_images(
         labels = (f"made on {args.backbone}", "fools")
         figure = plots.matrix(torch.tensor(shares), order, list(networks), labels=labels)
         runs.save_figure(folder, "transfer", figure, trainer)
-    metrics |= compared.success_curves(args, network, images, truth, folder, trainer)
+    besides = {"success_curves": functools.partial(compared.success_curves, *right_ones)}
     if args.matrix:
-        metrics |= compared.transfer_matrix(args, args.matrix, networks, shown, folder, trainer)
+        besides["transfer_matrix"] = functools.partial(
+            compared.transfer_matrix, args, args.matrix, networks, shown, folder, trainer
+        )
     if args.influence:
-        metrics |= compared.influence_of_targets(args, network, images, truth, folder, trainer)
+        besides["influence"] = functools.partial(compared.influence_of_targets, *right_ones)
+    for name, work in besides.items():
+        metrics |= once(folder, trainer, name, work)
     return metrics, notes
 
 
@@ -95,21 +98,21 @@ def judge(
     args: Adversarial,
     name: str,
     networks: dict[str, Any],
-    attacked: "tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]",
-    found: "Attacked",
+    images: "torch.Tensor",
+    truth: "torch.Tensor",
     maps: "torch.Tensor",
     names: list[str],
     folder: Path,
     trainer: Any,
 ) -> dict[str, float]:
-    """Write what an attack made as PNG, read it again, judge it by all networks, draw it; return numbers.
+    """Attack, write what it made as PNG, read it again, judge it by all networks, draw it; return numbers.
 
     Args:
         args: The flags.
         name: Of the attack.
-        networks: By name; the attack was made on ``args.backbone``.
-        attacked: Images, their classes and the targets.
-        found: What came of it.
+        networks: By name; ``args.backbone`` is attacked.
+        images: (N, 3, H, W) in [0, 1], classified right.
+        truth: Their classes (N,).
         maps: Saliency maps (N, H, W) of the images.
         names: Of the images.
         folder: The run folder.
@@ -121,8 +124,8 @@ def judge(
     from rdfia.backbones import imagenet_classes
     from rdfia.saliency import rank_correlation
 
-    images, truth, targets = attacked
     network, size, classes = networks[args.backbone], args.batch_size, imagenet_classes()
+    found, targets = attack(args, name, network, images, truth)
     places = found.success.nonzero()[:, 0].tolist()
     numbers = {"success": found.success_rate(), "success_as_files": 0.0}
     if not places:

@@ -1,8 +1,10 @@
 """What all subcommands of visualize.py share: flags, pictures, class names, files of images."""
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from rdfia.command_line import TrainerArgs
 
@@ -20,6 +22,7 @@ LEAST |= {
     "patch_steps": 1,
     "influence": 0,
 }
+PARTS = "parts"  # of a run folder: what an interrupted run has finished
 
 
 @dataclass(frozen=True)
@@ -158,6 +161,39 @@ def class_of(name: str) -> int:
     near = list(dict.fromkeys([*inside, *difflib.get_close_matches(name, classes, 5, 0.5)]))[:5]
     hint = f"; did you mean {', '.join(near)}?" if near else ""
     raise ValueError(f"ImageNet has no class {name!r}{hint}")
+
+
+Found = TypeVar("Found")
+
+
+def once(folder: Path, trainer: Any, name: str, work: Callable[[], Found]) -> Found:
+    """Return what ``work`` gives: tensors, numbers, text in dicts and lists.
+
+    It is kept in the run folder until the run ends, so that one that is interrupted goes on from there.
+    """
+    import torch
+
+    from rdfia.runs import is_dry_run, whole_file
+
+    path = folder / PARTS / f"{name}.pt"
+    if is_dry_run(trainer):
+        return work()
+    if not path.exists():
+        started = time.perf_counter()
+        found = work()
+        with whole_file(path) as part:
+            torch.save({"seconds": time.perf_counter() - started, "found": found}, part)
+        return found
+    kept: Found = torch.load(path, weights_only=True)["found"]
+    return kept
+
+
+def seconds_kept(folder: Path) -> float:
+    """Return the seconds that what `once` kept took."""
+    import torch
+
+    paths = (folder / PARTS).glob("*.pt")
+    return sum(torch.load(path, weights_only=True, mmap=True)["seconds"] for path in paths)
 
 
 def kept_as_png(folder: Path, trainer: Any, attack: str, name: str, image: Any) -> Any:

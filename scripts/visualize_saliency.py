@@ -8,7 +8,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
-from visualize_common import Numbers, Pictures, Shown, class_of, known_classes, notes_on_classes
+from visualize_common import Numbers, Pictures, Shown, class_of, known_classes, notes_on_classes, once
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def draw_saliency(
     from rdfia import network_plots, plots, runs
     from rdfia.adversarial import predict
     from rdfia.backbones import imagenet_classes
-    from rdfia.saliency import area, deletion_and_insertion, rank_correlation
+    from rdfia.saliency import area, rank_correlation
 
     images = shown.images.to(networks[args.backbone].mean.device)
     classes = imagenet_classes()
@@ -100,21 +100,20 @@ def draw_saliency(
     curves: dict[str, dict[str, Any]] = {}
     for name, network in networks.items():
         for method in args.methods:
-            found = maps[name, method] = explain(args, network, layers[name], images, asked_of[name], method)
-            # Where the network is only asked; maps are of float32.
-            rounded = args.precision == "bf16-mixed"
-            with torch.autocast(images.device.type, torch.bfloat16, enabled=rounded):
-                both = deletion_and_insertion(
-                    network, images, asked_of[name], found, batch_size=args.batch_size
-                )
+            measured = once(
+                folder,
+                trainer,
+                f"{name}_{method}",
+                functools.partial(measure, args, network, layers[name], images, asked_of[name], method),
+            )
+            maps[name, method] = measured["maps"]
             numbers = {}
-            for kind, curve in zip(("deletion", "insertion"), both, strict=True):
+            for kind in ("deletion", "insertion"):
+                curve = measured[kind]
                 numbers[kind] = float(area(curve).mean())
                 share = torch.linspace(0, 1, curve.shape[1]).tolist()
                 curves.setdefault(f"{name}: {kind}", {})[method] = (share, curve.mean(0).tolist())
-            if args.randomized:
-                few = slice(args.randomized)
-                kept = randomized(args, network, layers[name], images[few], asked_of[name][few], method)
+            if kept := measured["randomized"]:
                 numbers["randomized"] = kept[-1]
                 stages = [stage / len(kept) for stage in range(1, len(kept) + 1)]
                 curves.setdefault(f"{name}: correlation, randomized", {})[method] = (stages, kept)
@@ -145,6 +144,25 @@ def draw_saliency(
         runs.save_figure(folder, f"saliency_{shown.names[place].replace(' ', '_')}", figure, trainer)
     notes = [f"over {len(images)} images; randomization over {min(len(images), args.randomized)}"]
     return metrics, notes + notes_on_classes(shown, args.backbone)
+
+
+def measure(
+    args: Saliency, network: Any, layer: str, images: Any, classes: Any, method: str
+) -> dict[str, Any]:
+    """Return maps (N, H, W), curves of deletion and insertion (N, steps), correlations once random."""
+    import torch
+
+    from rdfia.saliency import deletion_and_insertion
+
+    maps = explain(args, network, layer, images, classes, method)
+    # Where the network is only asked; maps are of float32.
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=args.precision == "bf16-mixed"):
+        deletion, insertion = deletion_and_insertion(
+            network, images, classes, maps, batch_size=args.batch_size
+        )
+    few = slice(args.randomized)
+    kept = randomized(args, network, layer, images[few], classes[few], method) if args.randomized else []
+    return {"maps": maps, "deletion": deletion, "insertion": insertion, "randomized": kept}
 
 
 def randomized(

@@ -1,18 +1,14 @@
 import dataclasses
 import json
-import os
 import re
-import shutil
 import sys
 from pathlib import Path
 
-import lightning
-import numpy as np
 import pytest
 import torch
-import visualize_class
+import visualize_adversarial
+import visualize_saliency
 from conftest import write_picture
-from PIL import Image
 from visualize import (
     Activations,
     Adversarial,
@@ -27,7 +23,7 @@ from visualize_attacks import pick_targets
 from visualize_common import class_of
 from visualize_saliency import last_maps
 
-from rdfia import backbones, runs
+from rdfia import backbones
 from rdfia.activations import activation_maps
 from rdfia.backbones import classify, imagenet_classes, load_backbone
 from rdfia.command_line import run_script
@@ -190,6 +186,42 @@ def test_images_are_attacked_written_read_and_judged_again(tmp_path):
     assert list((folder / "images").glob("pgd_*.png"))
 
 
+@pytest.mark.parametrize(
+    ("args", "module", "unit"),
+    [
+        (Saliency(methods=("gradient", "grad_cam"), samples=2, image_size=64), visualize_saliency, "measure"),
+        (Adversarial(attacks=("fgsm", "pgd"), steps=2, image_size=96), visualize_adversarial, "judge"),
+    ],
+)
+def test_what_an_interrupted_run_has_finished_is_not_done_again(tmp_path, monkeypatch, args, module, unit):
+    args = dataclasses.replace(args, name="run", data_dir=SAMPLE, accelerator="cpu")
+    at_once = main(dataclasses.replace(args, output_dir=tmp_path / "at_once"))
+    work, done = getattr(module, unit), []
+
+    def counted(*given):
+        if len(done) == 1 and stop:
+            raise KeyboardInterrupt
+        done.append(given)
+        return work(*given)
+
+    monkeypatch.setattr(module, unit, counted)
+    stop, args = True, dataclasses.replace(args, output_dir=tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        main(args)
+    with pytest.raises(ValueError, match="--seed"):  # it goes on as it began
+        main(dataclasses.replace(args, seed=1))
+    stop = False
+    assert main(args)["metrics"] == at_once["metrics"]
+    assert len(done) == 2
+    folder = tmp_path / "run"
+    assert {path.name for path in folder.rglob("*.png")} == {
+        path.name for path in (tmp_path / "at_once" / "run").rglob("*.png")
+    }
+    assert not (folder / "parts").exists()
+    main(args)  # a run that has ended begins anew
+    assert len(done) == 4
+
+
 def test_targets_are_not_the_true_class():
     backbone, images = load_backbone("squeezenet1_1"), torch.rand(3, 3, 64, 64)
     truth = torch.tensor([0, 500, 999])
@@ -278,77 +310,6 @@ def test_classes_of_a_folder_named_by_synset_are_known(tmp_path):
     given = {"image_size": 64, "output_dir": tmp_path / "runs", "accelerator": "cpu"}
     results = main(Classify(data_dir=SAMPLE, images=(tmp_path / "pictures",), **given))
     assert "top_1" in results["metrics"]
-
-
-def test_classes_are_drawn_and_filmed(tmp_path):
-    given = {"image_size": 128, "steps": 40, "jitter": 4, "frames": 3, "output_dir": tmp_path}
-    given |= {"accelerator": "cpu"}
-    results = main(ClassVisualization(data_dir=SAMPLE, classes=("tabby", "snail"), **given))
-    assert results["metrics"]["squeezenet1_1/confidence"]["mean"] > 0.2  # chance is 0.001
-    folder = tmp_path / "class"
-    assert (folder / "figures" / "classes.png").exists()
-    with Image.open(folder / "figures" / "film.gif") as film:
-        assert film.n_frames == 4
-    assert (folder / "images" / "class_tabby.png").exists()
-    if shutil.which("ffmpeg"):
-        assert b"ftyp" in (folder / "figures" / "film.mp4").read_bytes()[:12]
-
-
-def test_a_film_survives_an_ffmpeg_that_fails(tmp_path, monkeypatch, capsys):
-    script = tmp_path / "bin" / "ffmpeg"
-    script.parent.mkdir()
-    script.write_text("#!/bin/sh\nexit 1\n")
-    script.chmod(0o755)
-    monkeypatch.setenv("PATH", str(script.parent), prepend=os.pathsep)
-    trainer = lightning.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
-    runs.save_film(tmp_path, "film", [np.full((5, 7), level, np.uint8) for level in (0, 255)], trainer)
-    assert [path.name for path in (tmp_path / "figures").iterdir()] == ["film.gif"]
-    assert "no film.mp4: ffmpeg failed" in capsys.readouterr().err
-
-
-def test_a_picture_can_be_changed_into_a_class(tmp_path):
-    write_picture(tmp_path / "hay.png", (80, 80), 0)
-    given = {"image_size": 64, "steps": 2, "frames": 2, "output_dir": tmp_path / "runs", "accelerator": "cpu"}
-    given |= {"preset": "practical", "jitter": 0, "rate": 0.01, "start": tmp_path / "hay.png"}
-    main(ClassVisualization(classes=("snail",), weights="random", ensemble=("resnet18",), **given))
-    drawn = visualize_class.png(tmp_path / "runs" / "class" / "images" / "class_snail.png")
-    picture = visualize_class.png(tmp_path / "hay.png")[:, 8:-8, 8:-8]  # only to know its mean
-    assert abs(float(drawn.mean() - picture.mean())) < 0.1
-
-
-def test_settings_are_compared_and_rows_that_are_done_are_not_drawn_again(tmp_path, monkeypatch, capsys):
-    rows = {"one": {"steps": 1}, "two": {"steps": 2, "blur_every": 1}}
-    monkeypatch.setitem(visualize_class.TABLES, "steps", rows)
-    args = ClassVisualization(
-        classes=("snail", "tabby"),
-        weights="random",
-        judges=("resnet18",),
-        table="steps",
-        preset="practical",
-        image_size=64,
-        output_dir=tmp_path,
-        accelerator="cpu",
-    )
-    results = main(args)
-    metrics = {name: value["mean"] for name, value in results["metrics"].items()}
-    pairs = [metrics["two/squeezenet1_1/resnet18/top_5"], metrics["two/resnet18/squeezenet1_1/top_5"]]
-    assert metrics["two/top_5"] == sum(pairs) / 2
-    assert metrics["one/seconds"] > 0
-    assert (tmp_path / "class" / "figures" / "settings.png").exists()
-    again = capsys.readouterr().out.count("made them")
-    assert again == 4
-    assert main(args)["metrics"] == results["metrics"]
-    assert "made them" not in capsys.readouterr().out
-    bad = {
-        "name one or more as --judges": {"judges": ()},
-        "add --preset practical": {"preset": "best"},
-        "--table sets --blur-every itself": {"blur_every": 3},
-        "resnet18": {"weights": "imagenet", "data_dir": tmp_path},  # a judge whose weights are not there
-    }
-    for message, change in bad.items():
-        with pytest.raises((ValueError, OSError), match=message):
-            main(dataclasses.replace(args, name="other", **change))
-    assert not (tmp_path / "other").exists()
 
 
 def test_what_transfers_what_a_target_costs_and_a_patch(tmp_path, monkeypatch):
