@@ -296,63 +296,6 @@ def test_examples_made_over_transformations_outlast_others(squeezenet, photograp
     assert (robust.gradients == 80).all()
 
 
-def test_one_pixel_is_found_where_one_decides():
-    """The class hangs on the brightest pixel of the middle rows: 1 pixel of 16 x 16 fools."""
-
-    class Brightest(nn.Module):
-        def forward(self, images):
-            bright = images[:, :, 6:10].amax((1, 2, 3))
-            return torch.stack([torch.full_like(bright, 0.8), bright], 1)
-
-    images = torch.rand(2, 3, 16, 16) * 0.5
-    found = few_pixels(Brightest(), images, torch.tensor([0, 0]), population=30, iterations=30)
-    assert found.success.all()
-    assert (found.l0 == 1).all()
-    assert (found.queries <= 31 * 30).all()
-    assert (found.queries % 30 == 0).all()
-    wrong = few_pixels(Brightest(), images + 0.5, torch.tensor([0, 0]), population=30, iterations=30)
-    assert wrong.queries.tolist() == [30, 30]  # the first generation fools at once
-    first = few_pixels(Brightest(), images[:1], torch.tensor([0]), population=30, iterations=30)
-    assert torch.equal(first.images[0], found.images[0])  # whatever the others are
-    split = few_pixels(Brightest(), images, torch.tensor([0, 0]), population=30, iterations=30, batch_size=7)
-    assert torch.equal(split.images, found.images)
-
-
-def test_pixels_that_cannot_fool_leave_the_budget_spent():
-    model = linear([[1.0, 1, 1, 1], [0, 0, 0, 0]])
-    found = few_pixels(model, torch.full((1, 1, 2, 2), 0.9), torch.tensor([0]), population=10, iterations=5)
-    assert not found.success.any()
-    assert found.queries.item() == 60
-
-
-def test_discs_darken_an_image_until_it_fools():
-    class Bright(nn.Module):
-        def forward(self, images):
-            mean = images.mean((1, 2, 3))
-            return torch.stack([mean, 1.1 - mean], 1)
-
-    images = torch.full((2, 3, 24, 24), 0.6)
-    images[1] = 0.551
-    given = {"count": 10, "opacity": 0.5, "radius": 0.5, "candidates": 8, "generations": 100}
-    found = shapes(Bright(), images, torch.tensor([0, 0]), **given)
-    assert found.success.all()
-    assert found.queries[1] <= found.queries[0] <= 801
-    assert found.gradients.sum() == 0
-    assert (found.images.mean((1, 2, 3)) < 0.55).all()
-    assert (found.images.mean((1, 2, 3)) > 0.45).all()  # no more than it takes
-
-
-def test_discs_that_do_not_help_are_not_drawn():
-    class Fixed(nn.Module):
-        def forward(self, images):
-            return torch.tensor([[1.0, 0.0]]).expand(len(images), -1)
-
-    images = rounded(torch.rand(1, 3, 12, 12))
-    found = shapes(Fixed(), images, torch.tensor([0]), generations=3, candidates=4)
-    assert torch.equal(found.images, images)
-    assert found.queries.item() == 13
-
-
 def test_a_patch_is_placed_inside_and_whole():
     images, square = torch.zeros(50, 3, 32, 32), torch.ones(3, 8, 8)
     shown = with_patch(images, square, (0,), rotation=0.0)

@@ -53,6 +53,30 @@ def test_one_step_by_hand():
     torch.testing.assert_close(found, expected.detach())
 
 
+def test_jitter_rolls_all_images_alike_and_the_gradient_back():
+    class Linear(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.rand(2, 3, 9, 9))
+            self.seen = []
+
+        def forward(self, images):
+            self.seen.append(images.detach().clone())
+            return (images[:, None] * self.weight).sum((2, 3, 4))
+
+    model, start, shifts = Linear(), 0.4 + 0.2 * torch.rand(2, 3, 9, 9), set()
+    for seed in range(30):
+        given = PLAIN | {"jitter": 2, "steps": 1, "rate": 0.05, "seed": seed, "size": 9, "start": start}
+        found = visualize_classes([model], torch.tensor([1, 0]), **given)
+        rolls = [(y, x) for y in range(-2, 3) for x in range(-2, 3)]
+        (shift,) = [one for one in rolls if torch.allclose(model.seen[-1], start.roll(one, (2, 3)))]
+        slope = model.weight.detach()[[1, 0]].roll((-shift[0], -shift[1]), (2, 3))
+        step = 0.05 * slope / slope.flatten(1).norm(dim=1)[:, None, None, None]
+        torch.testing.assert_close(found, start + step / 4)
+        shifts.add(shift)
+    assert {one for shift in shifts for one in shift} == {-2, -1, 0, 1, 2}
+
+
 @pytest.mark.parametrize("parametrization", ["pixels", "fourier"])
 def test_it_draws_what_is_asked_for(parametrization):
     rate = 2.0 if parametrization == "pixels" else 0.05
