@@ -222,6 +222,18 @@ def test_what_an_interrupted_run_has_finished_is_not_done_again(tmp_path, monkey
     assert len(done) == 4
 
 
+@pytest.mark.slow
+def test_a_compiled_network_is_fooled_in_the_same_way(tmp_path):
+    given = {"image_size": 96, "queries": 400, "output_dir": tmp_path, "accelerator": "cpu"}
+    args = Adversarial(data_dir=SAMPLE, attacks=("shapes",), **given)
+    results = [
+        main(dataclasses.replace(args, compile=one, name=f"{one}"))["metrics"] for one in (False, True)
+    ]
+    plain, compiled = [{name: value["mean"] for name, value in one.items()} for one in results]
+    assert plain["shapes/success_as_files"] > 0
+    assert compiled == pytest.approx(plain, rel=1e-3)
+
+
 def test_targets_are_not_the_true_class():
     backbone, images = load_backbone("squeezenet1_1"), torch.rand(3, 3, 64, 64)
     truth = torch.tensor([0, 500, 999])
