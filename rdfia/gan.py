@@ -3,12 +3,8 @@
 Radford et al., "Unsupervised Representation Learning with Deep Convolutional Generative Adversarial
 Networks", 2016, with the non-saturating loss of Goodfellow et al. 2014.
 
-The discriminator learns to score real images high and generated ones low, the generator to be scored high:
-
-    L_D = softplus(-D(x)) + softplus(D(G(z)))        L_G = softplus(-D(G(z)))
-
-which are the binary cross-entropies of the papers, written on logits so that they neither saturate nor
-overflow in half precision. Inside, images live in [-1, 1]; `GANModule.sample` returns [0, 1]. By default the
+The discriminator learns to score real images high and generated ones low, the generator to be scored high,
+see `rdfia.gan_losses`. Inside, images live in [-1, 1]; `GANModule.sample` returns [0, 1]. By default the
 discriminator compares like with like, see `rdfia.groups`.
 
     python scripts/train_gan.py --data-dir /path/to/data
@@ -21,84 +17,14 @@ from typing import Any, Literal
 import lightning
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from rdfia.choices import check_choices
 from rdfia.dcgan import Discriminator, Generator, Initialization, Upsampling
 from rdfia.digit_judge import DigitScores
+from rdfia.gan_losses import Loss, discriminator_loss, generator_loss, gradient_penalty, score
 from rdfia.groups import Groups
 from rdfia.latents import draw_latents
 from rdfia.optimization import Decay, rate_factor, set_rate, share_statistics, update_average
-
-Loss = Literal["non-saturating", "minimax", "least-squares", "hinge"]
-
-
-def discriminator_loss(
-    real_logits: Tensor, fake_logits: Tensor, loss: Loss = "non-saturating", label_smoothing: float = 0.0
-) -> Tensor:
-    """Return what the discriminator minimises.
-
-    Args:
-        real_logits: (B,), of real images.
-        fake_logits: (B,), of generated images.
-        loss: ``non-saturating`` and ``minimax``: the binary cross-entropy that scores real images 1 plus the
-            one that scores generated ones 0. ``least-squares`` (Mao et al. 2017): half the squares of what
-            the logits lack of 1 and of 0. ``hinge`` (Lim & Ye 2017): what they lack of 1 and of -1.
-        label_smoothing: Real images are scored 1 less this (Salimans et al. 2016).
-    """
-    real, fake = real_logits.float(), fake_logits.float()
-    if loss == "hinge":
-        return (1 - real).relu().mean() + (1 + fake).relu().mean()
-    if loss == "least-squares":
-        return (real - 1 + label_smoothing).square().mean() / 2 + fake.square().mean() / 2
-    right, wrong = functional.softplus(-real).mean(), functional.softplus(real).mean()
-    return (1 - label_smoothing) * right + label_smoothing * wrong + functional.softplus(fake).mean()
-
-
-def generator_loss(fake_logits: Tensor, loss: Loss = "non-saturating") -> Tensor:
-    """Return what the generator minimises.
-
-    Args:
-        fake_logits: (B,), of generated images.
-        loss: ``non-saturating``: the binary cross-entropy that scores generated images 1. ``minimax``, the
-            equation of the game: ``log(1 - D(G(z)))``, with next to no gradient where D is sure.
-            ``least-squares``: half the square of what the logits lack of 1. ``hinge``: minus the logits.
-    """
-    fake = fake_logits.float()
-    if loss == "minimax":
-        return -functional.softplus(fake).mean()
-    if loss == "least-squares":
-        return (fake - 1).square().mean() / 2
-    return -fake.mean() if loss == "hinge" else functional.softplus(-fake).mean()
-
-
-def gradient_penalty(logits: Tensor, images: Tensor) -> Tensor:
-    """Return the mean over images of the squared length of the logits' gradient, itself differentiable.
-
-    On real images it is the R1 penalty (Mescheder et al., "Which Training Methods for GANs do actually
-    Converge?", 2018): the discriminator stays smooth around them, and the generator has a slope to climb.
-    Under BatchNorm an image's logit hangs on its whole batch, and the gradient is that of the sum of all.
-
-    In float32 only: the second derivative of BatchNorm overflows in half precision.
-
-    Args:
-        logits: (B,), of ``images``.
-        images: (B, C, H, W) that require gradients.
-    """
-    (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
-    return gradient.square().sum((1, 2, 3)).mean()
-
-
-def score(logits: Tensor, loss: Loss = "non-saturating") -> Tensor:
-    """Return how real the discriminator finds images: 1 for what real ones should get, 0 for generated ones.
-
-    The probability, of which logits are the log odds; for ``least-squares`` the logit itself, for ``hinge``
-    the place between -1 and 1.
-    """
-    logits = logits.detach().float()
-    if loss == "hinge":
-        return (logits + 1) / 2
-    return logits if loss == "least-squares" else logits.sigmoid()
 
 
 def check_size(images: Tensor) -> None:
@@ -148,7 +74,7 @@ class GANModule(lightning.LightningModule):
         groups: Of like images, which the discriminator is told and the generator's latents choose, made by
             k-means when training starts (`rdfia.groups`); never more than ``latent_dim``, 0 for none.
         initialization: ``dcgan``, ``pytorch`` or ``orthogonal``, see `rdfia.dcgan.initialize`.
-        loss: ``non-saturating``, ``minimax``, ``least-squares`` or ``hinge``, see `generator_loss`.
+        loss: ``non-saturating``, ``minimax``, ``least-squares`` or ``hinge``, see `rdfia.gan_losses`.
         label_smoothing: The discriminator scores real images 1 less this; not with hinge.
         discriminator_steps: The discriminator steps on each batch, the generator on each of so many.
         r1: Weight of the R1 penalty, half of which times `gradient_penalty` is added; 0 for none.

@@ -36,7 +36,8 @@ def measure_gan(args: Args) -> dict[str, Any]:
 
     from datamodules.files import data_root
     from datamodules.mnist import MNISTDataModule
-    from rdfia.gan import PRACTICAL, GANModule, discriminator_loss, generator_loss
+    from rdfia.gan import PRACTICAL, GANModule
+    from rdfia.gan_losses import discriminator_loss, generator_loss
     from rdfia.optimization import update_average
 
     digits, half = (

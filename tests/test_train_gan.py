@@ -19,14 +19,7 @@ import train_gan
 from conftest import write_mnist
 from gan_tables import ABLATION, LADDER, TRIED, verdict
 from PIL import Image
-from train_gan import (
-    Args,
-    GANArgs,
-    loss_numbers,
-    main,
-    module_flags,
-    walks,
-)
+from train_gan import Args, GANArgs, loss_numbers, main, module_flags, walks
 
 from rdfia.callbacks import Diverged
 from rdfia.command_line import TrainerArgs, run_script
@@ -315,16 +308,8 @@ def test_a_full_disk_is_one_line_and_keeps_what_was_whole(tmp_path, mnist):
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
 
-    arguments = [
-        "--data-dir",
-        mnist,
-        "--output-dir",
-        tmp_path / "runs",
-        "--batch-size",
-        32,
-        "--max-epochs",
-        1,
-    ]
+    arguments = ["--data-dir", mnist, "--output-dir", tmp_path / "runs", "--batch-size", 32]
+    arguments += ["--max-epochs", 1]
     done = call(*arguments, preexec_fn=limit, env={**os.environ, "MPLCONFIGDIR": str(tmp_path / "mpl")})
     assert done.returncode == 2, done.stderr
     assert done.stderr.count("\n") == 1, done.stderr
