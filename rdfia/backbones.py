@@ -266,10 +266,16 @@ def _read_weights(name: str, weights: str | Path, data_dir: str | Path | None) -
 
 def _download_weights(name: str, data_dir: str | Path | None) -> dict[str, Tensor]:
     """Return torchvision's ImageNet weights, from its cache or the network."""
+    file = f"weights/{name.replace(':', '_')}.safetensors"
     command = f"python scripts/prepare_data.py weights --architectures {name} --data-dir {data_dir or 'data'}"
     hint = f"weights of {name} are not on this machine; on one with a network run: {command}"
-    if name.startswith("timm:") or name.endswith("_tfsame"):
-        raise FileNotFoundError(f"no weights/{name.replace(':', '_')}.safetensors in {data_dir or 'data'}")
+    if name.startswith("timm:"):
+        model = name.removeprefix("timm:")
+        mend = f"save timm.create_model({model!r}, pretrained=True).state_dict() there as safetensors"
+        raise FileNotFoundError(f"no {file} in {data_dir or 'data'}; where there is a network, {mend}")
+    if name.endswith("_tfsame"):
+        mend = f"torchvision's {name.removesuffix('_tfsame')} can be downloaded, or take --weights random"
+        raise FileNotFoundError(f"no {file} in {data_dir or 'data'}; {mend}")
     try:
         weights = torchvision.models.get_model_weights(name).IMAGENET1K_V1
         tensors: dict[str, Tensor] = weights.get_state_dict(check_hash=True, progress=False)

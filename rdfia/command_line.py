@@ -69,7 +69,9 @@ class TrainerArgs:
             value = getattr(self, name)
             if value is not None and value < smallest:
                 raise ValueError(f"--{name.replace('_', '-')} is at least {smallest}, got {value}")
-        if self.name != Path(self.name).name or self.name in ("", ".."):
+        if (
+            self.name != Path(self.name).name or self.name in ("", "..") or ":" in self.name
+        ):  # as rows are named on pages
             raise ValueError(f"--name is a folder name, got {self.name!r}")
         if int(os.environ.get("SLURM_RESTART_COUNT", "0")):
             mark = self.output_dir / self.name / SLURM_JOB

@@ -43,7 +43,12 @@ def layer_features(
         grids: Average each map over the cells of these grids, side by side: 1 over all of it, 2 over its
             quarters as well. None keeps the whole map, in the number format of the network.
         flip: Average the features of each image and its mirror image.
+
+    Raises:
+        ValueError: A grid has no cells.
     """
+    if any(cells < 1 for cells in grids):
+        raise ValueError(f"grids have at least 1 cell on each side, got {list(grids)}")
     features = {name: _flat(output, grids) for name, output in backbone.tap(images, layers).items()}
     if flip:
         mirrored = backbone.tap(images.flip(-1), layers)

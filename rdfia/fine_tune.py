@@ -94,6 +94,17 @@ class FineTuneModule(lightning.LightningModule):
         super().__init__()
         grids, hidden, top = list(grids), list(hidden), list(top) or [layer]
         data_dir, weights = None if data_dir is None else str(data_dir), str(weights)
+        if any(width < 1 for width in hidden):
+            raise ValueError(f"hidden layers have at least 1 feature, got {hidden}")
+        if min(head_lr, top_lr, trunk_lr, weight_decay) < 0:
+            rates = f"{head_lr:g}, {top_lr:g}, {trunk_lr:g}, {weight_decay:g}"
+            raise ValueError(f"learning rates and weight decay are at least 0, got {rates}")
+        if not 0 <= label_smoothing <= 1:
+            raise ValueError(f"label_smoothing lies from 0 to 1, got {label_smoothing:g}")
+        if min(unfreeze_top_at or 0, unfreeze_all_at or 0) < 0:
+            raise ValueError(
+                f"layers are unfrozen at epoch 0 or later, got {unfreeze_top_at, unfreeze_all_at}"
+            )
         self.save_hyperparameters()
         self.layer, self.grids = layer, grids
         self.unfreeze_at = (unfreeze_top_at, unfreeze_all_at)

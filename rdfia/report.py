@@ -4,8 +4,8 @@ python scripts/lab.py --data-dir sample --scale demo
 """
 
 import base64
+import glob
 import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +15,7 @@ import jinja2
 import lightning
 from PIL import Image, ImageSequence
 
-from rdfia.runs import is_dry_run, spread, whole_file
+from rdfia.runs import is_dry_run, read_results, spread, whole_file
 
 # Pixels: of a page on a large screen, and of each frame of a film.
 WIDTH, FRAME_WIDTH, FRAMES = 1400, 560, 40
@@ -90,14 +90,29 @@ def metric_cell(name: str, results: Mapping[str, Any], metric: str) -> Cell:
     return Cell(spread(found, digits), mean, name, metric)
 
 
+def runs_of(question: Question) -> dict[str, None]:
+    """Return the run folders that a question is about, in order."""
+    return dict.fromkeys(map(run_of, (*question.rows.values(), *question.figures.values())))
+
+
+def asked(chapters: Sequence[Chapter], names: Sequence[str]) -> list[Chapter]:
+    """Return of chapters the questions that runs of such names answer, at least in part."""
+    return [
+        Chapter(chapter.title, [one for one in chapter.questions if runs_of(one).keys() & set(names)])
+        for chapter in chapters
+    ]
+
+
 def answer(question: Question, runs: Mapping[str, Mapping[str, Any]]) -> Table:
     """Return the table of a question: a row for each label whose run is there.
+
+    Without rows, where of several in one run only one is there: what the others would be compared with.
 
     Args:
         question: What is asked.
         runs: Content of results.json by run folder.
     """
-    rows = []
+    rows, lacking = [], 0
     for label, place in question.rows.items():
         name, _, row = place.partition(":")
         if name not in runs:
@@ -107,8 +122,11 @@ def answer(question: Question, runs: Mapping[str, Mapping[str, Any]]) -> Table:
             for metric in question.columns.values()
         ]
         if all(cell.text == "-" for cell in cells):  # a row that was not asked for
-            continue
-        rows.append([Cell(label), *cells])
+            lacking += 1
+        else:
+            rows.append([Cell(label), *cells])
+    if lacking and len(rows) == 1:
+        rows = []
     header = ["", *question.columns]
     if any(row[0].text in question.published for row in rows):
         header.append("published")
@@ -143,6 +161,7 @@ def find_figure(folder: Path, place: str) -> Path | None:
     Where a run has a folder for each training, that of the first.
     """
     run, _, name = place.partition("/")
+    name = glob.escape(name)
     places = [f"{inside}figures/{name}.{kind}" for inside in ("", "*/") for kind in ("gif", "png")]
     return next((path for place in places for path in sorted((folder / run).glob(place))), None)
 
@@ -160,7 +179,7 @@ def read_runs(
 ) -> dict[str, dict[str, Any]]:
     """Return what is known of runs by name: the content of those of their files that there are."""
     paths = {name: folder / pattern.format(name) for name in dict.fromkeys(names)}
-    return {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
+    return {name: read_results(path) for name, path in paths.items() if path.exists()}
 
 
 def write_report(
@@ -186,7 +205,7 @@ def write_report(
     """
 
     def shown(question: Question) -> dict[str, Any]:
-        names = dict.fromkeys(map(run_of, (*question.rows.values(), *question.figures.values())))
+        names = runs_of(question)
         missing = [f"{name}: failed: {failed[name]}" for name in names if failed and name in failed]
         missing += [f"{name}: not run" for name in names if name not in runs and name not in (failed or {})]
         files = {caption: find_figure(runs_folder, place) for caption, place in question.figures.items()}

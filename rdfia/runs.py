@@ -20,7 +20,7 @@ import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -307,10 +307,9 @@ def write_results(
         "peak_memory_gb": round(peak_memory(), 2),
     }
     path = folder / "results.json"
-    if path.exists():
-        before = json.loads(path.read_text())
-        same = ("wall_seconds", "command")
-        if all(before.get(name) == training[name] for name in same):
+    with suppress(OSError, ValueError):  # there is none, or it is damaged
+        before = read_results(path)
+        if before.get("wall_seconds") == training["wall_seconds"]:
             training = {name: before[name] for name in training}
     results = {
         "name": folder.name,
@@ -326,6 +325,21 @@ def write_results(
         write_json(path, results)
         for logger in wandb_loggers(trainer):
             logger.log_summary({name: one["mean"] for name, one in summary.items()})
+    return results
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """Return the content of a results.json.
+
+    Raises:
+        ValueError: It is damaged.
+    """
+    try:
+        results = dict(json.loads(path.read_text()))
+        if missing := {"command", "metrics"} - results.keys():
+            raise ValueError(f"it has no {', '.join(sorted(missing))}")
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); delete it, and the command makes it again") from error
     return results
 
 

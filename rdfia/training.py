@@ -28,6 +28,7 @@ from rdfia.runs import (
     git_commit,
     is_dry_run,
     is_first_process,
+    read_results,
     write_json,
 )
 from rdfia.wandb_run import wandb_logger
@@ -120,7 +121,7 @@ def check_devices(args: TrainerArgs) -> None:
     if args.batch_size % (each * nodes):
         raise ValueError(
             f"--batch-size {args.batch_size} cannot be shared by {each * nodes} processes; "
-            f"take a multiple of {each * nodes}"
+            f"take a multiple of {each * nodes}, or fewer --devices"
         )
 
 
@@ -268,8 +269,7 @@ def finished(args: TrainerArgs, module: nn.Module, data: dict[str, Any]) -> dict
     if args.fast_dev_run or args.overwrite or not (folder / "results.json").exists():
         return None
     check_flags(folder / "args.json", written_flags(args, module, data), MAY_CHANGE_BUT_LENGTH)
-    results: dict[str, Any] = json.loads((folder / "results.json").read_text())
-    return results
+    return read_results(folder / "results.json")
 
 
 def make_trainer(

@@ -64,7 +64,7 @@ def main(args: Args) -> dict[str, Any]:
         "device": f"CPU, {torch.get_num_threads()} threads",
         **measured,
     }
-    write_json(args.output or Path("results") / f"benchmark_{args.what}.json", results)
+    write_json(args.output or Path("runs") / f"benchmark_{args.what}.json", results)
     for name, value in results.items():
         if not isinstance(value, list):
             print(f"{name:42}{value}")

@@ -37,7 +37,7 @@ class Args:
     cache_dir: Path = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "rdfia" / "features"
     """svm: where train_svm.py keeps features."""
     output: Path | None = None
-    """Where the figures go; results/benchmark_<what>.json by default."""
+    """Where the figures go; runs/benchmark_<what>.json by default."""
 
 
 def unpack_mnist(root: Path, folder: Path) -> None:

@@ -1,7 +1,6 @@
 """Tables of GANs: what changes of a recipe do, each trained with several seeds in a folder of its own."""
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -132,7 +131,7 @@ def compare(
         with suppress(callbacks.Diverged):  # which is written down all the same
             found[row].append(training.finished(one, build(one), data) or train_one(one))
             continue
-        found[row].append(json.loads((folder / name / "results.json").read_text()))
+        found[row].append(runs.read_results(folder / name / "results.json"))
     if args.part is not None:
         return {}
     trainer = training.make_trainer(args, folder, monitor="val/judge_fid", mode="min", callbacks=[])

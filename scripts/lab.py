@@ -8,7 +8,6 @@ Examples:
 What is done is skipped, what was interrupted goes on. A failed experiment is shown as such on the page.
 """
 
-import json
 import os
 import shlex
 import signal
@@ -112,7 +111,7 @@ class Args:
 
     data_dir: Path | None = None
     """Data folder, or `sample`; else $RDFIA_DATA, else ./data."""
-    output_dir: Path = None  # type: ignore[assignment] # a path once it is made
+    output_dir: Path | None = None
     """Holds the run folders and report.html; by default runs/lab or runs/demo."""
     scale: Literal["full", "demo"] = "full"
     """Hours on real data, or minutes on the sample."""
@@ -126,14 +125,17 @@ class Args:
     """Which of the two the data folder has weights of."""
 
     def __post_init__(self) -> None:
-        if self.output_dir is None:
-            object.__setattr__(self, "output_dir", Path("runs/demo" if self.scale == "demo" else "runs/lab"))
         if self.seeds < 1:
             raise ValueError(f"--seeds is at least 1, got {self.seeds}")
         there = [name for name, one in EXPERIMENTS.items() if getattr(one, self.scale) is not None]
         for one in self.only:
             if not any(asked(name, (one,)) for name in there):
                 raise ValueError(f"--only {one}: experiments at {self.scale} scale are {', '.join(there)}")
+
+    @property
+    def folder(self) -> Path:
+        """Of the run folders."""
+        return self.output_dir or Path("runs/demo" if self.scale == "demo" else "runs/lab")
 
 
 def asked(name: str, only: tuple[str, ...]) -> bool:
@@ -153,7 +155,7 @@ def commands(args: Args) -> dict[str, list[str]]:
             *shlex.split(flags.replace("{mobilenet}", args.mobilenet)),
         ]
         command += ["--data-dir", str(args.data_dir)] if args.data_dir else []
-        command += ["--output-dir", str(args.output_dir), "--name", name]
+        command += ["--output-dir", str(args.folder), "--name", name]
         command += ["--seeds", *map(str, range(args.seeds))] if experiment.seeds else []
         rounded = experiment.script != "visualize" or "class" in command or "saliency" in command
         command += ["--precision", args.precision] if rounded and args.precision != "float32" else []
@@ -163,9 +165,11 @@ def commands(args: Args) -> dict[str, list[str]]:
 
 def is_done(folder: Path, command: list[str]) -> bool:
     """Return whether a run folder holds the results of a command, and what is written after them."""
+    from rdfia.runs import read_results
+
     last = folder / ("index.html" if command[0] == "scripts/visualize.py" else "results.json")
     path = folder / "results.json"
-    same = path.exists() and json.loads(path.read_text())["command"] == " ".join(["python", *command])
+    same = path.exists() and read_results(path)["command"] == " ".join(["python", *command])
     return same and last.exists()
 
 
@@ -214,8 +218,8 @@ def main(args: Args) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, interrupt)
     data_root(args.data_dir)  # says now if there is none
-    if args.output_dir.exists() and not args.output_dir.is_dir():
-        raise ValueError(f"--output-dir {args.output_dir} is a file; name a folder")
+    if args.folder.exists() and not args.folder.is_dir():
+        raise ValueError(f"--output-dir {args.folder} is a file; name a folder")
     # A process for each, that begins with what all of them import.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", "torchvision", "lightning", "torchmetrics", "sklearn.svm"])
@@ -224,7 +228,7 @@ def main(args: Args) -> None:
     wanted = commands(args)
     stopped = ""
     for number, (name, command) in enumerate(wanted.items(), 1):
-        if is_done(args.output_dir / name, command):
+        if is_done(args.folder / name, command):
             continue
         print(f"\n[{number}/{len(wanted)}] python {shlex.join(command)}", flush=True)
         started = time.perf_counter()
@@ -243,12 +247,12 @@ def main(args: Args) -> None:
         if process.exitcode:
             failed[name] = f"exit code {process.exitcode}; see: python {shlex.join(command)}"
         print(f"{name}: {time.perf_counter() - started:.0f} s", flush=True)
-    page = args.output_dir / "report.html"
+    page = args.folder / "report.html"
     title = "The lab, at demo scale" if args.scale == "demo" else "The lab"
-    runs = report.read_runs(args.output_dir, list(EXPERIMENTS))
-    report.write_report(
-        page, title, CHAPTERS, runs, runs_folder=args.output_dir, summary=SUMMARY, failed=failed
-    )
+    runs = report.read_runs(args.folder, list(EXPERIMENTS))
+    there = [name for name, one in EXPERIMENTS.items() if getattr(one, args.scale) is not None]
+    chapters = report.asked(CHAPTERS, there)
+    report.write_report(page, title, chapters, runs, runs_folder=args.folder, summary=SUMMARY, failed=failed)
     if stopped:
         raise Interrupted(f"interrupted in {stopped}; the same command goes on from there")
     for row in report.answer(SUMMARY, runs).rows:

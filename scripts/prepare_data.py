@@ -42,7 +42,7 @@ class Args:
     """Which data; `check` looks at all and downloads nothing."""
     data_dir: Path | None = None
     """Folder that holds the data, or will; else $RDFIA_DATA, else ./data."""
-    architectures: tuple[str, ...] = ("vgg16", "resnet18", "squeezenet1_1")
+    architectures: tuple[str, ...] = ("vgg16", "resnet18", "squeezenet1_1", "mobilenet_v2")
     """Networks of torchvision whose ImageNet weights to get."""
     download: bool = True
     """Download what is missing; else only look."""

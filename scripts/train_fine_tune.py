@@ -74,6 +74,8 @@ def main(args: Args) -> dict[str, Any]:
 
     if args.compile:
         raise ValueError("--compile is for GANs and DANN; leave it out")
+    if args.patience is not None and args.patience < 1:
+        raise ValueError(f"--patience is at least 1, got {args.patience}")
     if args.train_on_val and args.patience:
         raise ValueError("--patience needs images that are not trained on; leave --train-on-val out")
     reading: dict[str, Any] = {

@@ -65,6 +65,8 @@ def layers_by_network(args: Args) -> dict[str, list[str]]:
         wanted.setdefault(network, []).append(layer)
     if args.weights not in ("imagenet", "random") and len(wanted) > 1:
         raise ValueError(f"--weights {args.weights} is one file, and --features names {len(wanted)} networks")
+    if any(cells < 1 for cells in args.grids):
+        raise ValueError(f"--grids have at least 1 cell on each side, got {' '.join(map(str, args.grids))}")
     if args.splits and args.dataset == "mnist":
         raise ValueError("--splits draws 100 images a class of 15 Scene; leave it out")
     if args.splits and (args.scaling == "standard" or args.shuffle_labels):

@@ -66,7 +66,7 @@ def main(
     from rdfia import report, runs, training, wandb_run
 
     small = {name: value for name, value in SMALL.items() if hasattr(args, name) and args.fast_dev_run}
-    args = dataclasses.replace(args, devices=1, **small)
+    args = dataclasses.replace(args, devices=1, num_nodes=1, **small)
     if args.precision == "16-mixed" or (
         args.precision != "float32" and not isinstance(args, ClassVisualization | Saliency)
     ):

@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -219,6 +220,21 @@ def test_two_processes_train_as_one(folder, tmp_path):
         assert rank["scores"] == pytest.approx(alone["scores"], rel=1e-3)
         for name, value in alone["weights"].items():
             torch.testing.assert_close(rank["weights"][name], value, rtol=1e-3, atol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"grids": (1, 0)}, "grids have at least 1 cell on each side, got [1, 0]"),
+        ({"hidden": (0,)}, "hidden layers have at least 1 feature, got [0]"),
+        ({"head_lr": -1.0}, "learning rates and weight decay are at least 0, got -1, 0.0003"),
+        ({"label_smoothing": 3.0}, "label_smoothing lies from 0 to 1, got 3"),
+        ({"unfreeze_top_at": -3}, "layers are unfrozen at epoch 0 or later, got (-3, None)"),
+    ],
+)
+def test_bad_settings_are_named(settings, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        FineTuneModule(weights="random", image_size=64, **settings)
 
 
 def test_bad_input_is_named():

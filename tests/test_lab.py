@@ -51,13 +51,21 @@ def test_only_some_are_run():
 
 def test_what_another_command_made_is_not_done(tmp_path):
     assert not lab.is_done(tmp_path, ["scripts/train_gan.py"])
-    (tmp_path / "results.json").write_text(json.dumps({"command": "python scripts/train_gan.py"}))
+    (tmp_path / "results.json").write_text(
+        json.dumps({"command": "python scripts/train_gan.py", "metrics": {}})
+    )
     assert lab.is_done(tmp_path, ["scripts/train_gan.py"])
     assert not lab.is_done(tmp_path, ["scripts/train_gan.py", "--seeds", "0"])
-    (tmp_path / "results.json").write_text(json.dumps({"command": "python scripts/visualize.py class"}))
+    (tmp_path / "results.json").write_text(
+        json.dumps({"command": "python scripts/visualize.py class", "metrics": {}})
+    )
     assert not lab.is_done(tmp_path, ["scripts/visualize.py", "class"])  # its page is written last
     (tmp_path / "index.html").touch()
     assert lab.is_done(tmp_path, ["scripts/visualize.py", "class"])
+    for damaged in ("{broken", "{}", "[]"):
+        (tmp_path / "results.json").write_text(damaged)
+        with pytest.raises(ValueError, match=r"results.json is damaged \(.*\); delete it"):
+            lab.is_done(tmp_path, ["scripts/visualize.py", "class"])
 
 
 def run_lab(tmp_path: Path, *flags: str) -> subprocess.CompletedProcess:

@@ -90,6 +90,20 @@ def test_a_table_holds_what_the_runs_found():
     assert table.rows[0][1] == Cell("0.8500 ± 0.5000", pytest.approx(0.85), "wide", "a/accuracy")
 
 
+def test_what_others_are_compared_with_is_no_answer_by_itself():
+    runs = {"gan": {"metrics": {"practical/fid": metric(6.0)}}}
+    question = Question("?", rows={"theirs": "gan:practical", "wide": "gan:wide"}, columns={"FID": "fid"})
+    assert report.answer(question, runs).rows == []
+    runs["gan"]["metrics"]["wide/fid"] = metric(5.0)
+    assert [row[0].text for row in report.answer(question, runs).rows] == ["theirs", "wide"]
+
+
+def test_a_page_asks_only_what_its_runs_can_answer():
+    questions = [Question("a", rows={"x": "gan:x"}), Question("b", figures={"y": "svm/y"}), Question("c")]
+    (chapter,) = report.asked([Chapter("all", questions)], ["svm", "cgan"])
+    assert [question.title for question in chapter.questions] == ["b"]
+
+
 def test_a_page_needs_nothing_else_and_says_what_is_missing(tmp_path):
     write_run(tmp_path, "gan", {"judge_fid": metric(1.25), "recall": metric(0.5)})
     write_picture(tmp_path / "gan" / "figures" / "samples.png")
@@ -145,6 +159,8 @@ def test_a_figure_is_found_in_the_run_or_in_its_first_training(tmp_path):
         write_picture(tmp_path / place, 8)
     write_picture(tmp_path / "gan" / "figures" / "a.gif", 8)
     found = {name: report.find_figure(tmp_path, f"gan/{name}") for name in "abc"}
+    write_picture(tmp_path / "gan" / "figures" / "odd[1].png", 8)
+    assert report.find_figure(tmp_path, "gan/odd[1]") == tmp_path / "gan/figures/odd[1].png"
     assert found == {
         "a": tmp_path / "gan/figures/a.gif",
         "b": tmp_path / "gan/best_seed_0/figures/b.png",

@@ -69,6 +69,8 @@ def test_digits(tmp_path):
 def test_bad_input_is_named_before_anything_is_written(scenes, tmp_path):
     with pytest.raises(ValueError, match="squeezenet1_1 has no layer 'pool9'"):
         main(small(scenes, tmp_path, layer="pool9"))
+    with pytest.raises(ValueError, match="--patience is at least 1, got -3"):
+        main(small(scenes, tmp_path, patience=-3))
     with pytest.raises(ValueError, match="batch size 80 is larger than the 60 training images"):
         main(small(scenes, tmp_path, batch_size=80))
     assert not (tmp_path / "runs").exists()

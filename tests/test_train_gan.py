@@ -264,6 +264,7 @@ def bad_data(tmp_path: Path, kind: str) -> Path:
         (["--data-dir", "sample", "--latent-dim", "0"], "latent_dim is at least 1, got 0"),
         (["--data-dir", "sample", "--seed", "-1"], "--seed is at least 0, got -1"),
         (["--data-dir", "sample", "--output-dir", "/dev/null/runs"], "cannot be written"),
+        (["--data-dir", "sample", "--name", "a:b"], "--name is a folder name, got 'a:b'"),
         (["--data-dir", "sample", "--name", "../x"], "--name is a folder name, got '../x'"),
     ],
 )

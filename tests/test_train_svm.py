@@ -8,7 +8,7 @@ from pathlib import Path
 import lightning
 import pytest
 from conftest import write_scene15, write_some_digits
-from train_svm import Args, main
+from train_svm import Args, layers_by_network, main
 
 from datamodules.scene15 import Scene15DataModule
 from rdfia.feature_extractor_svm import FeatureExtractorSVM
@@ -113,6 +113,8 @@ def test_features_of_photographs_tell_digits_apart(tmp_path):
     assert (tmp_path / "runs" / "svm" / "figures" / "worst_confusions.png").stat().st_size > 5000
     with pytest.raises(ValueError, match=r"300 images have inner products of 0.0 GB; take fewer, such as"):
         main(small(tmp_path, tmp_path, **digits, memory_gb=1e-4, name="none"))
+    with pytest.raises(ValueError, match="--grids have at least 1 cell on each side, got 1 0"):
+        layers_by_network(Args(grids=(1, 0)))
     with pytest.raises(ValueError, match="--splits draws 100 images a class of 15 Scene"):
         main(small(tmp_path, tmp_path, **digits, splits=2))
 

@@ -2,6 +2,7 @@ import json
 import math
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -253,6 +254,7 @@ def test_scored_again_a_run_keeps_what_is_known_of_its_training(tmp_path, monkey
     monkeypatch.setattr(runs, "git_commit", lambda: "first")
     assert score(1)["commit"] == "first"
     monkeypatch.setattr(runs, "git_commit", lambda: "second")
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--profile"])
     assert score(1)["commit"] == "first"
     assert score(2)["commit"] == "second"
 

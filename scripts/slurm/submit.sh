@@ -11,10 +11,11 @@ refuse() {
   exit 2
 }
 
-options=() array=() nodes=1 tasks=1
+[[ -x $(command -v "$python") ]] || refuse "no $python; make .venv, or export PYTHON= the one with rdfia"
+options=() array=() nodes=1 tasks=1 gpus=
 while [[ $# -gt 0 && $1 != *.py ]]; do
   case $1 in
-    --nodes | --ntasks-per-node | --array) # the value is the next word
+    --nodes | --ntasks-per-node | --gpus-per-node | --array) # the value is the next word
       [[ $# -gt 1 ]] || refuse "$1 without a value"
       set -- "$1=$2" "${@:3}"
       ;;
@@ -24,6 +25,7 @@ while [[ $# -gt 0 && $1 != *.py ]]; do
     --gpus-per-task*) refuse "$1: each process would see one GPU alone; say --gpus-per-node=" ;;
     --nodes=*) nodes=${1#*=} options+=("$1") ;;
     --ntasks-per-node=*) tasks=${1#*=} options+=("$1") ;;
+    --gpus-per-node=*) gpus=${1##*[=:]} options+=("$1") ;;
     --array=*) array=("$1") ;;
     *) options+=("$1") ;;
   esac
@@ -31,6 +33,8 @@ while [[ $# -gt 0 && $1 != *.py ]]; do
 done
 [[ $# -gt 0 ]] || refuse "no trainer script; say scripts/slurm/submit.sh [options] scripts/train_gan.py"
 [[ $nodes =~ ^[0-9]+$ && $tasks =~ ^[0-9]+$ ]] || refuse "--nodes and --ntasks-per-node are one number each"
+[[ -z $gpus || $gpus == "$tasks" ]] ||
+  refuse "--gpus-per-node=$gpus for $tasks processes, each of which takes one; say --ntasks-per-node=$gpus"
 template=$slurm/train.sbatch part=()
 if [[ ${#array[@]} -gt 0 ]]; then
   [[ ${array[0]} =~ ^--array=0-[0-9]+(%[0-9]+)?$ ]] || refuse "${array[0]}: the parts of a table are --array=0-N, or 0-N%M"
