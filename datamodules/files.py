@@ -6,10 +6,11 @@ place of data that was asked for.
 """
 
 import hashlib
+import http.client
 import os
+import shlex
 import shutil
 import tempfile
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,7 +34,7 @@ def data_root(data_dir: str | Path | None = None) -> Path:
     if not root.is_dir():
         raise FileNotFoundError(
             f"data folder {root} does not exist; get the data with: "
-            f"python scripts/prepare_data.py all --data-dir {root} "
+            f"python scripts/prepare_data.py all --data-dir {shlex.quote(str(root))} "
             "(or use the embedded sample: --data-dir sample)"
         )
     return root
@@ -47,9 +48,11 @@ def say(text: str) -> None:
 
 def not_found(what: str, expected: str, root: Path, command: str) -> FileNotFoundError:
     """Build the one text for "not found": what, where it was looked for, the command to run."""
+    if root == SAMPLES:
+        return FileNotFoundError(f"{what} is not part of the embedded sample; name a folder as --data-dir")
     return FileNotFoundError(
         f"{what} not found in {root}: expected {expected}; on a machine with a network run: "
-        f"python scripts/prepare_data.py {command} --data-dir {root}"
+        f"python scripts/prepare_data.py {command} --data-dir {shlex.quote(str(root))}"
     )
 
 
@@ -126,7 +129,7 @@ def download(url: str, path: Path, md5: str | None = None) -> None:
             with urllib.request.urlopen(url, timeout=30) as response, part.open("wb") as file:
                 shutil.copyfileobj(response, file)
                 promised = response.headers.get("Content-Length")
-        except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+        except (http.client.HTTPException, OSError) as error:
             raise ConnectionError(
                 f"could not download {url} ({error}); run this on a machine with a network, "
                 f"or copy the file to {path} by hand"

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
-from datamodules.files import data_root, not_found
+from datamodules.files import SAMPLES, data_root, not_found
 from datamodules.tensors import BatchLoader, ImageTensors, describe, eval_loader, train_loader
 
 # md5 of the decompressed official files: recompressed copies have other .gz hashes, the same bytes.
@@ -213,7 +213,7 @@ class MNISTDataModule(lightning.LightningDataModule):
 
     def describe(self) -> dict[str, Any]:
         """Return name, counts and sha256 of the data, for results.json."""
-        name = "MNIST, embedded sample" if str(self.data_dir) == "sample" else "MNIST"
+        name = "MNIST, embedded sample" if data_root(self.data_dir) == SAMPLES else "MNIST"
         parts = {"train": self.train_data, "val": self.val_data, "test": self.test_data}
         return describe(name, **parts)
 

@@ -122,10 +122,10 @@ class FineTuneModule(lightning.LightningModule):
             if number:
                 self.head.append(nn.ReLU())
             self.head.append(nn.Linear(before, after))
-        used = self._used()
+        used = self._used(image_size)
         in_top = {id(weight) for name in top for weight in self.backbone.find_layer(name).parameters()}
         tops = [weight for weight in used if id(weight) in in_top]
-        if not tops:
+        if not tops and (top != [layer] or unfreeze_top_at is not None):  # which may only be pooled
             raise ValueError(f"top layers {', '.join(top)} have no weights that {layer} depends on")
         self.groups: dict[Stage, tuple[float, list[nn.Parameter]]] = {
             "head": (head_lr, list(self.head.parameters())),
@@ -140,13 +140,13 @@ class FineTuneModule(lightning.LightningModule):
         self.counts: Tensor | None = None
         self.loss = nn.ModuleDict({f"{n}_": MeanMetric() for n in names})
 
-    def _used(self) -> list[nn.Parameter]:
+    def _used(self, image_size: int) -> list[nn.Parameter]:
         """Return the CNN's weights that the layer's output depends on, and make them trainable.
 
         They stay so until the first epoch begins: DDP only knows those that are trainable when it starts.
         """
         weights = list(self.backbone.requires_grad_(True).parameters())
-        output = self.backbone.tap(torch.zeros(1, 3, 64, 64), [self.layer])[self.layer].sum()
+        output = self.backbone.tap(torch.zeros(1, 3, image_size, image_size), [self.layer])[self.layer].sum()
         gradients = torch.autograd.grad(output, weights, allow_unused=True)
         for weight, gradient in zip(weights, gradients, strict=True):
             weight.requires_grad_(gradient is not None)
@@ -181,7 +181,10 @@ class FineTuneModule(lightning.LightningModule):
         """Set what is trained in the current epoch, at which rates."""
         stage = stage_of(self.current_epoch, *self.unfreeze_at)
         trained = {"head": ["head"], "top": ["head", "top"], "all": ["head", "top", "all"]}[stage]
-        fall = (1 + math.cos(math.pi * self.current_epoch / (self.trainer.max_epochs or 1))) / 2
+        epochs = self.trainer.max_epochs or 0
+        if epochs < 1:
+            raise ValueError("stages and rates follow epochs: give the trainer max_epochs")
+        fall = (1 + math.cos(math.pi * self.current_epoch / epochs)) / 2
         optimizer = self.optimizers()
         assert isinstance(optimizer, lightning.pytorch.core.optimizer.LightningOptimizer)
         for group, (name, (rate, parameters)) in zip(

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from rdfia.choices import check_choices
 from rdfia.dann import Batch, DANNModule
 from rdfia.dann_network import statistics_kept
 from rdfia.views import jittered
@@ -97,6 +98,7 @@ class PseudoLabelModule(DANNModule):
         seed: int = 0,
         **dann: Any,
     ) -> None:
+        check_choices(PseudoLabelModule.__init__, {"form": form})
         super().__init__(**(dann | {"adapt": False}))
         if not 0 <= threshold <= 1:
             raise ValueError(f"threshold lies between 0 and 1, got {threshold}")

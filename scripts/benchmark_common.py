@@ -34,7 +34,7 @@ class Args:
     """svm: photographs of which features are extracted in turns."""
     steps: int = 60
     """Of a turn: training steps, after 5 that do not count; seeing: of class visualisation."""
-    cache_dir: Path = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "rdfia" / "features"
+    cache_dir: Path = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "rdfia" / "features"
     """svm: where train_svm.py keeps features."""
     output: Path | None = None
     """Where the figures go; runs/benchmark_<what>.json by default."""

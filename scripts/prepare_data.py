@@ -4,7 +4,7 @@ Examples:
     python scripts/prepare_data.py all --data-dir data
     python scripts/prepare_data.py check --data-dir data
 
-Run it on a machine with a network (the login node of a cluster); training scripts never download. What is
+Run it on a machine with a network (the login node of a cluster). What is
 there and whole is left as it is, what is damaged is named and not touched.
 """
 
@@ -91,6 +91,16 @@ def get_mnist(root: Path) -> None:
                         raise
 
 
+def refuse_folder(folder: Path, lacking: str) -> None:
+    """Say before a download that its place is taken.
+
+    Raises:
+        ValueError: The folder exists.
+    """
+    if folder.exists():
+        raise ValueError(f"{folder} exists, but has no {lacking}; move it away and run this again")
+
+
 def check_bsds500(root: Path) -> Row:
     """Count and decode the photographs."""
     from datamodules.files import not_found
@@ -115,6 +125,7 @@ def get_bsds500(root: Path) -> None:
     from datamodules.files import atomic_folder, download
 
     archive = root / "BSR_bsds500.tgz"
+    refuse_folder(root / "BSDS500", "data/images")
     try:
         download(BSDS500_URL, archive)
         with atomic_folder(root / "BSDS500") as part:
@@ -191,6 +202,7 @@ def get_scene15(root: Path) -> None:
     from datamodules.files import atomic_folder, download
 
     archive = root / "scene_categories.zip"
+    refuse_folder(root / "15SceneData", "pictures of the classes")
     try:
         download(SCENE15_URL, archive, SCENE15_MD5)
         with atomic_folder(root / "15SceneData") as part, zipfile.ZipFile(archive) as file:
@@ -263,7 +275,7 @@ def get_weights(root: Path, architectures: tuple[str, ...]) -> None:
         path = root / "weights" / f"{name}.safetensors"
         if not path.exists():
             try:
-                weights = torchvision.models.get_model_weights(name).DEFAULT.get_state_dict(
+                weights = torchvision.models.get_model_weights(name).IMAGENET1K_V1.get_state_dict(
                     check_hash=True, weights_only=True
                 )
             except (OSError, RuntimeError) as error:  # no network; another hash than the name says
@@ -275,6 +287,8 @@ def get_weights(root: Path, architectures: tuple[str, ...]) -> None:
 def main(args: Args) -> list[Row]:
     """Prepare what is asked for, print the table, and return its rows."""
     root = Path(args.data_dir or os.environ.get("RDFIA_DATA") or "data").expanduser()
+    if str(root) == "sample":
+        raise ValueError("--data-dir sample is embedded and needs no preparing; name a folder")
     steps: dict[str, tuple[Callable[[Path], Row], Callable[[Path], None]]] = {
         "mnist": (check_mnist, get_mnist),
         "bsds500": (check_bsds500, get_bsds500),

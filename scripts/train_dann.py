@@ -6,6 +6,8 @@ Examples:
 """
 
 import dataclasses
+import math
+import statistics
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -273,7 +275,9 @@ def self_train(
         )
         student.begin_with(module)
         name = f"{args.name}_round_{number}"
-        again = dataclasses.replace(args, name=name, max_epochs=args.pseudo_label_epochs)
+        # Not how many rounds there are, so that more can be added.
+        changes = {"name": name, "max_epochs": args.pseudo_label_epochs, "pseudo_label_rounds": 0}
+        again = dataclasses.replace(args, **changes)
         # What the round hangs on besides its flags: it must not go on from a student of another teacher.
         taught = data | {"teacher": weights_hash(module.evaluated)}
         tested, trainer = train(again, student, digits, taught, select=True)
@@ -290,7 +294,7 @@ def main(args: Args) -> dict[str, Any]:
     # Imported here, so that --help does not wait for torch.
     import lightning
 
-    from rdfia import embeddings, plots, runs, training, wandb_run
+    from rdfia import callbacks, embeddings, plots, runs, training, wandb_run
     from rdfia.dann import DANNModule
 
     asked = args.row()
@@ -313,7 +317,8 @@ def main(args: Args) -> dict[str, Any]:
     # Drawn at random: the first half of MNIST's test set is cleaner than the second.
     size = 64 if args.fast_dev_run else 2000
     drawn = [domain.part(embeddings.sample(len(domain), size)) for domain in images.values()]
-    metrics: dict[str, list[float]] = {}
+    found: dict[str, dict[int, dict[str, float]]] = {}  # scores by row and seed
+    notes = ["target_accuracy_by_oracle chooses the epoch by target labels: for comparison only"]
     modules: dict[str, DANNModule] = {}  # of the first seed, for the figures
     mine = part_of([(seed, row) for seed in seeds for row in rows], args.part)
     for seed in seeds:
@@ -325,31 +330,45 @@ def main(args: Args) -> dict[str, Any]:
             part = dataclasses.replace(args, **own, **NOT_OF_ROWS, **changes)
             lightning.seed_everything(seed, workers=True, verbose=False)
             module = DANNModule(**module_flags(part))
-            scores, trainer = train(part, module, digits, data, select=row in ROWS)
+            try:
+                scores, trainer = train(part, module, digits, data, select=row in ROWS)
+            except callbacks.Diverged as error:  # a row of the table that says so
+                if not (modules or len(mine) > 1):
+                    raise
+                print(error)
+                notes.append(f"{row}, seed {seed}: diverged")
+                found.setdefault(row, {})[seed] = {"target_accuracy": math.nan}
+                continue
             scores["a_distance"] = embeddings.proxy_a_distance(*(outputs(module, some)[0] for some in drawn))
-            for name, value in scores.items():
-                metrics.setdefault(f"{row}/{name}", []).append(value)
+            found.setdefault(row, {})[seed] = scores
             if row in ROWS:
                 modules.setdefault(row, module)
-        if args.pseudo_label_rounds and (seed, asked) in mine:
+        if args.pseudo_label_rounds and (seed, asked) in mine and "seconds" in found[asked][seed]:
             asked_for = {flag: getattr(args, flag) for flag in PSEUDO_LABELS}
             teacher = dataclasses.replace(part, **asked_for)
             scores, student, trainer = self_train(teacher, module, digits, data)
-            for name, value in scores.items():
-                metrics.setdefault(f"pseudo-labels/{name}", []).append(value)
+            found.setdefault("pseudo-labels", {})[seed] = scores
             modules.setdefault("pseudo-labels", student)
-    if args.part is not None or not trainer.is_global_zero:
+    if args.part is not None:
+        return {}
+    if not modules:
+        raise callbacks.Diverged(f"all rows diverged, see the folders in {folder}")
+    if not trainer.is_global_zero:
         return {}
 
-    notes = ["target_accuracy_by_oracle chooses the epoch by target labels: for comparison only"]
+    metrics = {
+        f"{row}/{name}": [by_seed.get(seed, {}).get(name, math.nan) for seed in seeds]
+        for row, by_seed in found.items()
+        for name in dict.fromkeys(name for scores in by_seed.values() for name in scores)
+    }
     if args.pseudo_label_rounds:
         notes.append("round_n_label_accuracy uses target labels to count only")
     size = 20 if args.fast_dev_run else 500
     draw(folder, trainer, folder / f"{asked}_seed_{seeds[0]}", modules, images, seeds[0], size)
     accuracies = {
-        name.split("/")[0]: sum(values) / len(values)
+        name.split("/")[0]: statistics.fmean(filter(math.isfinite, values))
         for name, values in metrics.items()
-        if name.endswith("/target_accuracy")
+        if name.endswith("/target_accuracy") and any(map(math.isfinite, values))
     }
     rows_drawn = plots.bars({"accuracy on the target's test images": accuracies})
     runs.save_figure(folder, "target_accuracy", rows_drawn, trainer)
@@ -361,13 +380,13 @@ def main(args: Args) -> dict[str, Any]:
         data=data,
         metrics=metrics,
         selection="last epoch",
-        wall_seconds=sum(sum(values) for name, values in metrics.items() if name.endswith("/seconds")),
+        wall_seconds=sum(scores.get("seconds", 0.0) for one in found.values() for scores in one.values()),
         notes=notes,
     )
     wandb_run.finish_last()
     columns = ("source_loss", "source_accuracy", "target_loss", "target_accuracy", "a_distance")
     print(f"{'':33}" + "".join(f"{column.replace('_', ' '):>18}" for column in columns))
-    for row in accuracies:
+    for row in found:
         shown = [results["metrics"].get(f"{row}/{column}") for column in columns]
         print(f"{row:33}" + "".join(f"{'' if value is None else runs.spread(value):>18}" for value in shown))
     written = f"results.json, figures/ and a folder for each training in {folder}"

@@ -101,7 +101,9 @@ def main(args: Args) -> dict[str, Any]:
     module = FineTuneModule(**{name: getattr(args, name) for name in flags}, **fixed)
     images.setup()
     images.train_dataloader()  # says now if a batch is too large
-    folder = training.open_run(args, module, data := images.describe())
+    folder = training.open_run(
+        args, module, data := images.describe(), may_change=training.MAY_CHANGE_BUT_LENGTH
+    )
     stop = [callbacks.StopEarly("val/accuracy", mode="max", patience=args.patience)] if args.patience else []
     trainer = training.make_trainer(
         args,

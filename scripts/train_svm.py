@@ -51,7 +51,7 @@ class Args(TrainerArgs):
     """For features; those of wider layers are streamed."""
     cache: bool = True
     """Keep computed features for the next run."""
-    cache_dir: Path = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "rdfia" / "features"
+    cache_dir: Path = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "rdfia" / "features"
     """Where they are kept."""
 
 
@@ -119,9 +119,10 @@ def main(args: Args) -> dict[str, Any]:
     if not 2 <= args.folds <= smallest:
         raise ValueError(f"--folds {args.folds}: the smallest class has {smallest} training images")
     count = len(scenes.train_data) + len(scenes.test_data)
-    if 4 * count**2 > 1e9 * args.memory_gb:
+    needed = 16e-9 * count**2  # in float64, and the part of the training images once more
+    if needed > args.memory_gb:
         raise ValueError(
-            f"{count:,} images have inner products of {4e-9 * count**2:.1f} GB; take fewer, such as "
+            f"{count:,} images have inner products of {needed:.1f} GB; take fewer, such as "
             "--data-dir sample, or a larger --memory-gb"
         )
     folder = training.open_run(args, backbone, data := scenes.describe())

@@ -1,11 +1,12 @@
 import hashlib
+import http.client
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from datamodules.files import SAMPLES, atomic_file, atomic_folder, data_root, download
+from datamodules.files import SAMPLES, atomic_file, atomic_folder, data_root, download, not_found
 
 
 @pytest.fixture
@@ -85,6 +86,23 @@ def test_a_download_that_breaks_off_is_not_kept(tmp_path, server, monkeypatch):
     with pytest.raises(ConnectionError, match=r"broke off after 10 of 999 bytes"):
         download(f"{server}/data.bin", tmp_path / "got")
     assert not (tmp_path / "got").exists()
+
+
+def test_a_chunked_download_that_breaks_off_is_not_kept(tmp_path, server, monkeypatch):
+    def read(*given):
+        raise http.client.IncompleteRead(b"some")
+
+    monkeypatch.setattr(http.client.HTTPResponse, "read", read)
+    with pytest.raises(ConnectionError, match=r"could not download .*IncompleteRead"):
+        download(f"{server}/data.bin", tmp_path / "got")
+    assert not (tmp_path / "got").exists()
+
+
+def test_what_is_not_there_is_said_with_a_command_that_can_be_copied(tmp_path):
+    error = not_found("USPS", "USPS/usps.bz2", tmp_path / "my data", "usps")
+    assert str(error).endswith(f"prepare_data.py usps --data-dir '{tmp_path}/my data'")
+    error = not_found("USPS", "USPS/usps.bz2", SAMPLES, "usps")
+    assert str(error) == "USPS is not part of the embedded sample; name a folder as --data-dir"
 
 
 def test_a_download_that_fails_says_what_to_do(tmp_path, server):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import quiet_trainer, write_striped_scenes
 from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
 
 from datamodules.scene15 import Scene15DataModule
 from datamodules.tensors import ShuffledBatches
@@ -235,6 +236,21 @@ def test_two_processes_train_as_one(folder, tmp_path):
 def test_bad_settings_are_named(settings, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         FineTuneModule(weights="random", image_size=64, **settings)
+
+
+def test_a_layer_without_weights_may_be_pooled_as_long_as_nothing_is_unfrozen():
+    given = {"layer": "pool5", "weights": "random", "image_size": 64}
+    assert FineTuneModule(**given)(torch.rand(2, 3, 64, 64)).shape == (2, 15)
+    with pytest.raises(ValueError, match="top layers pool5 have no weights that pool5 depends on"):
+        FineTuneModule(**given, unfreeze_top_at=1)
+
+
+def test_rates_that_fall_need_an_end():
+    run = quiet_trainer(max_steps=2)
+    module = FineTuneModule(weights="random", image_size=64, classes=10)
+    batches = DataLoader(TensorDataset(torch.rand(4, 3, 64, 64), torch.arange(4)), batch_size=2)
+    with pytest.raises(ValueError, match="give the trainer max_epochs"):
+        run.fit(module, batches)
 
 
 def test_bad_input_is_named():

@@ -1,6 +1,7 @@
 import io
 import tarfile
 import zipfile
+from pathlib import Path
 
 import prepare_data
 import pytest
@@ -54,6 +55,16 @@ def test_what_is_there_is_found_and_named(tmp_path, capsys):
 def test_the_sample_is_whole():
     assert states(main(Args("mnist", files.SAMPLES))) == {"mnist": "partial"}
     assert states(main(Args("weights", files.SAMPLES, ("squeezenet1_1",)))) == {"weights": "complete"}
+
+
+def test_a_place_that_is_taken_is_said_before_a_download(tmp_path, offline, capsys):
+    (tmp_path / "BSDS500" / "ucm2").mkdir(parents=True)
+    with pytest.raises(ValueError, match="not ready"):
+        main(Args("bsds500", tmp_path))
+    assert "BSDS500 exists, but has no data/images; move it away" in capsys.readouterr().out
+    assert not offline
+    with pytest.raises(ValueError, match="sample is embedded"):
+        main(Args("all", Path("sample")))
 
 
 def test_weights_that_were_asked_for_and_are_not_there_are_missing(tmp_path):

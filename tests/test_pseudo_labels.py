@@ -132,3 +132,8 @@ def test_a_round_trains_on_the_chosen_images_with_their_labels(mnist):
 def test_a_threshold_that_is_no_probability_is_refused():
     with pytest.raises(ValueError, match="threshold lies between 0 and 1"):
         PseudoLabelModule(threshold=90)
+
+
+def test_a_misspelt_form_does_not_train_on_the_targets_own_labels():
+    with pytest.raises(ValueError, match="form is rounds or mixed, got 'mixd'"):
+        PseudoLabelModule(form="mixd")

@@ -359,4 +359,4 @@ def test_the_output_of_the_demo_is_that_of_its_results():
     lines = [f"{row[0].text:64}{row[1].text:>22}" for row in report.answer(SUMMARY, found).rows]
     assert len(lines) >= 10
     assert "\n".join(["```", *lines, "", "open runs/demo/report.html", "```"]) in README
-    assert lab.Args(scale="demo").output_dir == Path("runs/demo")
+    assert lab.Args(scale="demo").folder == Path("runs/demo")

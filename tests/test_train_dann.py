@@ -13,6 +13,7 @@ import train_dann
 from conftest import write_mnist, write_mnist_m, write_usps
 from train_dann import ABLATION, SELECTIONS, Args, main
 
+from rdfia.callbacks import Diverged
 from rdfia.dann import PAPER, DANNModule
 from rdfia.runs import read_metrics
 
@@ -166,8 +167,31 @@ def test_too_few_pseudo_labels_are_named_and_keep_what_is_done(tmp_path, digits,
     metrics = main(lower)["metrics"]
     assert metrics["pseudo-labels/round_1_coverage"]["mean"] > 0
     assert last.stat().st_mtime_ns == written
+    more = main(dataclasses.replace(lower, pseudo_label_rounds=2))["metrics"]
+    assert "pseudo-labels/round_2_coverage" in more
     with pytest.raises(ValueError, match=r"has --threshold 0.0, this command says 0.05"):
         main(dataclasses.replace(lower, threshold=0.05))
+
+
+def test_a_row_that_diverges_says_so_and_the_others_are_trained(tmp_path, digits, monkeypatch, capsys):
+    train, broken = train_dann.train, {"source-only"}
+
+    def diverging(part, *given, **more):
+        if part.row() in broken:
+            raise Diverged("train/class_loss is nan")
+        return train(part, *given, **more)
+
+    monkeypatch.setattr(train_dann, "train", diverging)
+    results = main(small(tmp_path, max_epochs=1))
+    assert results["metrics"]["source-only/target_accuracy"]["values"] == [None]
+    assert results["metrics"]["dann/target_accuracy"]["mean"] > 0
+    assert "source-only, seed 0: diverged" in results["notes"]
+    assert (tmp_path / "runs" / "dann" / "figures" / "target_accuracy.png").exists()
+    broken.clear()  # what the rest of the lab knows by now is not trained again
+    assert main(small(tmp_path, max_epochs=1))["metrics"]["source-only/target_accuracy"]["mean"] > 0
+    broken.update(("source-only", "dann"))
+    with pytest.raises(Diverged, match="all rows diverged"):
+        main(small(tmp_path, max_epochs=1, name="other"))
 
 
 @pytest.mark.slow

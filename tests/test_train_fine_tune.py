@@ -38,8 +38,10 @@ def test_a_run_writes_its_numbers_curves_and_checkpoints(scenes, tmp_path, capsy
 def test_the_same_command_goes_on_with_the_stage_it_was_in(scenes, tmp_path):
     stages = {"unfreeze_top_at": 1, "unfreeze_all_at": 2}
     main(small(scenes, tmp_path, max_epochs=3, **stages))
-    results = main(small(scenes, tmp_path, max_epochs=4, **stages))
-    assert results["metrics"]["epochs"]["mean"] == 4
+    results = main(small(scenes, tmp_path, max_epochs=3, **stages))
+    assert results["metrics"]["epochs"]["mean"] == 3
+    with pytest.raises(ValueError, match="--max-epochs 3, this command says 4"):  # rates follow the length
+        main(small(scenes, tmp_path, max_epochs=4, **stages))
 
 
 def test_training_on_all_images_uses_the_last_epoch(scenes, tmp_path):
