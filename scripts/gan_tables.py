@@ -110,7 +110,7 @@ def compare(
         train_one: Trains one and returns its results.
         data: What all are trained on.
     """
-    from rdfia import callbacks, plots, runs, training, wandb_run
+    from rdfia import callbacks, devices, plots, runs, training, wandb_run
 
     module = build(args)
     if (args.output_dir / args.name / "metrics.csv").exists() and not args.overwrite:
@@ -119,7 +119,7 @@ def compare(
     for changes in rows.values():  # what is wrong with the last one is said before the first is trained
         one = dataclasses.replace(args, **besides, **changes)
         build(one)
-        training.check_devices(one)
+        devices.check_devices(one)
     free = training.MAY_CHANGE_BUT_LENGTH | BESIDES.keys()
     folder = training.open_run(args, module, data, may_change=free)
     seeds = list(dict.fromkeys(args.seeds or (args.seed,)))

@@ -2,12 +2,14 @@
 
 import os
 import signal
+import threading
+import time
 
 import pytest
 import torch
 from tiny import Tiny, arguments, rows, train
 
-from rdfia import command_line, training
+from rdfia import command_line, devices, training
 from rdfia.command_line import Interrupted, TrainerArgs
 
 TWO_NODES = {"SLURM_NTASKS": "4", "SLURM_NNODES": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_STEP_ID": "0"}
@@ -19,19 +21,19 @@ def in_slurm(monkeypatch, **changes: str | None) -> None:
 
 
 def test_processes_are_those_of_the_slurm_job(tmp_path, monkeypatch):
-    assert training.processes(arguments(tmp_path)) == (1, 1)
+    assert devices.processes(arguments(tmp_path)) == (1, 1)
     in_slurm(monkeypatch)
-    assert training.processes(arguments(tmp_path)) == (2, 2)
-    assert training.processes(arguments(tmp_path, devices=2, num_nodes=2)) == (2, 2)
+    assert devices.processes(arguments(tmp_path)) == (2, 2)
+    assert devices.processes(arguments(tmp_path, devices=2, num_nodes=2)) == (2, 2)
     for name in ("SLURM_NTASKS", "SLURM_NNODES", "SLURM_NTASKS_PER_NODE"):
         monkeypatch.setenv(name, "1")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    assert training.processes(TrainerArgs()) == (1, 1)  # one task is one process, whatever it sees
+    assert devices.processes(TrainerArgs()) == (1, 1)  # one task is one process, whatever it sees
     monkeypatch.setenv("SLURM_JOB_NAME", "interactive")
-    assert training.processes(arguments(tmp_path, devices=3)) == (3, 1)
+    assert devices.processes(arguments(tmp_path, devices=3)) == (3, 1)
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
     with pytest.raises(ValueError, match="export SLURM_JOB_NAME=rdfia"):
-        training.processes(arguments(tmp_path))
+        devices.processes(arguments(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -61,6 +63,22 @@ def test_a_job_in_the_queue_again_overwrites_what_was_there_before_it_alone(tmp_
     assert again.batches == 5
     assert not arguments(tmp_path, overwrite=True).overwrite
     assert arguments(tmp_path, overwrite=True, name="other").overwrite
+
+
+def test_other_tasks_wait_until_the_first_has_begun_the_run_anew(tmp_path, monkeypatch):
+    train(arguments(tmp_path, max_epochs=1), Tiny())
+    mark = tmp_path / "runs" / "run" / command_line.SLURM_JOB
+    mark.write_text("7")
+    monkeypatch.setenv("SLURM_JOB_ID", "8")
+    monkeypatch.setattr(training, "is_first_process", lambda: False)
+    writer = threading.Timer(0.5, mark.write_text, ["8"])
+    started = time.monotonic()
+    writer.start()
+    training.open_run(arguments(tmp_path, max_epochs=2, overwrite=True), Tiny(), {})
+    assert time.monotonic() - started >= 0.5
+    mark.write_text("7")
+    with pytest.raises(ValueError, match=r"the first process has not begun .*run anew within 0.2 s"):
+        training.wait_for_first(mark.parent, seconds=0.2)
 
 
 def test_a_task_of_a_job_array_is_queued_again_by_its_own_number(tmp_path, monkeypatch, capsys):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny import Data, Tiny, arguments, rows, train
 
-from rdfia import callbacks, command_line, runs, training
+from rdfia import callbacks, command_line, devices, runs, training
 from rdfia.command_line import Checked, Interrupted
 from rdfia.plots import image_grids
 
@@ -212,7 +212,7 @@ def test_an_unwritable_run_folder_is_named(tmp_path):
 )
 def test_the_strategy_is_chosen(tmp_path, changes, two_optimizers, processes, strategy):
     args = arguments(tmp_path, **changes)
-    assert math.prod(training.processes(args)) == processes
+    assert math.prod(devices.processes(args)) == processes
     trainer = training.make_trainer(
         args, tmp_path, monitor="x", mode="min", callbacks=[], two_optimizers=two_optimizers
     )
