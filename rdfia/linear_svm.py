@@ -62,8 +62,7 @@ def _fill(gram: Tensor, rows: slice, columns: slice, left: Tensor, right: Tensor
     # A slice of a few thousand features is summed in float32, the slices in float64.
     pairs = zip(left.split(4096, 1), right.split(4096, 1), strict=True)  # type: ignore[no-untyped-call]
     # Within a Trainer with bf16-mixed, autocast would round the products.
-    exact = torch.autocast(left.device.type, enabled=False)
-    with exact, _exact_bfloat16(left.dtype == torch.bfloat16):
+    with torch.autocast(left.device.type, enabled=False), _exact_bfloat16(left.dtype == torch.bfloat16):
         for a, b in pairs:
             products += a.float() @ b.float().T
     if not torch.isfinite(products).all():
@@ -140,10 +139,12 @@ def principal_components(gram: Tensor, train: Tensor, count: int) -> Tensor:
 def c_grid(gram: Tensor, count: int = 8) -> list[float]:
     """Return values of C from 0.03 to 100 in half decades, in units of one over the mean squared length.
 
-    The same grid then serves features of any scale.
+    The same grid then serves features of any scale. Features that are all 0 are a ValueError.
     """
-    unit = 1 / gram.diagonal().mean().item()
-    return [unit * 10 ** (-1.5 + 0.5 * step) for step in range(count)]
+    length = gram.diagonal().mean().item()
+    if not length > 0:
+        raise ValueError("all features are 0 or not a number: there is nothing to tell classes apart by")
+    return [10 ** (-1.5 + 0.5 * step) / length for step in range(count)]
 
 
 class PrecomputedSVM:

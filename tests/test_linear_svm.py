@@ -172,6 +172,8 @@ def test_the_grid_follows_the_scale_of_the_features(digits):
     small, large = c_grid(whole(features)), c_grid(whole(10 * features))
     assert small == pytest.approx([100 * c for c in large])
     assert c_grid(torch.eye(3))[3] == pytest.approx(1)
+    with pytest.raises(ValueError, match="all features are 0 or not a number"):
+        c_grid(torch.zeros(3, 3))
 
 
 def test_saves_and_loads_without_pickle(digits, tmp_path):

@@ -1,9 +1,13 @@
 """What a job of Slurm changes, told by its environment alone."""
 
 import os
+import re
 import signal
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +16,7 @@ from tiny import Tiny, arguments, rows, train
 from rdfia import command_line, devices, training
 from rdfia.command_line import Interrupted, TrainerArgs
 
+ROOT = Path(__file__).parents[1]
 TWO_NODES = {"SLURM_NTASKS": "4", "SLURM_NNODES": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_STEP_ID": "0"}
 
 
@@ -79,6 +84,22 @@ def test_other_tasks_wait_until_the_first_has_begun_the_run_anew(tmp_path, monke
     mark.write_text("7")
     with pytest.raises(ValueError, match=r"the first process has not begun .*run anew within 0.2 s"):
         training.wait_for_first(mark.parent, seconds=0.2)
+
+
+@pytest.mark.parametrize(
+    ("python", "options", "said"),
+    [
+        ("/no/python", [], "no /no/python; make .venv, or export PYTHON="),
+        (sys.executable, ["--gpus-per-node=4"], "--gpus-per-node=4 for 1 processes, .* --ntasks-per-node=4"),
+        (sys.executable, ["--gpus-per-node", "a100:2", "--ntasks-per-node=1"], "--gpus-per-node=2 for 1"),
+    ],
+)
+def test_what_a_job_could_not_use_is_refused_without_slurm(python, options, said):
+    command = [str(ROOT / "scripts" / "slurm" / "submit.sh"), *options, "scripts/train_gan.py"]
+    environment = os.environ | {"PYTHON": python}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
+    assert done.returncode == 2
+    assert re.fullmatch(f"error: {said}.*\n", done.stderr)
 
 
 def test_a_task_of_a_job_array_is_queued_again_by_its_own_number(tmp_path, monkeypatch, capsys):
