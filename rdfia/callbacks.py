@@ -171,7 +171,8 @@ class StopWhereLossesDiverge(Callback):
             refuse_broken_weights(module, self.last)
 
     def _look(self, trainer: lightning.Trainer, batch: int) -> None:
-        found = {name: float(trainer.logged_metrics.get(name, 0.0)) for name in self.losses}
+        metrics = trainer.callback_metrics
+        found = {name: float(metrics.get(name, 0.0)) for name in self.losses}
         bad = next((name for name, value in found.items() if not math.isfinite(value)), None)
         if trainer.world_size > 1:  # all processes leave together
             stop = trainer.strategy.reduce_boolean_decision(bad is not None, all=False)

@@ -15,6 +15,7 @@ from rdfia.gan import PRACTICAL, GANModule
 from rdfia.gan_losses import discriminator_loss, generator_loss
 from rdfia.latents import draw_latents
 from rdfia.optimization import rate_factor
+from rdfia.runs import MetricsCSV
 
 SMALL = {"latent_dim": 8, "generator_features": 4, "discriminator_features": 4}
 
@@ -276,12 +277,33 @@ def test_logged_names():
     train.fit(module, digits)
     scores = {"judge_fid", "precision", "recall", "confident_share", "histogram_distance"}
     scores |= {"smallest_class_share", "n_real", "n_generated", *(f"class_{digit}" for digit in range(10))}
-    training = {"discriminator_loss", "generator_loss", "real_score", "fake_score", "batch"}
-    training |= {"discriminator_accuracy"}
-    expected = {f"val/{name}" for name in scores} | {f"train/{name}" for name in training}
-    assert set(train.callback_metrics) == expected
+    losses = {"train/discriminator_loss", "train/generator_loss"}
+    assert set(train.callback_metrics) == {f"val/{name}" for name in scores} | losses
     assert train.callback_metrics["val/n_real"] == train.callback_metrics["val/n_generated"] > 50
     assert set(train.test(module, digits, verbose=False)[0]) == {f"test/{name}" for name in scores}
+
+
+@pytest.mark.parametrize(("every", "batches"), [(0, []), (1, [1, 2, 3, 4, 5, 6]), (2, [2, 4, 6]), (4, [4])])
+def test_batches_are_logged_as_often_as_the_trainer_says(tmp_path, every, batches):
+    module, losses = GANModule(**SMALL), []
+
+    class Watch(lightning.Callback):
+        def on_train_batch_end(self, trainer, module, *rest):
+            losses.append(float(trainer.callback_metrics["train/discriminator_loss"]))
+
+    history = MetricsCSV(tmp_path)
+    train = quiet_trainer(max_epochs=2, logger=history, log_every_n_steps=every, callbacks=[Watch()])
+    train.fit(module, some_batches(count=3))
+    rows = list(history.rows.values())
+    assert [row["train/batch"] for row in rows] == batches
+    assert [row["step"] for row in rows] == [batch - 1 for batch in batches]  # as Lightning counts
+    assert [row["epoch"] for row in rows] == [(batch - 1) // 3 for batch in batches]
+    assert [row["train/discriminator_loss"] for row in rows] == [losses[batch - 1] for batch in batches]
+    names = {"discriminator_loss", "generator_loss", "real_score", "fake_score", "discriminator_accuracy"}
+    for row in rows:
+        assert set(row) == {f"train/{name}" for name in names | {"batch"}} | {"step", "epoch"}
+        assert 0 < row["train/real_score"] < 1
+        assert 0 <= row["train/discriminator_accuracy"] <= 1
 
 
 def test_samples_are_repeatable_in_0_1_and_independent_of_their_batch():
