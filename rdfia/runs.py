@@ -13,6 +13,7 @@ import json
 import math
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -299,7 +300,7 @@ def write_results(
         spread = numbers.std().item() if len(numbers) > 1 else None
         summary[name] = {"mean": mean, "std": spread, "values": known}
     training = {
-        "command": " ".join(["python", *sys.argv]),
+        "command": shlex.join(["python", *sys.argv]),
         "commit": git_commit(),
         "device": device_name(trainer),
         "precision": str(trainer.precision),

@@ -33,6 +33,7 @@ those of the sample.
 What is usual runs with malloc as it is, ours keeps the memory that a batch frees, as our scripts do.
 """
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ def main(args: Args) -> dict[str, Any]:
     measures |= {"seeing": measure_seeing, "ddp": measure_ddp}
     measured = measures[args.what](args)
     results = {
-        "command": " ".join(["python", *sys.argv]),
+        "command": shlex.join(["python", *sys.argv]),
         "commit": commit,
         "device": f"CPU, {torch.get_num_threads()} threads",
         **measured,

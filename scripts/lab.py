@@ -169,7 +169,7 @@ def is_done(folder: Path, command: list[str]) -> bool:
 
     last = folder / ("index.html" if command[0] == "scripts/visualize.py" else "results.json")
     path = folder / "results.json"
-    same = path.exists() and read_results(path)["command"] == " ".join(["python", *command])
+    same = path.exists() and read_results(path)["command"] == shlex.join(["python", *command])
     return same and last.exists()
 
 

@@ -14,8 +14,9 @@ from rdfia.command_line import Checked, Interrupted
 from rdfia.plots import image_grids
 
 
-def test_a_run_leaves_what_the_report_reads(tmp_path):
+def test_a_run_leaves_what_the_report_reads(tmp_path, monkeypatch):
     args = arguments(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["scripts/tiny.py", "--classes", "bee eater"])
     trainer, folder, seconds = train(args, Tiny())
     assert folder == tmp_path / "runs" / "run"
     assert json.loads((folder / "args.json").read_text())["max_epochs"] == 3
@@ -36,6 +37,7 @@ def test_a_run_leaves_what_the_report_reads(tmp_path):
     assert written["metrics"]["single"]["std"] is None
     required = {"name", "technique", "command", "commit", "seeds", "data", "device", "precision"}
     assert required | {"wall_seconds", "metrics", "selection", "notes"} <= written.keys()
+    assert written["command"] == "python scripts/tiny.py --classes 'bee eater'"  # as a shell takes it
     history = runs.read_metrics(folder)
     assert len(history["train/loss"][1]) == 15
     assert history["val/score"][1] == [0, 1, 2]
