@@ -358,5 +358,7 @@ class GANModule(lightning.LightningModule):
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Return the discriminator's Adam and the generator's, in the order in which they step."""
         networks = (self.discriminator, self.generator)
-        both = zip(networks, self.rates, strict=True)
-        return [torch.optim.Adam(network.parameters(), lr=rate, betas=self.betas) for network, rate in both]
+        return [
+            torch.optim.Adam(network.parameters(), lr=rate, betas=self.betas, fused=True)
+            for network, rate in zip(networks, self.rates, strict=True)
+        ]

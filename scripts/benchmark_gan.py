@@ -95,7 +95,9 @@ def measure_gan(args: Args) -> dict[str, Any]:
         plain = module.discriminator.to(memory_format=torch.contiguous_format)
         discriminator = nn.Sequential(plain, nn.Sigmoid())
         cross_entropy = nn.BCELoss()
-        d_optimizer, g_optimizer = module.configure_optimizers()
+        d_optimizer, g_optimizer = (
+            torch.optim.Adam(network.parameters(), 2e-4, betas=(0.5, 0.999)) for network in (plain, generator)
+        )
         ones, zeros = torch.ones(BATCH_SIZE), torch.zeros(BATCH_SIZE)
         for step, (images, _) in enumerate(loader):
             if step == WARM:

@@ -8,17 +8,21 @@ from conftest import quiet_trainer
 from test_gan import SMALL, some_batches
 
 from rdfia.gan import PRACTICAL, GANModule
+from rdfia.runs import MetricsCSV
 
 
-def test_bf16_follows_float32():
+def test_bf16_follows_float32(tmp_path):
     results = {}
     for precision in ("32-true", "bf16-mixed"):
         torch.manual_seed(0)
         module = GANModule(**SMALL, generator_lr=2e-4, discriminator_lr=2e-4)
-        run = quiet_trainer(max_epochs=1, precision=precision)
+        history = MetricsCSV(tmp_path / precision)
+        history.path.parent.mkdir()
+        run = quiet_trainer(max_epochs=1, precision=precision, logger=history, log_every_n_steps=8)
         run.fit(module, some_batches(count=8))
-        results[precision] = {name: value.item() for name, value in run.callback_metrics.items()}
+        results[precision] = history.rows[7, "train"]
         assert all(parameter.dtype == torch.float32 for parameter in module.parameters())
+    assert len(results["32-true"]) == 8  # two losses, two scores, the accuracy; batch, step and epoch
     for name, value in results["32-true"].items():
         near = 1 / 16 if name.endswith("accuracy") else 0.02  # one of the last batch's 16 images
         assert results["bf16-mixed"][name] == pytest.approx(value, rel=0.05, abs=near), name
