@@ -24,7 +24,7 @@ OTHERS = {
     "conditional": lambda: cGANModule(**SMALL, conditioning="one-hot"),
     "projection": lambda: cGANModule(**SMALL, conditioning="projection"),
 }
-LOSSES = ("train/discriminator_loss", "train/real_score", "val/judge_fid")
+LOSSES = ("train/discriminator_loss", "train/generator_loss", "val/judge_fid")
 
 
 class Notes(lightning.Callback):
