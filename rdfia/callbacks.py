@@ -158,19 +158,15 @@ class StopWhereLossesDiverge(Callback):
     def __init__(self, losses: tuple[str, ...], folder: Path) -> None:
         self.losses, self.last = losses, folder / "checkpoints" / "last.ckpt"
 
-    def on_train_batch_start(
-        self, trainer: lightning.Trainer, module: lightning.LightningModule, batch: Any, batch_idx: int
+    def on_train_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        module: lightning.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
-        """Look at the losses of the batch before: only now are they logged."""
-        self._look(trainer, batch_idx)
-
-    def on_validation_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        """Look at the losses of the last batch, and at what it made of the weights."""
-        self._look(trainer, int(trainer.num_training_batches))
-        if not trainer.sanity_checking:
-            refuse_broken_weights(module, self.last)
-
-    def _look(self, trainer: lightning.Trainer, batch: int) -> None:
+        """Look at the losses."""
         metrics = trainer.callback_metrics
         found = {name: float(metrics.get(name, 0.0)) for name in self.losses}
         bad = next((name for name, value in found.items() if not math.isfinite(value)), None)
@@ -179,9 +175,14 @@ class StopWhereLossesDiverge(Callback):
             bad = (bad or "a loss of another process") if stop else None
         if bad is not None:
             raise Diverged(
-                f"{bad} is {found.get(bad, math.nan)} after batch {batch} of epoch "
+                f"{bad} is {found.get(bad, math.nan)} after batch {batch_idx + 1} of epoch "
                 f"{trainer.current_epoch + 1}{what_to_do(self.last)}"
             )
+
+    def on_validation_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """Look at what the last batch made of the weights."""
+        if not trainer.sanity_checking:
+            refuse_broken_weights(module, self.last)
 
 
 class RandomState(Callback):
