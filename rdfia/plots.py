@@ -84,7 +84,7 @@ def curves(
     log_x: bool = False,
     images: Mapping[str, Tensor] | None = None,
 ) -> Figure:
-    """Draw line plots side by side.
+    """Draw line plots side by side, more than four in rows of three.
 
     Args:
         panels: By label of the y axis, then by label of the line: x values and y values.
@@ -95,9 +95,14 @@ def curves(
         images: By title, grids of images (N, C, H, W) in [0, 1] to the right of the plots.
     """
     images = images or {}
-    widths = [6.0] * len(panels) + [3.4] * len(images)
-    figure = Figure(figsize=(sum(widths), 3.6), layout="constrained")
-    row = figure.subplots(1, len(widths), squeeze=False, width_ratios=widths)[0]
+    wrapped = len(panels) > 4 and not images
+    widths = [6.0] * (3 if wrapped else len(panels)) + [3.4] * len(images)
+    rows = math.ceil(len(panels) / 3) if wrapped else 1
+    figure = Figure(figsize=(sum(widths), 3.6 * rows), layout="constrained")
+    every = figure.subplots(rows, len(widths), squeeze=False, width_ratios=widths).flatten()
+    row = every[: len(panels) + len(images)]
+    for axes in every[len(row) :]:
+        axes.remove()
     for axes, (name, grid) in zip(row[len(panels) :], images.items(), strict=True):
         tile(axes, grid, math.ceil(len(grid) ** 0.5), name)
     for axes, (y_label, lines) in zip(row[: len(panels)], panels.items(), strict=True):

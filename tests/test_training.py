@@ -11,7 +11,7 @@ from tiny import Data, Tiny, arguments, rows, train
 
 from rdfia import callbacks, command_line, devices, runs, training
 from rdfia.command_line import Checked, Interrupted
-from rdfia.plots import image_grids
+from rdfia.plots import curves, image_grids
 
 
 def test_a_run_leaves_what_the_report_reads(tmp_path, monkeypatch):
@@ -379,3 +379,10 @@ def test_parts_do_not_delete_each_other():
         with pytest.raises(ValueError, match=said):
             command_line.check_part(part, overwrite)
     command_line.check_part((1, 2), False)
+
+
+@pytest.mark.parametrize(("panels", "rows"), [(1, 1), (4, 1), (5, 2), (9, 3)])
+def test_many_curves_stand_in_rows(panels, rows):
+    figure = curves({f"panel {n}": {"line": ([0, 1], [n, n])} for n in range(panels)}, x_label="x")
+    assert [axes.get_ylabel() for axes in figure.axes] == [f"panel {n}" for n in range(panels)]
+    assert len({round(axes.get_subplotspec().rowspan.start) for axes in figure.axes}) == rows
