@@ -12,7 +12,7 @@ from pathlib import Path
 import lab
 import pytest
 from gan_tables import LADDER
-from lab_questions import CHAPTERS, SUMMARY
+from lab_questions import CHAPTERS, METHODS, SUMMARY
 from train_dann import ABLATION
 from visualize_class import TABLES
 
@@ -213,6 +213,22 @@ def test_the_ablation_table_is_that_of_its_results():
         assert accuracy == spread(value, 3), name
         assert source == spread(metrics[f"{row}/source_accuracy"], 3), name
         assert difference == ("" if name == "none" else f"{value['mean'] - base['mean']:+.3f}"), name
+
+
+def test_the_table_of_saliency_is_that_of_its_results():
+    run, rows = results("saliency"), table("faithfulness of maps")
+    assert [tuple(row[:2]) for row in rows] == [
+        (network, method.replace("_", " "))
+        for network in ("squeezenet1_1", "resnet18", "mobilenet_v2_tfsame")
+        for method in METHODS
+    ]
+    for network, method, *cells in rows:
+        place = f"{network}/{method.replace(' ', '_')}"
+        scores = [run["metrics"][f"{place}/{name}"] for name in ("deletion", "insertion", "randomized")]
+        assert cells == [runs.spread(score, 3) for score in scores], place
+    assert "over 250 images; randomization over 10" in run["notes"]
+    assert run["command"] in README
+    assert run["commit"] in README
 
 
 def test_the_ablation_table_of_the_gan_is_that_of_its_results():
