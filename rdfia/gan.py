@@ -294,7 +294,7 @@ class GANModule(lightning.LightningModule):
         self._log_batch(values)
 
     def _log_batch(self, values: Tensor) -> None:
-        """Log what a batch was like, all at once: Lightning's own log takes ten times as long."""
+        """Log what a batch was like, all at once: Lightning's own log takes far longer for each number."""
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined] # set at run time
         if not every or self.batches_done % every:
             return

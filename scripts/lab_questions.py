@@ -171,7 +171,7 @@ SEEING = [
     Question(
         "Do other networks recognise what a network takes for a class?",
         rows={
-            f"{name}, {network}{' itself' * (network == NETWORKS[0])}": f"{run}:{network}"
+            f"{name}, {network}{' itself' if network == NETWORKS[0] else ''}": f"{run}:{network}"
             for run, name in {"class_practical": "the practicals' settings", "class": "ours"}.items()
             for network in NETWORKS
         },

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import lightning
 import torch
+from lightning.pytorch.loggers.logger import DummyLogger
 
 import rdfia.gan
 from datamodules.mnist import MNISTDataModule
@@ -25,6 +26,17 @@ OTHERS = {
     "projection": lambda: cGANModule(**SMALL, conditioning="projection"),
 }
 LOSSES = ("train/discriminator_loss", "train/generator_loss", "val/judge_fid")
+
+
+class Rows(DummyLogger):
+    """Keeps what is logged, on every process."""
+
+    def __init__(self):
+        super().__init__()
+        self.rows = []
+
+    def log_metrics(self, metrics, step=None):
+        self.rows.append(metrics)
 
 
 class Notes(lightning.Callback):
@@ -85,9 +97,13 @@ def main(data_dir: str, output: Path) -> None:
         torch.manual_seed(0)
         other = build()
         begin = copy.deepcopy(other.state_dict())
-        again = lightning.Trainer(**{**settings, "limit_train_batches": 2, "limit_val_batches": 2})
+        few = {"limit_train_batches": 2, "limit_val_batches": 2, "log_every_n_steps": 1}
+        again = lightning.Trainer(**{**settings, **few, "logger": (history := Rows())})
         again.fit(other, digits)
         losses = {metric: float(again.callback_metrics[metric]) for metric in LOSSES}
+        losses["rows"] = repr(
+            history.rows
+        )  # as text, for NaN is not itself: a batch without a generator step
         others[name] = {"initial": begin, "final": other.state_dict(), "losses": losses}
     torch.save(seen | scores | weights | {"others": others}, output / f"rank{trainer.global_rank}.pt")
 

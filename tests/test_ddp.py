@@ -118,6 +118,7 @@ def test_groups_are_those_of_one_process(ranks, digits):
 @pytest.mark.parametrize("name", ["penalty", "two steps", "conditional", "projection"])
 def test_other_ways_to_train_keep_the_processes_together(ranks, name):
     first, second = (rank["others"][name] for rank in ranks)
+    assert "train/real_score" in first["losses"]["rows"]
     assert first["losses"] == second["losses"]  # means over both processes
     moved = {
         key.split(".")[0]
