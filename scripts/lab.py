@@ -77,7 +77,12 @@ EXPERIMENTS: dict[str, Experiment] = {
     "class": Experiment("visualize", f"class {CLASSES}", SAMPLE_CLASSES),
     **{
         f"class_{table}": Experiment("visualize", f"{TABLE} --table {table}", None)
-        for table in ("ladder", "regularizers", "rate", "penalty", "steps")
+        for table in ("ladder", "regularizers")
+    },
+    # Settings one by one, with one network as the practicals have them.
+    **{
+        f"class_{table}": Experiment("visualize", f"{TABLE} --no-in-turns --table {table}", None)
+        for table in ("rate", "penalty", "steps")
     },
     "dann_paper": Experiment(
         "train_dann",

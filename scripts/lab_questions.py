@@ -43,6 +43,10 @@ def of_gan(group: str) -> dict[str, str]:
     }
 
 
+IN_TURNS = "Each network made images, and the other two judged them; the pictures are SqueezeNet's."
+ALONE = "SqueezeNet made the images, the others judge."
+
+
 def of_classes(table: str) -> dict[str, str]:
     """Return the rows of a table of settings of class visualisation."""
     return {row: f"class_{table}:{row}" for row in TABLES[table]}
@@ -181,7 +185,7 @@ SEEING = [
             "ours": "class/classes",
             "ours, as they come to be": "class/film",
         },
-        note="SqueezeNet made the images, the others judge.",
+        note=ALONE,
     ),
     *(
         Question(
@@ -190,17 +194,24 @@ SEEING = [
             columns=RECOGNISED,
             figures={"images of each row": f"class_{table}/settings"},
             published=published,
+            note=note,
         )
-        for table, question, published in (
-            ("ladder", "And what has each step from the practicals' settings to ours given?", {}),
+        for table, question, published, note in (
+            ("ladder", "And what has each step from the practicals' settings to ours given?", {}, IN_TURNS),
             (
                 "regularizers",
                 "What does each regulariser do to class visualisation?",
                 {"no regularizer": "oversaturated"},
+                IN_TURNS,
             ),
-            ("rate", "And the rate?", {"rate 1": "slow", "rate 100": "unstable"}),
-            ("penalty", "And the penalty?", {"penalty 1": "too strong", "penalty 1e-07": "no change seen"}),
-            ("steps", "And the number of steps?", {}),
+            ("rate", "And the rate?", {"rate 1": "slow", "rate 100": "unstable"}, ALONE),
+            (
+                "penalty",
+                "And the penalty?",
+                {"penalty 1": "too strong", "penalty 1e-07": "no change seen"},
+                ALONE,
+            ),
+            ("steps", "And the number of steps?", {}, ALONE),
         )
     ),
 ]

@@ -55,6 +55,8 @@ class ClassVisualization(Network):
     """Architectures that say what they see."""
     table: Literal["rate", "penalty", "steps", "regularizers", "ladder"] | None = None
     """Compare settings, drawn by each of --backbone and --judges and judged by the others."""
+    in_turns: bool = True
+    """Draw the rows of a table with each of --judges too, not with --backbone alone."""
     start: Path | None = None
     """Picture to begin with; else noise."""
     preset: Literal["best", "practical"] = "best"
@@ -186,7 +188,7 @@ def draw_classes(
 
 
 def compare_settings(args: ClassVisualization, run_one: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-    """Draw the classes with each row of settings and each network; write what the others recognise.
+    """Draw the classes with each row of settings and each maker; write what the others recognise.
 
     Each row and network has a run folder of its own in the table's; those that are done are not run again.
     By row: confidence of the networks that made the images, top_1 and top_5 of those that did not, means over
@@ -229,7 +231,7 @@ def compare_settings(args: ClassVisualization, run_one: Callable[[Any], dict[str
     samples: dict[str, torch.Tensor] = {}
     for row, changes in rows.items():
         scores: dict[str, list[float]] = {"confidence": [], "top_1": [], "top_5": [], "seconds": []}
-        for maker in networks:
+        for maker in networks if args.in_turns else networks[:1]:
             judges = tuple(other for other in networks if other != maker)
             own = {"backbone": maker, "judges": judges, "table": None, "output_dir": folder}
             own["name"] = runs.row_name(f"{row}-{maker}", args.seed)

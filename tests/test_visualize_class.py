@@ -75,6 +75,9 @@ def test_settings_are_compared_and_rows_that_are_done_are_not_drawn_again(tmp_pa
     assert again == 4
     assert main(args)["metrics"] == results["metrics"]
     assert "made them" not in capsys.readouterr().out
+    alone = main(dataclasses.replace(args, name="alone", in_turns=False))["metrics"]
+    assert alone["two/top_5"]["values"] == [pairs[0]]
+    assert "two/resnet18/squeezenet1_1/top_5" not in alone
     bad = {
         "name one or more as --judges": {"judges": ()},
         "add --preset practical": {"preset": "best"},
