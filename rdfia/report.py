@@ -15,7 +15,7 @@ import jinja2
 import lightning
 from PIL import Image, ImageSequence
 
-from rdfia.runs import is_dry_run, read_results, spread, whole_file
+from rdfia.runs import is_dry_run, read_results, row_name, spread, whole_file
 
 # Pixels: of a page on a large screen, and of each frame of a film.
 WIDTH, FRAME_WIDTH, FRAMES = 1400, 560, 40
@@ -29,7 +29,8 @@ class Question:
         title: The question.
         rows: By label, the run folder, or ``folder:row`` for a row of a table.
         columns: By title, the metric of the run or of the row.
-        figures: By caption, ``folder/name`` of what is under ``figures/``, without its suffix.
+        figures: By caption, ``folder/name`` of what is under ``figures/``, without its suffix, a pattern, or
+            ``folder:row/name`` of what a row of a table has there.
         published: By label, what others found.
         note: What the numbers do not say.
     """
@@ -156,13 +157,14 @@ def picture(caption: str, path: Path) -> Picture:
 
 
 def find_figure(folder: Path, place: str) -> Path | None:
-    """Return the file of a figure ``run/name``, a film before a picture; None if there is none.
+    """Return the file of a figure of `Question`, a film before a picture; None if there is none.
 
-    Where a run has a folder for each training, that of the first.
+    Where a run or a row has a folder for each training, that of the first.
     """
     run, _, name = place.partition("/")
-    name = glob.escape(name)
-    places = [f"{inside}figures/{name}.{kind}" for inside in ("", "*/") for kind in ("gif", "png")]
+    run, _, row = run.partition(":")
+    folders = (f"{row_name(row, '*')}/",) if row else ("", "*/")
+    places = [f"{inside}figures/{name}.{kind}" for inside in folders for kind in ("gif", "png")]
     return next((path for place in places for path in sorted((folder / run).glob(place))), None)
 
 
@@ -252,7 +254,7 @@ def write_run_page(folder: Path, results: Mapping[str, Any], trainer: lightning.
         "",
         rows={metric: f"{folder.name}:{metric}" for metric in results["metrics"]},
         columns={"": ""},
-        figures={name.replace("_", " "): f"{folder.name}/{name}" for name in files},
+        figures={name.replace("_", " "): f"{folder.name}/{glob.escape(name)}" for name in files},
     )
     chapters, runs = [Chapter("all of it", [question])], {folder.name: results}
     write_report(folder / "index.html", folder.name, chapters, runs, runs_folder=folder.parent)

@@ -23,7 +23,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning
 import numpy as np
@@ -344,8 +344,8 @@ def read_results(path: Path) -> dict[str, Any]:
     return results
 
 
-def row_name(row: str, seed: int) -> str:
-    """Return the name of the folder in which a row of a table is trained with a seed."""
+def row_name(row: str, seed: int | Literal["*"]) -> str:
+    """Return the name of the folder in which a row of a table is trained with a seed, ``*`` for any."""
     return f"{re.sub(r'[^A-Za-z0-9.]+', '-', row)}_seed_{seed}"
 
 

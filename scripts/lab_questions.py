@@ -1,5 +1,7 @@
 """The questions of the practical, and where their answers lie: runs of `lab.EXPERIMENTS`, and metrics."""
 
+from collections.abc import Iterable
+
 from gan_tables import ABLATION, LADDER
 from train_dann import ABLATION as DANN_ABLATION
 from visualize_class import TABLES
@@ -31,6 +33,7 @@ DANN = {
     "target loss": "target_loss",
     "A-distance": "a_distance",
 }
+VGG16_LAYERS = ("conv1_2", "conv2_2", "conv3_3", "conv4_3", "conv5_3", "pool5")
 NETWORKS = ("squeezenet1_1", "resnet18", "mobilenet_v2", "mobilenet_v2_tfsame")
 METHODS = ("gradient", "smooth_grad", "integrated_gradients", "grad_cam")
 RECOGNISED = {"others, among five": "top_5", "others, first": "top_1", "makers are sure": "confidence"}
@@ -43,6 +46,12 @@ def of_gan(group: str) -> dict[str, str]:
     }
 
 
+def trainings(rows: Iterable[str]) -> dict[str, str]:
+    """Return the figures of rows of the practicals' variations: losses, scores, and what is generated."""
+    return {row: f"gan_ablation:{row}/curves_and_samples" for row in rows}
+
+
+EQUATIONS = ("practical", "only D learns", "only G learns")
 IN_TURNS = "Each network made images, and the other two judged them; the pictures are SqueezeNet's."
 ALONE = "SqueezeNet made the images, the others judge."
 
@@ -69,7 +78,7 @@ TRANSFER = [
         rows={
             f"{network} {layer}": f"svm_layers:{network}/{layer}"
             for network, layers in {
-                "vgg16": ("conv1_2", "conv2_2", "conv3_3", "conv4_3", "conv5_3", "pool5"),
+                "vgg16": VGG16_LAYERS,
                 "squeezenet1_1": ("fire5", "fire9"),
             }.items()
             for layer in layers
@@ -81,6 +90,8 @@ TRANSFER = [
     ),
     Question(
         "What does C do?",
+        rows={f"vgg16 {layer}": f"svm_layers:vgg16/{layer}" for layer in VGG16_LAYERS},
+        columns={"C chosen": "c", "accuracy": "accuracy"},
         figures={"accuracy and time against C, for the first of the layers": "svm_layers/c_*"},
         note="C is chosen by cross-validation on the training images.",
     ),
@@ -126,6 +137,7 @@ TRANSFER = [
         "Is there a leak? The same with shuffled labels",
         rows={"vgg16/pool5": "svm_shuffled:vgg16/pool5"},
         columns={"accuracy": "accuracy"},
+        figures={"which class is told as which": "svm_shuffled/confusion_*"},
         note="Chance is 1 in 15.",
     ),
 ]
@@ -274,11 +286,12 @@ GENERATION = [
     ),
     Question(
         "What with only one of the two equations?",
-        rows={row: f"gan_ablation:{row}" for row in ("practical", "only D learns", "only G learns")},
+        rows={row: f"gan_ablation:{row}" for row in EQUATIONS},
         columns=GAN,
+        figures=trainings(EQUATIONS),
     ),
     *(
-        Question(question, rows=of_gan(group), columns=GAN, published=published)
+        Question(question, of_gan(group), GAN, trainings(ABLATION[group]), published)
         for group, question, published in (
             (
                 "ngf",
@@ -315,6 +328,10 @@ GENERATION = [
             "asked digit is read": "conditional_accuracy",
             "in the worst class": "worst_accuracy",
             "diversity in a class": "diversity",
+        },
+        figures={
+            "with y, each row the digit asked for": "cgan/styles",
+            "without y in D": "cgan_no_label:no-label-in-discriminator/styles",
         },
         published={"without y in D": "asked, not measured"},
     ),

@@ -156,10 +156,30 @@ def loss_numbers(history: Mapping[str, tuple[list[float], list[float]]], epoch: 
     }
 
 
-def walks(module: "GANModule", pairs: list[tuple[int, int]], steps: int) -> dict[str, "torch.Tensor"]:
-    """Generate walks between digits: along the line, and for normal latents along the arc.
+def ways(module: "GANModule") -> list[Literal["linear", "slerp"]]:
+    """Return how to walk between latents: an arc between uniform ones leaves the cube they are drawn from."""
+    return ["linear", "slerp"] if module.latents == "normal" else ["linear"]
 
-    (The arc between uniform latents leaves the cube that they are drawn from.)
+
+def halfway_scores(module: "GANModule", count: int) -> dict[str, float]:
+    """Return the share of images halfway between two latents that the judge is confident of, by way."""
+    import torch
+
+    from rdfia.digit_judge import load_judge
+    from rdfia.latents import interpolate
+
+    judge = load_judge().to(module.device)
+    first, second = module.draw(count, 8), module.draw(count, 9)
+    with torch.no_grad():
+        halfway = {how: judge(module(interpolate(first, second, 0.5, how))) for how in ways(module)}
+    return {
+        f"halfway_confident_share_{how}": float((logits.softmax(1).amax(1) > 0.9).double().mean())
+        for how, logits in halfway.items()
+    }
+
+
+def walks(module: "GANModule", pairs: list[tuple[int, int]], steps: int) -> dict[str, "torch.Tensor"]:
+    """Generate walks between digits, along the line and along the arc.
 
     Args:
         module: The generator.
@@ -179,12 +199,11 @@ def walks(module: "GANModule", pairs: list[tuple[int, int]], steps: int) -> dict
     with torch.no_grad():
         surest = judge(module(latents)).softmax(1).argmax(0)
         alpha = torch.linspace(0, 1, steps)
-        ways: dict[str, torch.Tensor] = {}
-        hows: list[Literal["linear", "slerp"]] = ["linear", "slerp"]
-        for how in hows if module.latents == "normal" else hows[:1]:
-            ends = [(latents[surest[first]], latents[surest[second]]) for first, second in pairs]
-            ways[how] = torch.cat([module(interpolate(a, b, alpha, how)) for a, b in ends]).cpu()
-    return ways
+        ends = [(latents[surest[first]], latents[surest[second]]) for first, second in pairs]
+        return {
+            how: torch.cat([module(interpolate(a, b, alpha, how)) for a, b in ends]).cpu()
+            for how in ways(module)
+        }
 
 
 def train(args: Args) -> dict[str, Any]:
@@ -205,11 +224,14 @@ def train(args: Args) -> dict[str, Any]:
     def films(gan: "GANModule") -> dict[str, list["np.ndarray"]]:
         if not pairs:
             return {}
-        ways = walks(gan, pairs, steps=30).values()
-        frames = zip(*(images.unflatten(0, (len(pairs), 30)).unbind(1) for images in ways), strict=True)
+        walked = walks(gan, pairs, steps=30).values()
+        frames = zip(*(images.unflatten(0, (len(pairs), 30)).unbind(1) for images in walked), strict=True)
         return {"walk": [plots.sheet(torch.cat(shown), columns=len(pairs)) for shown in frames]}
 
-    return run(args, build, preview, figures, technique="gan", films=films)
+    def scores(gan: "GANModule") -> dict[str, float]:
+        return halfway_scores(gan, 50 if args.fast_dev_run else 1000)
+
+    return run(args, build, preview, figures, technique="gan", films=films, more_scores=scores)
 
 
 def run(

@@ -295,6 +295,11 @@ def test_commands_name_scripts_and_targets_that_exist():
         assert (ROOT / script).is_file(), script
 
 
+def few(items: list[str]) -> list[str]:
+    """Return the first and the last two of more than four."""
+    return items if len(items) <= 4 else [*items[:2], "…", *items[-2:]]
+
+
 def answered() -> list[list[str]]:
     """Return what README's table of questions must say: question, experiments, numbers, figures."""
     rows = []
@@ -304,9 +309,9 @@ def answered() -> list[list[str]]:
             names = list(dict.fromkeys(map(report.run_of, places)))
             found = report.answer(question, report.read_runs(ROOT / "results", names, "{}.json"))
             first = [f"{row[0].text} {row[1].text}" for row in found.rows]
-            shown = "; ".join(first if len(first) <= 4 else [*first[:2], "…", *first[-2:]])
+            shown = "; ".join(few(first))
             said = f"{found.header[1]}: {shown}" if first else "a figure" if not question.rows else "-"
-            figures = ", ".join(f"`{place}`" for place in question.figures.values()) or "-"
+            figures = ", ".join(few([f"`{place}`" for place in question.figures.values()])) or "-"
             rows.append([question.title, ", ".join(f"`{name}`" for name in names), said, figures])
     return rows
 

@@ -159,8 +159,9 @@ def test_a_figure_is_found_in_the_run_or_in_its_first_training(tmp_path):
         write_picture(tmp_path / place, 8)
     write_picture(tmp_path / "gan" / "figures" / "a.gif", 8)
     found = {name: report.find_figure(tmp_path, f"gan/{name}") for name in "abc"}
-    write_picture(tmp_path / "gan" / "figures" / "odd[1].png", 8)
-    assert report.find_figure(tmp_path, "gan/odd[1]") == tmp_path / "gan/figures/odd[1].png"
+    assert report.find_figure(tmp_path, "gan/[a]") == report.find_figure(tmp_path, "gan/a*") == found["a"]
+    assert report.find_figure(tmp_path, "gan:best/b") == tmp_path / "gan/best_seed_0/figures/b.png"
+    assert report.find_figure(tmp_path, "gan:bes/b") is None
     assert found == {
         "a": tmp_path / "gan/figures/a.gif",
         "b": tmp_path / "gan/best_seed_0/figures/b.png",
@@ -173,6 +174,7 @@ def test_a_run_has_a_page_of_its_own(tmp_path):
 
     results = write_run(tmp_path, "gan", {"a/recall": metric(0.25), "judge_fid": metric(1.5)})
     write_picture(tmp_path / "gan" / "figures" / "my_samples.png", 30)
+    write_picture(tmp_path / "gan" / "figures" / "odd[1].png", 30)
     dry = lightning.Trainer(fast_dev_run=1, accelerator="cpu", logger=False)
     report.write_run_page(tmp_path / "gan", results, dry)
     assert not (tmp_path / "gan" / "index.html").exists()
@@ -181,7 +183,7 @@ def test_a_run_has_a_page_of_its_own(tmp_path):
     page = Page(tmp_path / "gan" / "index.html")
     shown = {cell["data-metric"]: text for cell, text in page.cells if "data-metric" in cell}
     assert shown == {"a/recall": "0.250", "judge_fid": "1.500"}
-    assert [image["alt"] for image in page.images] == ["my samples"]
+    assert [image["alt"] for image in page.images] == ["my samples", "odd[1]"]
 
 
 def test_questions_ask_for_experiments_that_there_are():

@@ -19,7 +19,7 @@ import train_gan
 from conftest import write_mnist
 from gan_tables import ABLATION, LADDER, TRIED, verdict
 from PIL import Image
-from train_gan import Args, GANArgs, loss_numbers, main, module_flags, walks
+from train_gan import Args, GANArgs, halfway_scores, loss_numbers, main, module_flags, walks
 
 from rdfia.callbacks import Diverged
 from rdfia.command_line import TrainerArgs, run_script
@@ -200,6 +200,29 @@ def test_a_gan_that_diverges_stops_and_is_a_row_of_its_table(tmp_path, mnist, mo
     assert table["metrics"]["best/judge_fid"]["mean"] is not None
     monkeypatch.setattr(train_gan, "train", None)  # nothing is trained again
     assert main(args)["metrics"] == table["metrics"]
+
+
+def test_halfway_along_the_line_latents_are_shorter_than_along_the_arc(monkeypatch):
+    class Lengths(torch.nn.Module):
+        """As a generator its images are the lengths of latents, of which the judge is confident above 1.9."""
+
+        device, latents = torch.device("cpu"), "normal"
+
+        def draw(self, count, key):
+            return 2 * torch.eye(2)[key % 2].expand(count, 2)
+
+        def forward(self, latents):
+            return latents.norm(dim=1)
+
+    def judge(lengths):
+        return torch.stack([torch.where(lengths > 1.9, 9.0, 0.0), torch.zeros(len(lengths))], 1)
+
+    monkeypatch.setattr("rdfia.digit_judge.load_judge", lambda: type("", (), {"to": lambda *_: judge})())
+    module = Lengths()
+    name = "halfway_confident_share"
+    assert halfway_scores(module, 3) == {f"{name}_linear": 0.0, f"{name}_slerp": 1.0}
+    module.latents = "uniform"
+    assert halfway_scores(module, 3) == {f"{name}_linear": 0.0}
 
 
 def test_walks_begin_and_end_where_the_judge_says(monkeypatch):
