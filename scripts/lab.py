@@ -68,7 +68,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "adversarial": Experiment(
         "visualize",
         f"adversarial {COMPARED} --attacks fool fgsm pgd pgd_l2 eot pixels shapes "
-        "--matrix fool --influence 10",
+        "--matrix fool --influence 10 --queries 2000",
         "adversarial --attacks fool pgd eot",
     ),
     "class_practical": Experiment(
