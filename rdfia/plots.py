@@ -63,8 +63,9 @@ def image_rows(images: Mapping[str, Tensor], *, title: str | None = None) -> Fig
     """
     columns = min(len(row) for row in images.values())
     picture = sheet(torch.cat([row[:columns] for row in images.values()]), columns)
-    names = 0.5 + 0.11 * max(len(name) for name in images)  # their room in inches
-    figure = Figure(figsize=(0.36 * columns + names, 0.36 * len(images) + 0.5), layout="constrained")
+    side = max(0.36, next(iter(images.values())).shape[3] / 100)  # of an image, in inches
+    names = 0.5 + 0.11 * max(len(name) for name in images)  # their room
+    figure = Figure(figsize=(side * columns + names, side * len(images) + 0.5), layout="constrained")
     axes = figure.subplots()
     axes.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     height = (picture.shape[0] - 1) / len(images)

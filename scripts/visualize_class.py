@@ -247,7 +247,7 @@ def compare_settings(args: ClassVisualization, run_one: Callable[[Any], dict[str
                     scores[score].append(found[f"{judge}/{score}"])
                     metrics[f"{row}/{maker}/{judge}/{score}"] = [found[f"{judge}/{score}"]]
             if maker == args.backbone and not args.fast_dev_run:
-                files = sorted((folder / part.name / "images").glob("*.png"))[:10]
+                files = sorted((folder / part.name / "images").glob("*.png"))[:6]
                 samples[row] = torch.stack([png(file) for file in files])
         metrics |= {f"{row}/{score}": [statistics.mean(values)] for score, values in scores.items()}
     if samples:

@@ -6,12 +6,13 @@ from pathlib import Path
 import lightning
 import numpy as np
 import pytest
+import torch
 import visualize_class
 from conftest import write_picture
 from PIL import Image
 from visualize import ClassVisualization, main
 
-from rdfia import runs
+from rdfia import plots, runs
 
 SAMPLE = Path("sample")
 
@@ -50,6 +51,15 @@ def test_a_picture_can_be_changed_into_a_class(tmp_path):
     drawn = visualize_class.png(tmp_path / "runs" / "class" / "images" / "class_snail.png")
     picture = visualize_class.png(tmp_path / "hay.png")[:, 8:-8, 8:-8]  # only to know its mean
     assert abs(float(drawn.mean() - picture.mean())) < 0.1
+
+
+def test_rows_of_photographs_are_drawn_at_their_size():
+    figure = plots.image_rows({"one": torch.zeros(3, 3, 224, 224), "two": torch.zeros(3, 3, 224, 224)})
+    (axes,) = figure.axes
+    figure.draw_without_rendering()
+    width, height = axes.get_window_extent().size / figure.dpi * 120  # as figures are written
+    assert width >= 3 * 224
+    assert height >= 2 * 224
 
 
 def test_settings_are_compared_and_rows_that_are_done_are_not_drawn_again(tmp_path, monkeypatch, capsys):
