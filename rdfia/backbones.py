@@ -134,6 +134,8 @@ class Backbone(nn.Module):
         finally:
             for hook in hooks:
                 hook.remove()
+        if unused := [name for name in layers if name not in outputs]:
+            raise ValueError(f"{self.name} has {unused[0]} and never runs it; name another layer")
         return {name: outputs[name] for name in layers}
 
 

@@ -118,15 +118,14 @@ class _PixelSearch:
 
     def __call__(self, candidates: np.ndarray) -> np.ndarray:
         """Return how far candidates (parameters, S) are from fooling, (S,)."""
-        found = []
-        for part in np.array_split(candidates.T, -(-candidates.shape[1] // self.batch_size)):
-            misses, hit = _misses(self.model(self.painted(part)).float(), self.label, self.target)
-            self.queries += len(part)
-            if hit.any():
-                self.best = part[int(hit.nonzero()[0, 0])]
-                raise _Found
-            found.append(misses.double().cpu().numpy())
-        return np.concatenate(found)
+        parts = np.array_split(candidates.T, -(-candidates.shape[1] // self.batch_size))
+        logits = torch.cat([self.model(self.painted(part)) for part in parts]).float()
+        misses, hit = _misses(logits, self.label, self.target)
+        self.queries += len(logits)
+        if hit.any():
+            self.best = candidates.T[int(hit.nonzero()[0, 0])]
+            raise _Found
+        return misses.double().cpu().numpy()
 
 
 @torch.no_grad()

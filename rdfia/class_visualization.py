@@ -119,7 +119,7 @@ def visualize_classes(
     """
     if parametrization == "fourier" and start is not None:
         raise ValueError("--parametrization fourier begins with noise; take pixels to begin with an image")
-    fourier, found = parametrization == "fourier", []
+    fourier, parts, found = parametrization == "fourier", crop < 1 or rotation != 0, []
     for places in torch.split(torch.arange(len(classes)), batch_size):
         asked = classes[places]
         generator = [keyed_generator([seed, int(place)]) for place in places]
@@ -145,9 +145,10 @@ def visualize_classes(
                     watch(step, shown.detach().clamp(0, 1))
                 seen = shown
                 if jitter:
-                    shifts = np.random.default_rng((seed, step)).integers(-jitter, jitter + 1, 2).tolist()
+                    key = (seed, step, 1) if parts else (seed, step)  # by which the parts are drawn
+                    shifts = np.random.default_rng(key).integers(-jitter, jitter + 1, 2).tolist()
                     seen = torch.roll(seen, shifts, (2, 3))
-                if crop < 1 or rotation:
+                if parts:
                     # Drawn for all classes, so that an image does not hang on its batch.
                     numbers = drawn(len(classes), 5, (seed, step))[places]
                     seen = random_parts(seen, numbers, crop, rotation)

@@ -55,6 +55,15 @@ class Adversarial(Pictures):
     influence: int = 0
     """Random targets of each image, to see what a target costs."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.influence > 999:
+            raise ValueError(
+                f"--influence is at most 999, the other classes of ImageNet, got {self.influence}"
+            )
+        if "shapes" in self.attacks and self.queries < 33:
+            raise ValueError(f"--queries is at least 33 for shapes, one and a generation, got {self.queries}")
+
 
 def aim(args: Adversarial, name: str) -> str:
     """Return what an attack aims at: a transformation alone makes an image wrong, but not a given class."""
@@ -134,7 +143,7 @@ def attack(
             **seeded,
         ),
         "shapes": lambda: black_box.shapes(
-            asked, images, truth, generations=args.queries // 32, seed=args.seed, **limit
+            asked, images, truth, generations=(args.queries - 1) // 32, seed=args.seed, **limit
         ),
     }
     return attacks[name](), targets

@@ -100,9 +100,9 @@ def load_networks(args: Network) -> dict[str, Any]:
     networks |= {name: load_backbone(name, weights=general, data_dir=root) for name in others}
     for name, network in networks.items():
         try:
-            network.tap(torch.zeros(1, 3, args.image_size, args.image_size), network.usable_layers())
-        except RuntimeError as error:
-            raise ValueError(f"--image-size {args.image_size} is too small for {name} ({error})") from error
+            network.network(torch.zeros(1, 3, args.image_size, args.image_size))
+        except (AssertionError, RuntimeError) as error:  # as timm and torchvision say it
+            raise ValueError(f"--image-size {args.image_size} does not fit {name} ({error})") from error
     return networks
 
 
@@ -154,6 +154,8 @@ def class_of(name: str) -> int:
     classes = imagenet_classes()
     if name.isdecimal() and int(name) < len(classes):
         return int(name)
+    if name in classes:  # Cardigan is a dog
+        return classes.index(name)
     known = {known.lower(): index for index, known in reversed(list(enumerate(classes)))}
     if name.lower() in known:
         return known[name.lower()]

@@ -107,6 +107,23 @@ def test_one_step_on_a_linear_model_by_hand():
     assert found.linf.item() == pytest.approx(0.2, abs=1 / 255)
 
 
+@pytest.mark.parametrize("margin", [10.0, 20.0, 40.0])
+def test_a_network_that_is_very_sure_is_climbed_as_well(margin):
+    """Softmax's float32 gradient of the true class is 0 from a margin of 17; the L2 step was lost before."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    model[1].weight.data = margin * torch.tensor([[2.0, 0, 0, 0], [0, 0, 0, 0]])
+    model[1].bias.data = torch.tensor([-margin, 0])
+    images, labels = (
+        torch.ones(1, 1, 2, 2),
+        torch.tensor([0]),
+    )
+    assert fgsm(model, images, labels, epsilon=0.7).success.all()
+    assert pgd(model, images, labels, epsilon=0.7, step=0.1, steps=7, random_start=False).success.all()
+    by_l2 = pgd(model, images, labels, epsilon=1.0, norm="l2", step=0.1, steps=9, random_start=False)
+    assert by_l2.success.all()
+    assert by_l2.gradients.item() == 6  # the sixth step of a tenth goes beyond a half
+
+
 def test_fool_on_a_linear_model_takes_as_many_steps_as_the_distance_to_the_boundary():
     """The target's logit grows by rate x |w| a step; it begins 0.5 below the other."""
     model = linear([[0.0, 0, 0, 0], [0.6, 0.8, 0, 0]])

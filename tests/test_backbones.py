@@ -177,6 +177,15 @@ def test_vgg16_has_the_parameters_that_reports_get_wrong(vgg16):
     assert next(row for row in rows if row.name == "conv1_1").multiply_adds == 27 * 224 * 224 * 64
 
 
+def test_a_layer_that_never_runs_is_named(vgg16):
+    vgg16.network.unused = torch.nn.Identity()
+    try:
+        with pytest.raises(ValueError, match="vgg16 has unused and never runs it; name another layer"):
+            vgg16.tap(torch.zeros(1, 3, 64, 64), ["pool5", "unused"])
+    finally:
+        del vgg16.network.unused
+
+
 def test_tapping_ends_at_the_deepest_layer_and_leaves_no_trace(vgg16):
     passed = []
     hook = vgg16.network.features[10].register_forward_hook(lambda *_: passed.append(1))

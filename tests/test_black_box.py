@@ -28,6 +28,7 @@ def test_one_pixel_is_found_where_one_decides():
     assert torch.equal(first.images[0], found.images[0])  # whatever the others are
     split = few_pixels(Brightest(), images, torch.tensor([0, 0]), population=30, iterations=30, batch_size=7)
     assert torch.equal(split.images, found.images)
+    assert torch.equal(split.queries, found.queries)
 
 
 def test_pixels_that_cannot_fool_leave_the_budget_spent():

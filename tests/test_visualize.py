@@ -146,6 +146,7 @@ def test_two_files_of_one_name_have_a_figure_each(tmp_path):
 def test_classes_are_found_by_name_and_near_ones_are_suggested():
     assert class_of("tabby") == 281
     assert class_of("TABBY") == 281
+    assert (class_of("Cardigan"), class_of("cardigan")) == (264, 474)  # a dog, and to wear
     assert class_of("281") == 281
     with pytest.raises(ValueError, match=r"no class 'tabbi'; did you mean tabby"):
         class_of("tabbi")
@@ -273,6 +274,8 @@ def test_dry_runs_write_nothing(tmp_path, kind):
         (Saliency, {"devices": 2, "batch_size": 2}, "computes on one device"),
         (Adversarial, {"target": "true"}, "no class 'true'"),
         (Adversarial, {"queries": 3}, "--queries is at least 10"),
+        (Adversarial, {"queries": 32, "attacks": ("shapes",)}, "--queries is at least 33 for shapes"),
+        (Adversarial, {"influence": 1000}, "--influence is at most 999"),
         (Adversarial, {"epsilon": -2.0}, "--epsilon is above 0, got -2"),
         (Adversarial, {"curve": (0.0, 1.0)}, "--curve is above 0, got 0"),
         (Saliency, {"compare": ("squeezenet1_1",)}, "squeezenet1_1 is named twice"),
@@ -280,7 +283,7 @@ def test_dry_runs_write_nothing(tmp_path, kind):
         (
             Describe,
             {"backbone": "alexnet", "weights": "random", "image_size": 32},
-            "--image-size 32 is too small for alexnet",
+            "--image-size 32 does not fit alexnet",
         ),
         *(
             (ClassVisualization, {"preset": "practical", "judges": ("resnet18",)} | flags, message)
