@@ -41,6 +41,8 @@ def few_pixels(
 ) -> Attacked:
     """Change a few pixels, found by differential evolution from the logits alone.
 
+    They become black, white or pure colours: with all colours to choose from, the search took longer.
+
     Args:
         model: Maps images (B, C, H, W) in [0, 1] to logits (B, K).
         images: (B, C, H, W) in [0, 1].
@@ -104,7 +106,7 @@ class _PixelSearch:
     def painted(self, candidates: np.ndarray) -> Tensor:
         """Return images (S, C, H, W), rounded, of candidates (S, pixels x (2 + C)) in [0, 1].
 
-        Those are places and colours.
+        Those are places and colours, of which each channel is 0 or 1: nothing changes an image more.
         """
         channels, height, width = self.image.shape
         found = torch.from_numpy(np.atleast_2d(candidates)).to(self.image)
@@ -113,7 +115,7 @@ class _PixelSearch:
         columns = (found[:, :, 1] * width).long().clamp(max=width - 1)
         shown, places = self.image.repeat(len(found), 1, 1, 1), torch.arange(len(found))
         for pixel in range(self.pixels):
-            shown[places, :, rows[:, pixel], columns[:, pixel]] = rounded(found[:, pixel, 2:])
+            shown[places, :, rows[:, pixel], columns[:, pixel]] = (found[:, pixel, 2:] > 0.5).to(shown)
         return shown
 
     def __call__(self, candidates: np.ndarray) -> np.ndarray:

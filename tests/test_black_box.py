@@ -31,10 +31,20 @@ def test_one_pixel_is_found_where_one_decides():
     assert torch.equal(split.queries, found.queries)
 
 
+def test_pixels_turn_black_or_white():
+    images = torch.full((1, 1, 4, 4), 0.5)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
+    model[1].weight.data = torch.tensor([[1.0], [0.0]]).expand(2, 16).clone()
+    model[1].bias.data = torch.tensor([-7.6, 0.0])  # 8 - 7.6, and 7.5 - 7.6 with one pixel black
+    found = few_pixels(model, images, torch.tensor([0]), population=10, iterations=5)
+    assert found.success.all()
+    assert sorted(found.images.unique().tolist()) == pytest.approx([0, 0.5], abs=0.002)
+
+
 def test_pixels_that_cannot_fool_leave_the_budget_spent():
-    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2, bias=False))
-    model[1].weight.data = torch.tensor([[1.0, 1, 1, 1], [0, 0, 0, 0]])
-    found = few_pixels(model, torch.full((1, 1, 2, 2), 0.9), torch.tensor([0]), population=10, iterations=5)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 2, bias=False))
+    model[1].weight.data = torch.stack([torch.linspace(1, 2, 64), torch.zeros(64)])
+    found = few_pixels(model, torch.full((1, 1, 8, 8), 0.9), torch.tensor([0]), population=10, iterations=5)
     assert not found.success.any()
     assert found.queries.item() == 60
 
