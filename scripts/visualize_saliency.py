@@ -142,7 +142,8 @@ def draw_saliency(
         own = classes[int(known[place])] if shown.labels[place] >= 0 else "class unknown"
         figure = network_plots.saliency(rows, title=f"{shown.names[place]}: {own}")
         runs.save_figure(folder, f"saliency_{shown.names[place].replace(' ', '_')}", figure, trainer)
-    notes = [f"over {len(images)} images; randomization over {min(len(images), args.randomized)}"]
+    few = f"{min(len(images), args.randomized)}, with at most 10 samples or steps"
+    notes = [f"over {len(images)} images; randomization over {few}"]
     return metrics, notes + notes_on_classes(shown, args.backbone)
 
 
