@@ -139,6 +139,11 @@ def precision_recall(real: Tensor, generated: Tensor, k: int = 3) -> tuple[Tenso
     return precision, recall
 
 
+def confident_share(logits: Tensor) -> Tensor:
+    """Return the share of logits (N, 10) whose largest probability is above 0.9."""
+    return (logits.softmax(1).amax(1) > 0.9).double().mean()
+
+
 def diversity(features: Tensor, labels: Tensor) -> Tensor:
     """Return the mean distance between two images of one class, (10,); nan for fewer than 2 images.
 
@@ -168,10 +173,9 @@ class DigitScores(Metric):
     diversity within classes: `diversity` of the generated digits that are what was asked for, over that of
     real ones, mean over classes; below 1, a class has collapsed to a part of what it is.
 
-    ``compute`` returns judge_fid, precision, recall, confident_share (samples with a largest probability
-    above 0.9), histogram_distance (total variation distance of the class shares from uniform, 0 to 0.9),
-    smallest_class_share, class_0 … class_9, n_real and n_generated. With fewer than 5 samples on a side,
-    distances are nan.
+    ``compute`` returns judge_fid, precision, recall, `confident_share`, histogram_distance (total variation
+    distance of the class shares from uniform, 0 to 0.9), smallest_class_share, class_0 … class_9, n_real and
+    n_generated. With fewer than 5 samples on a side, distances are nan.
     """
 
     full_state_update = False
@@ -210,8 +214,9 @@ class DigitScores(Metric):
     def compute(self) -> dict[str, Tensor]:
         """Return the scores as float scalars."""
         real, generated = dim_zero_cat(self.real), dim_zero_cat(self.generated)
-        probabilities = self.judge.classify(generated).softmax(1)
-        shares = functional.one_hot(probabilities.argmax(1), 10).double().mean(0)
+        logits = self.judge.classify(generated)
+        read = logits.argmax(1)
+        shares = functional.one_hot(read, 10).double().mean(0)
         nan = torch.tensor(torch.nan)
         fid, precision, recall = nan, nan, nan
         if min(len(real), len(generated)) >= 5:
@@ -221,7 +226,7 @@ class DigitScores(Metric):
             "judge_fid": fid,
             "precision": precision,
             "recall": recall,
-            "confident_share": (probabilities.max(1).values > 0.9).double().mean(),
+            "confident_share": confident_share(logits),
             "histogram_distance": (shares - 0.1).abs().sum() / 2,
             "smallest_class_share": shares.min(),
             **{f"class_{digit}": share for digit, share in enumerate(shares)},
@@ -230,7 +235,7 @@ class DigitScores(Metric):
         }
         asked = dim_zero_cat(self.asked)
         if (asked >= 0).any():
-            right = probabilities.argmax(1) == asked
+            right = read == asked
             accuracies = torch.stack([right[asked == digit].double().mean() for digit in range(10)])
             scores |= {"conditional_accuracy": right.double().mean()}
             scores |= {f"accuracy_{digit}": accuracy for digit, accuracy in enumerate(accuracies)}

@@ -162,20 +162,19 @@ def ways(module: "GANModule") -> list[Literal["linear", "slerp"]]:
 
 
 def halfway_scores(module: "GANModule", count: int) -> dict[str, float]:
-    """Return the share of images halfway between two latents that the judge is confident of, by way."""
+    """Return the `confident_share` of ``count`` images, each halfway between two latents, by way."""
     import torch
 
-    from rdfia.digit_judge import load_judge
+    from rdfia.digit_judge import confident_share
     from rdfia.latents import interpolate
 
-    judge = load_judge().to(module.device)
     first, second = module.draw(count, 8), module.draw(count, 9)
     with torch.no_grad():
-        halfway = {how: judge(module(interpolate(first, second, 0.5, how))) for how in ways(module)}
-    return {
-        f"halfway_confident_share_{how}": float((logits.softmax(1).amax(1) > 0.9).double().mean())
-        for how, logits in halfway.items()
-    }
+        halfway = {how: module(interpolate(first, second, 0.5, how)) for how in ways(module)}
+        return {
+            f"halfway_confident_share_{how}": float(confident_share(module.scores.judge(images)))
+            for how, images in halfway.items()
+        }
 
 
 def walks(module: "GANModule", pairs: list[tuple[int, int]], steps: int) -> dict[str, "torch.Tensor"]:
@@ -191,13 +190,11 @@ def walks(module: "GANModule", pairs: list[tuple[int, int]], steps: int) -> dict
     """
     import torch
 
-    from rdfia.digit_judge import load_judge
     from rdfia.latents import interpolate
 
-    judge = load_judge().to(module.device)
     latents = module.draw(1000, 5)
     with torch.no_grad():
-        surest = judge(module(latents)).softmax(1).argmax(0)
+        surest = module.scores.judge(module(latents)).softmax(1).argmax(0)
         alpha = torch.linspace(0, 1, steps)
         ends = [(latents[surest[first]], latents[surest[second]]) for first, second in pairs]
         return {

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rdfia.adversarial import Attacked
 
 NO_CLASS = ("any", "random", "least-likely")  # what --target is besides names
+DISCS = 32  # that shapes tries at once for one of those that it draws
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,10 @@ class Adversarial(Pictures):
             raise ValueError(
                 f"--influence is at most 999, the other classes of ImageNet, got {self.influence}"
             )
-        if "shapes" in self.attacks and self.queries < 33:
-            raise ValueError(f"--queries is at least 33 for shapes, one and a generation, got {self.queries}")
+        if "shapes" in self.attacks and self.queries <= DISCS:
+            raise ValueError(
+                f"--queries is at least {DISCS + 1} for shapes, one and a generation, got {self.queries}"
+            )
 
 
 def aim(args: Adversarial, name: str) -> str:
@@ -143,7 +146,13 @@ def attack(
             **seeded,
         ),
         "shapes": lambda: black_box.shapes(
-            asked, images, truth, generations=(args.queries - 1) // 32, seed=args.seed, **limit
+            asked,
+            images,
+            truth,
+            generations=(args.queries - 1) // DISCS,
+            candidates=DISCS,
+            seed=args.seed,
+            **limit,
         ),
     }
     return attacks[name](), targets
