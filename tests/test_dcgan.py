@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from rdfia.dcgan import Discriminator, Generator, RepeatAndConvolve
+from rdfia.dcgan import Discriminator, Generator, Halve, RepeatAndConvolve
 
 
 def test_networks_have_the_shapes_and_sizes_of_the_paper():
@@ -40,6 +40,21 @@ def test_one_transposed_convolution_is_nearest_neighbours_and_a_3x3_one():
     inputs = (maps, layer.weight)
     ours = torch.autograd.grad((layer(maps) * weights).sum(), inputs)
     torch.testing.assert_close(ours, torch.autograd.grad((expected * weights).sum(), inputs))
+
+
+@pytest.mark.parametrize("inputs", [3, 256])
+def test_wide_or_not_half_the_places_are_convolved_4x4(inputs):
+    layer = Halve(inputs, 7).double()
+    maps = torch.randn(2, inputs, 4, 6, dtype=torch.float64, requires_grad=True)
+    expected = functional.conv2d(maps, layer.weight, stride=2, padding=1)
+    torch.testing.assert_close(layer(maps), expected)
+    weights, inputs = torch.randn_like(expected), (maps, layer.weight)
+
+    def gradients(result):
+        first = torch.autograd.grad((result.square() * weights).sum(), inputs, create_graph=True)
+        return *first, *torch.autograd.grad(first[0].square().sum(), inputs)  # as the R1 penalty needs them
+
+    torch.testing.assert_close(gradients(layer(maps)), gradients(expected))
 
 
 def test_weights_are_drawn_as_the_paper_says():
