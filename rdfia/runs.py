@@ -256,7 +256,7 @@ def git_commit() -> str:
 
 
 def device_name(trainer: lightning.Trainer) -> str:
-    """Return what the run computed on, such as ``2 threads of x86_64 CPU``."""
+    """Return what the run computed on, such as ``CPU, 2 threads``."""
     device = trainer.strategy.root_device
     if device.type == "cuda":
         return f"{trainer.world_size} x {torch.cuda.get_device_name(device)}"

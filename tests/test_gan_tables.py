@@ -1,0 +1,99 @@
+"""Tables of GANs: rows of changes, what is done is skipped, what collapsed is named."""
+
+import dataclasses
+import itertools
+import json
+import shutil
+
+import pytest
+import train_gan
+from gan_tables import ABLATION, LADDER, TRIED, verdict
+from test_train_gan import small
+from train_gan import Args, main, module_flags
+
+from rdfia.callbacks import Diverged
+from rdfia.gan import GANModule
+
+
+def test_the_ladder_climbs_from_the_practicals_recipe_to_the_default_one_change_at_a_time():
+    practical, best = Args(preset="practical"), Args()
+    rungs = [{}, *LADDER.values()]
+    for lower, upper in itertools.pairwise(rungs):
+        assert lower.items() < upper.items()
+    top = dataclasses.replace(practical, **rungs[-1])
+    assert top.batch_size == best.batch_size
+    assert GANModule(**module_flags(top)).hparams == GANModule(**module_flags(best)).hparams
+    assert GANModule(**module_flags(practical)).hparams != GANModule().hparams
+    assert Args(batch_size=32).batch_size == 32
+
+
+def test_a_table_skips_what_is_done_and_names_what_collapsed(tmp_path, mnist, monkeypatch):
+    monkeypatch.setitem(ABLATION, "lr", {"D rate 1e9": {"discriminator_lr": 1e9}})
+    args = small(tmp_path, preset="practical", ablation=("lr",), seeds=(0,))
+    table = main(args)
+    folder = tmp_path / "runs" / "gan"
+    assert table == json.loads((folder / "results.json").read_text())
+    single = json.loads((folder / "D-rate-1e9_seed_0" / "results.json").read_text())
+    for row in ("practical", "D rate 1e9"):
+        assert len(table["metrics"][f"{row}/recall"]["values"]) == 1
+    assert table["metrics"]["D rate 1e9/recall"] == single["metrics"]["recall"]
+    assert any(note in ("D rate 1e9: no digits", "D rate 1e9: diverged") for note in table["notes"])
+    assert (folder / "figures" / "samples.png").exists()
+
+    shutil.rmtree(folder / "D-rate-1e9_seed_0")  # a row that is not done is trained again, alone, by its part
+    trained, train = [], train_gan.train
+    monkeypatch.setattr(train_gan, "train", lambda part: trained.append(part.name) or train(part))
+    for part, names in (((0, 2), []), ((1, 2), ["D-rate-1e9_seed_0"])):
+        assert main(dataclasses.replace(args, part=part)) == {}
+        assert trained == names
+    assert main(args)["metrics"].keys() == table["metrics"].keys()
+    assert trained == ["D-rate-1e9_seed_0"]
+
+    trained.clear()
+    monkeypatch.setattr(train_gan, "train", lambda part: trained.append(part.name) or train(part))
+    more = main(dataclasses.replace(args, seeds=(0, 1)))
+    assert trained == ["practical_seed_1", "D-rate-1e9_seed_1"]
+    assert more["metrics"]["practical/recall"]["values"][:1] == table["metrics"]["practical/recall"]["values"]
+    with pytest.raises(ValueError, match="--max-epochs 1, this command says 2"):
+        main(dataclasses.replace(args, max_epochs=2))
+    single_run = dataclasses.replace(args, output_dir=folder, name="practical_seed_0")
+    with pytest.raises(ValueError, match="holds a single run; use another --name"):
+        main(single_run)
+
+
+def test_what_became_of_a_training():
+    alike = {f"class_{digit}": {"mean": 0.1} for digit in range(10)}
+    good = alike | {"judge_fid": {"mean": 1.0}, "recall": {"mean": 0.7}}
+    lacking = [{f"class_{digit}": {"mean": 0.001} for digit in range(count)} for count in (2, 3)]
+    assert verdict(good) == "ok"
+    assert [verdict(good | few) for few in lacking] == ["ok", "few classes"]
+    assert verdict(good | {"recall": {"mean": 0.0}}) == "no digits"
+    assert verdict(good | {"judge_fid": {"mean": None}}) == "diverged"
+
+
+def test_a_bad_row_is_said_before_the_first_is_trained(tmp_path, mnist, monkeypatch):
+    monkeypatch.setattr(train_gan, "train", None)
+    args = small(tmp_path, preset="practical", ablation=("loss",), label_smoothing=0.1)
+    with pytest.raises(ValueError, match="the hinge loss has no labels to smooth"):
+        main(args)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_gan_that_diverges_stops_and_is_a_row_of_its_table(tmp_path, mnist, monkeypatch, capsys):
+    args = small(tmp_path, generator_lr=1e30)
+    with pytest.raises(Diverged, match="train/discriminator_loss is nan after batch 2 of epoch 1; take smal"):
+        main(args)
+    single = json.loads((tmp_path / "runs" / "gan" / "results.json").read_text())
+    assert single["metrics"]["judge_fid"]["mean"] is None
+    assert "train/discriminator_loss is nan" in single["notes"][-1]
+
+    monkeypatch.setitem(TRIED, "orthogonal initialization", {"generator_lr": 1e30})
+    for name in [name for name in TRIED if name != "orthogonal initialization"]:
+        monkeypatch.delitem(TRIED, name)
+    args = small(tmp_path, ablation=("tried",), name="table")
+    table = main(args)
+    assert "orthogonal initialization: diverged" in table["notes"]
+    assert table["notes"][-1].startswith("orthogonal initialization, seed 0: train/discriminator_loss is nan")
+    assert table["metrics"]["best/judge_fid"]["mean"] is not None
+    monkeypatch.setattr(train_gan, "train", None)  # nothing is trained again
+    assert main(args)["metrics"] == table["metrics"]
