@@ -8,6 +8,7 @@ Examples:
 What is done is skipped, what was interrupted goes on. A failed experiment is shown as such on the page.
 """
 
+import itertools
 import os
 import shlex
 import signal
@@ -168,14 +169,24 @@ def commands(args: Args) -> dict[str, list[str]]:
     return found
 
 
+def meant(command: list[str]) -> list[str]:
+    """Return a command with its folders as whole paths: what is done is done however they are spelled."""
+    folders = ("--data-dir", "--output-dir")
+    return [
+        str(Path(word).resolve()) if flag in folders else word
+        for flag, word in itertools.pairwise(["python", *command])
+    ]
+
+
 def is_done(folder: Path, command: list[str]) -> bool:
     """Return whether a run folder holds the results of a command, and what is written after them."""
     from rdfia.runs import read_results
 
     last = folder / ("index.html" if command[0] == "scripts/visualize.py" else "results.json")
     path = folder / "results.json"
-    same = path.exists() and read_results(path)["command"] == shlex.join(["python", *command])
-    return same and last.exists()
+    if not (path.exists() and last.exists()):
+        return False
+    return meant(shlex.split(read_results(path)["command"])[1:]) == meant(command)
 
 
 STOPS = (signal.SIGINT, signal.SIGTERM)

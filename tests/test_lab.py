@@ -56,6 +56,15 @@ def test_what_another_command_made_is_not_done(tmp_path):
     )
     assert lab.is_done(tmp_path, ["scripts/train_gan.py"])
     assert not lab.is_done(tmp_path, ["scripts/train_gan.py", "--seeds", "0"])
+    for recorded, asked, same in (
+        ("data", "./data", True),
+        ("/x/../data", "/data", True),
+        ("data", "/data", False),
+    ):
+        command = f"python scripts/train_gan.py --data-dir {recorded} --name gan"
+        (tmp_path / "results.json").write_text(json.dumps({"command": command, "metrics": {}}))
+        asked_command = ["scripts/train_gan.py", "--data-dir", asked, "--name", "gan"]
+        assert lab.is_done(tmp_path, asked_command) == same
     (tmp_path / "results.json").write_text(
         json.dumps({"command": "python scripts/visualize.py class", "metrics": {}})
     )
