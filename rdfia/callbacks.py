@@ -271,7 +271,7 @@ class EpochLines(Callback):
                 flush=True,
             )
         for logger in wandb_loggers(trainer):
-            logger.log_metrics(pace, trainer.global_step)
+            logger.log_metrics(pace)  # no step: the trainer's counts the steps of both optimizers of a GAN
 
 
 class EpochFigure(Callback):

@@ -161,7 +161,7 @@ class cGANModule(GANModule):  # noqa: N801 - the name that the project is known 
             labels: (count,), by default 0 to 9 again and again.
         """
         labels = torch.arange(count) % CLASSES if labels is None else labels
-        if labels.shape != (count,) or not (labels.min() >= 0 and labels.max() < CLASSES):
+        if labels.shape != (count,) or not ((labels >= 0) & (labels < CLASSES)).all():
             raise ValueError(f"labels are {count} digits from 0 to 9, got {tuple(labels.shape)} {labels}")
         return self._generate(count, seed, labels)
 

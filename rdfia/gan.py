@@ -11,6 +11,7 @@ discriminator compares like with like, see `rdfia.groups`.
 """
 
 import copy
+import math
 from contextlib import nullcontext
 from typing import Any, Literal
 
@@ -72,7 +73,8 @@ class GANModule(lightning.LightningModule):
         discriminator_features: Width of the discriminator.
         upsampling: ``transposed`` or ``nearest``, see `rdfia.dcgan.grow`.
         groups: Of like images, which the discriminator is told and the generator's latents choose, made by
-            k-means when training starts (`rdfia.groups`); never more than ``latent_dim``, 0 for none.
+            k-means when it is first trained (`rdfia.groups`), and kept; never more than ``latent_dim``, 0
+            for none.
         initialization: ``dcgan``, ``pytorch`` or ``orthogonal``, see `rdfia.dcgan.initialize`.
         loss: ``non-saturating``, ``minimax``, ``least-squares`` or ``hinge``, see `rdfia.gan_losses`.
         label_smoothing: The discriminator scores real images 1 less this; not with hinge.
@@ -237,9 +239,11 @@ class GANModule(lightning.LightningModule):
         if self.decay == "none":
             return
         epochs = self.trainer.max_epochs or -1
-        if epochs < 1:
-            raise ValueError("falling learning rates follow progress: give the trainer max_epochs")
-        progress = self.batches_done / (epochs * self.trainer.num_training_batches)
+        batches = self.trainer.num_training_batches
+        if epochs < 1 or math.isinf(batches):
+            need = "a loader that has a length" if epochs >= 1 else "max_epochs"
+            raise ValueError(f"falling learning rates follow progress: give the trainer {need}")
+        progress = self.batches_done / (epochs * batches)
         for optimizer, rate in zip(self.trainer.optimizers, self.rates, strict=True):
             set_rate(optimizer, rate * rate_factor(min(progress, 1.0), self.decay))
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from rdfia.command_line import part_of
@@ -128,10 +127,12 @@ def compare(
         name = runs.row_name(row, seed)
         one = dataclasses.replace(args, name=name, output_dir=folder, seed=seed, **besides, **rows[row])
         print(f"{row}, seed {seed}")
-        with suppress(callbacks.Diverged):  # which is written down all the same
+        try:
             found[row].append(training.finished(one, build(one), data) or train_one(one))
-            continue
-        found[row].append(runs.read_results(folder / name / "results.json"))
+        except callbacks.Diverged:  # which is written down all the same, but for a dry run
+            if args.fast_dev_run:
+                raise
+            found[row].append(runs.read_results(folder / name / "results.json"))
     if args.part is not None:
         return {}
     trainer = training.make_trainer(args, folder, monitor="val/judge_fid", mode="min", callbacks=[])

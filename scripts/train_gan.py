@@ -8,6 +8,7 @@ Examples:
 """
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -47,8 +48,6 @@ class GANArgs(TrainerArgs):
     """Width of the discriminator (ndf)."""
     upsampling: Literal["transposed", "nearest"] | None = None
     """How the generator enlarges maps."""
-    groups: int | None = None
-    """Of like images, found by k-means; 0 for none."""
     initialization: Literal["dcgan", "pytorch", "orthogonal"] | None = None
     """Of the weights."""
     loss: Literal["non-saturating", "minimax", "least-squares", "hinge"] | None = None
@@ -87,6 +86,8 @@ class Args(GANArgs):
 
     name: str = "gan"
     """Of the run folder; the same goes on."""
+    groups: int | None = None
+    """Of like images, found by k-means; 0 for none."""
     interpolate: tuple[str, ...] = ("89", "94", "17", "35")
     """Digits to walk between; none for no walks."""
     ablation: tuple[
@@ -107,12 +108,12 @@ class Args(GANArgs):
 
 def module_flags(args: GANArgs) -> dict[str, Any]:
     """Return the keywords of `GANModule` that follow from the flags."""
-    from rdfia.gan import PRACTICAL
+    from rdfia.gan import PRACTICAL, GANModule
 
-    own = {field.name for field in dataclasses.fields(GANArgs)}
-    own -= {field.name for field in dataclasses.fields(TrainerArgs)} | {"preset", "seeds", "part"}
-    given = {name: value for name in sorted(own) if (value := getattr(args, name)) is not None}
-    return (PRACTICAL if args.preset == "practical" else {}) | given | {"seed": args.seed}
+    keywords = inspect.signature(GANModule).parameters
+    own = [field.name for field in dataclasses.fields(args) if field.name in keywords]
+    given = {name: value for name in own if (value := getattr(args, name)) is not None}
+    return (PRACTICAL if args.preset == "practical" else {}) | given
 
 
 def build(args: Args) -> "GANModule":
@@ -130,6 +131,7 @@ def read_digits(args: GANArgs) -> "MNISTDataModule":
         args.data_dir, batch_size=args.batch_size, image_size=32, seed=args.seed, train_on_val=True
     )
     digits.setup()
+    digits.train_dataloader()  # says now if they are fewer than a batch
     return digits
 
 

@@ -7,7 +7,7 @@ import torch
 from conftest import quiet_trainer
 from torch import nn
 from torch.nn import functional
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from datamodules.mnist import MNISTDataModule
 from datamodules.tensors import BatchLoader, ImageTensors, ShuffledBatches
@@ -185,6 +185,16 @@ def test_falling_rates_need_an_end():
     run = quiet_trainer(max_epochs=-1, max_steps=4)
     with pytest.raises(ValueError, match="give the trainer max_epochs"):
         run.fit(GANModule(**SMALL, decay="linear"), some_batches())
+
+    class Endless(IterableDataset):
+        def __iter__(self):
+            while True:
+                yield torch.rand(1, 32, 32), 0
+
+    with pytest.raises(ValueError, match="a loader that has a length"):
+        quiet_trainer(max_epochs=1).fit(
+            GANModule(**SMALL, groups=0, decay="linear"), DataLoader(Endless(), batch_size=8)
+        )
 
 
 @pytest.mark.parametrize(

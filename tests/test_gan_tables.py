@@ -76,6 +76,9 @@ def test_a_bad_row_is_said_before_the_first_is_trained(tmp_path, mnist, monkeypa
     args = small(tmp_path, preset="practical", ablation=("loss",), label_smoothing=0.1)
     with pytest.raises(ValueError, match="the hinge loss has no labels to smooth"):
         main(args)
+    args = small(tmp_path, seeds=(0, 1), batch_size=10**6, check=True)
+    with pytest.raises(ValueError, match=r"larger than the .* training images"):
+        main(args)
     assert not (tmp_path / "runs").exists()
 
 
@@ -95,5 +98,7 @@ def test_a_gan_that_diverges_stops_and_is_a_row_of_its_table(tmp_path, mnist, mo
     assert "orthogonal initialization: diverged" in table["notes"]
     assert table["notes"][-1].startswith("orthogonal initialization, seed 0: train/discriminator_loss is nan")
     assert table["metrics"]["best/judge_fid"]["mean"] is not None
+    with pytest.raises(Diverged):
+        main(dataclasses.replace(args, fast_dev_run=True))
     monkeypatch.setattr(train_gan, "train", None)  # nothing is trained again
     assert main(args)["metrics"] == table["metrics"]
