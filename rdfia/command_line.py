@@ -104,10 +104,19 @@ class Checked(Exception):  # noqa: N818 - not an error
     """Only asked to check (``--check``), and all is well."""
 
 
+class Failed(SystemExit):
+    """What a user can mend, in one line; exit code 2."""
+
+    def __init__(self, line: str) -> None:
+        super().__init__(2)
+        self.line = line
+
+
 def fail(message: str) -> None:
     """Print an error in one line and leave with exit code 2."""
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(2)
+    line = " ".join(message.split())
+    print(f"error: {line}", file=sys.stderr)
+    raise Failed(line)
 
 
 def parse(flags: type[Flags]) -> Flags:

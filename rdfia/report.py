@@ -7,7 +7,7 @@ import base64
 import glob
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,6 +49,7 @@ class Chapter:
 
     title: str
     questions: Sequence[Question]
+    note: str = ""  # what the numbers are
 
 
 class Cell(NamedTuple):
@@ -99,7 +100,7 @@ def runs_of(question: Question) -> dict[str, None]:
 def asked(chapters: Sequence[Chapter], names: Sequence[str]) -> list[Chapter]:
     """Return of chapters the questions that runs of such names answer, at least in part."""
     return [
-        Chapter(chapter.title, [one for one in chapter.questions if runs_of(one).keys() & set(names)])
+        replace(chapter, questions=[one for one in chapter.questions if runs_of(one).keys() & set(names)])
         for chapter in chapters
     ]
 
@@ -228,7 +229,11 @@ def write_report(
         }
 
     content = [
-        {"title": chapter.title, "questions": [shown(question) for question in chapter.questions]}
+        {
+            "title": chapter.title,
+            "note": chapter.note,
+            "questions": [shown(question) for question in chapter.questions],
+        }
         for chapter in chapters
     ]
     # Names of files and classes come from outside.
@@ -253,7 +258,7 @@ def write_run_page(folder: Path, results: Mapping[str, Any], trainer: lightning.
     question = Question(
         "",
         rows={metric: f"{folder.name}:{metric}" for metric in results["metrics"]},
-        columns={"": ""},
+        columns={"value": ""},
         figures={name.replace("_", " "): f"{folder.name}/{glob.escape(name)}" for name in files},
     )
     chapters, runs = [Chapter("all of it", [question])], {folder.name: results}

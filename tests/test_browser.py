@@ -80,9 +80,18 @@ def test_tables_are_sorted_by_their_heads(browser, page):
     rows = "document.querySelector('section table').tBodies[0].rows"
     first = f"return [...{rows}].map(row => row.cells[0].textContent)"
     assert browser.execute_script(first) == ["first of the rows", "second"]
-    for rows in (["first of the rows", "second"], ["second", "first of the rows"]):
+    orders = (
+        ["first of the rows", "second"],
+        ["second", "first of the rows"],
+        ["first of the rows", "second"],
+    )
+    for rows, sort in zip(orders, ("descending", "ascending", None), strict=True):
         browser.execute_script("document.querySelectorAll('section th button')[3].click()")
         assert browser.execute_script(first) == rows
+        head = (
+            "return document.querySelectorAll('section th button')[3].parentElement.getAttribute('aria-sort')"
+        )
+        assert browser.execute_script(head) == sort
 
 
 def test_nothing_is_cut_off_in_print(browser, page):
@@ -92,6 +101,8 @@ def test_nothing_is_cut_off_in_print(browser, page):
     browser.get(page.as_uri())
     widths = "return [...document.querySelectorAll('table')].map(one => one.getBoundingClientRect().right)"
     assert max(browser.execute_script(widths)) <= 718
+    browser.execute_script("dispatchEvent(new Event('beforeprint'))")
+    assert browser.execute_script("return [...document.querySelectorAll('details')].every(one => one.open)")
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "screen"})
 
 
