@@ -1,4 +1,4 @@
-# demo: every experiment, small, on the embedded sample. lab: the same on real data (DATA=folder), for hours.
+# demo: the experiments that have a small form, on the embedded sample. lab: all, on real data (DATA=folder), for a day.
 # FLAGS goes to scripts/lab.py, such as FLAGS="--only gan --seeds 3". test: the fast tests. All make .venv first.
 PYTHON ?= python3
 DATA ?= data
@@ -29,7 +29,7 @@ lint: .venv/.test
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 bench: .venv/.test
-	$(BIN)/python scripts/benchmark.py data
+	$(BIN)/python scripts/benchmark.py data --data-dir $(DATA)
 
 clean:
 	rm -rf .venv runs build *.egg-info

@@ -15,9 +15,12 @@ import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from rdfia.command_line import Interrupted, run_script
+from rdfia.command_line import Failed, Interrupted, run_script
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
 
 
 class Experiment(NamedTuple):
@@ -41,6 +44,8 @@ EXPERIMENTS: dict[str, Experiment] = {
         "describe --backbone vgg16 --weights random",
         "describe --backbone vgg16 --weights random",
     ),
+    "classify": Experiment("visualize", "classify", "classify"),
+    "activations": Experiment("visualize", "activations --layer relu1", "activations --layer relu1"),
     "svm_layers": Experiment(
         "train_svm",
         "--features vgg16/conv1_2 vgg16/conv2_2 vgg16/conv3_3 vgg16/conv4_3 vgg16/conv5_3 vgg16/pool5 "
@@ -49,6 +54,11 @@ EXPERIMENTS: dict[str, Experiment] = {
     ),
     "svm_pool5": Experiment("train_svm", "--features vgg16/pool5 --splits 10", None),
     "svm_shuffled": Experiment("train_svm", "--features vgg16/pool5 --shuffle-labels", None),
+    # One layer of SqueezeNet: as it is, with random weights, and with grey images in one channel.
+    **{
+        f"svm_{name}": Experiment("train_svm", f"--features squeezenet1_1/fire9{flags}", None)
+        for name, flags in {"squeezenet": "", "random": " --weights random", "grey": " --channels 1"}.items()
+    },
     "svm_networks": Experiment(
         "train_svm",
         "--features {mobilenet}/block16 {mobilenet}/block17 resnet18/layer4 squeezenet1_1/fire9 "
@@ -129,6 +139,8 @@ class Args:
     """Number format."""
     mobilenet: Literal["mobilenet_v2", "mobilenet_v2_tfsame"] = "mobilenet_v2"
     """Which of the two the data folder has weights of."""
+    overwrite: bool = False
+    """Begin what is asked for anew."""
 
     def __post_init__(self) -> None:
         if self.seeds < 1:
@@ -165,16 +177,18 @@ def commands(args: Args) -> dict[str, list[str]]:
         command += ["--seeds", *map(str, range(args.seeds))] if experiment.seeds else []
         rounded = experiment.script != "visualize" or "class" in command or "saliency" in command
         command += ["--precision", args.precision] if rounded and args.precision != "float32" else []
+        command += ["--overwrite"] if args.overwrite else []
         found[name] = command
     return found
 
 
 def meant(command: list[str]) -> list[str]:
-    """Return a command with its folders as whole paths: what is done is done however they are spelled."""
+    """Return what a command asks for: its folders as whole paths, however spelled, and not to begin anew."""
     folders = ("--data-dir", "--output-dir")
     return [
         str(Path(word).resolve()) if flag in folders else word
         for flag, word in itertools.pairwise(["python", *command])
+        if word != "--overwrite"
     ]
 
 
@@ -203,8 +217,8 @@ def leave(number: int, frame: Any) -> None:
     os._exit(130)
 
 
-def call(command: list[str]) -> None:
-    """Run a script in this process, as if it had been called from the shell."""
+def call(command: list[str], parent: "Connection") -> None:
+    """Run a script in this process, as if called from the shell; tell the parent what is wrong."""
     from importlib import import_module
 
     sys.argv = command
@@ -213,6 +227,9 @@ def call(command: list[str]) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
         module = import_module(Path(command[0]).stem)
         run_script(module.main, module.Args)
+    except Failed as error:
+        parent.send(error.line)
+        raise
     except KeyboardInterrupt:  # before the script listens
         sys.exit(130)
 
@@ -244,11 +261,16 @@ def main(args: Args) -> None:
     wanted = commands(args)
     stopped = ""
     for number, (name, command) in enumerate(wanted.items(), 1):
-        if is_done(args.folder / name, command):
+        try:
+            if not args.overwrite and is_done(args.folder / name, command):
+                continue
+        except ValueError as error:  # a damaged file
+            failed[name] = str(error)
             continue
         print(f"\n[{number}/{len(wanted)}] python {shlex.join(command)}", flush=True)
         started = time.perf_counter()
-        process = context.Process(target=call, args=(command,))
+        told, parent = context.Pipe(duplex=False)
+        process = context.Process(target=call, args=(command, parent))
         # What is started has signals blocked until it can listen to them.
         signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
         process.start()
@@ -261,11 +283,17 @@ def main(args: Args) -> None:
             stopped = name
             break
         if process.exitcode:
-            failed[name] = f"exit code {process.exitcode}; see: python {shlex.join(command)}"
+            why = told.recv() if told.poll() else f"exit code {process.exitcode}"
+            failed[name] = f"{why}; the command: python {shlex.join(command)}"
         print(f"{name}: {time.perf_counter() - started:.0f} s", flush=True)
     page = args.folder / "report.html"
     title = "The lab, at demo scale" if args.scale == "demo" else "The lab"
-    runs = report.read_runs(args.folder, list(EXPERIMENTS))
+    runs = {}
+    for name in EXPERIMENTS:
+        try:
+            runs |= report.read_runs(args.folder, [name])
+        except ValueError as error:
+            failed[name] = str(error)
     there = [name for name, one in EXPERIMENTS.items() if getattr(one, args.scale) is not None]
     chapters = report.asked(CHAPTERS, there)
     report.write_report(page, title, chapters, runs, runs_folder=args.folder, summary=SUMMARY, failed=failed)

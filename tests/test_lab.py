@@ -1,5 +1,6 @@
 """The list of experiments: what is run, skipped, interrupted, and shown as failed."""
 
+import html
 import json
 import os
 import re
@@ -43,9 +44,9 @@ def test_every_command_is_one_that_its_script_takes(scale, precision):
 def test_only_some_are_run():
     assert list(lab.commands(lab.Args(only=("svm_pool5", "cgan")))) == ["svm_pool5", "cgan"]
     assert list(lab.commands(lab.Args(only=("fine_tune",)))) == ["fine_tune_frozen", "fine_tune_staged"]
-    with pytest.raises(ValueError, match="--only gann: experiments at full scale are vgg16, svm_layers"):
+    with pytest.raises(ValueError, match="--only gann: experiments at full scale are vgg16, classify"):
         lab.Args(only=("vgg16", "gann"))
-    with pytest.raises(ValueError, match="--only svm_pool5: experiments at demo scale are vgg16, svm_layers"):
+    with pytest.raises(ValueError, match="--only svm_pool5: experiments at demo scale are vgg16, classify"):
         lab.Args(scale="demo", only=("svm_pool5",))
 
 
@@ -104,8 +105,19 @@ def test_one_that_fails_is_shown_and_does_not_stop_the_others(tmp_path):
     (tmp_path / "out" / "vgg16" / "args.json").write_text(json.dumps({"backbone": "resnet18", "data": {}}))
     done = run_lab(tmp_path, "--only", "vgg16")
     assert done.returncode == 1
-    assert re.search(r"^vgg16 failed: exit code 2; see: python scripts/visualize.py", done.stdout, re.M)
-    assert "vgg16: failed: exit code 2" in (tmp_path / "out" / "report.html").read_text()
+    why = re.search(
+        r"^vgg16 failed: (.*--overwrite.*); the command: python scripts/visualize.py", done.stdout, re.M
+    )
+    assert why, done.stdout
+    assert f"error: {why[1]}" in done.stderr
+    assert f"vgg16: failed: {why[1]}" in html.unescape((tmp_path / "out" / "report.html").read_text())
+    assert run_lab(tmp_path, "--only", "vgg16", "--overwrite").returncode == 0
+    (tmp_path / "out" / "gan").mkdir()
+    (tmp_path / "out" / "gan" / "results.json").write_text("{broken")
+    again = run_lab(tmp_path, "--only", "vgg16")
+    assert "[1/1]" not in again.stdout  # it is done, however begun
+    assert re.search(r"^gan failed: .*results.json is damaged", again.stdout, re.M)
+    assert "gan: failed" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_a_file_in_the_way_is_said(tmp_path):

@@ -1,0 +1,118 @@
+"""The questions of the practical about GANs, and where their answers lie, as in `lab_questions`."""
+
+from collections.abc import Iterable
+
+from gan_tables import ABLATION, LADDER
+
+from rdfia.report import Question
+
+GAN = {
+    "judge-FID": "judge_fid",
+    "precision": "precision",
+    "recall": "recall",
+    "confident": "confident_share",
+    "smallest class": "smallest_class_share",
+    "distance of histograms": "histogram_distance",
+    "loss of D": "final_discriminator_loss",
+    "loss of G": "final_generator_loss",
+    "swing of the loss of G": "loss_swing",
+    "seconds": "seconds",
+}
+EQUATIONS = ("practical", "only D learns", "only G learns")
+
+
+def of_gan(group: str) -> dict[str, str]:
+    """Return the rows of a group of the practicals' variations, after their own recipe."""
+    return {"the practicals' recipe": "gan_ablation:practical"} | {
+        row: f"gan_ablation:{row}" for row in ABLATION[group]
+    }
+
+
+def trainings(rows: Iterable[str]) -> dict[str, str]:
+    """Return the figures of rows of the practicals' variations: losses, scores, and what is generated."""
+    return {row: f"gan_ablation:{row}/curves_and_samples" for row in rows}
+
+
+GENERATION = [
+    Question(
+        "What do the practicals' recipe, ours, and the conditional DCGAN give?",
+        rows={"practicals": "gan_practical", "ours": "gan", "conditional": "cgan"},
+        columns=GAN,
+        figures={
+            "the practicals' recipe": "gan_practical/curves_and_samples",
+            "ours": "gan/real_and_generated",
+            "ours, as it learns": "gan/film",
+            "conditional, as it learns": "cgan/film",
+        },
+        published={"practicals": "2 and 5 almost absent"},
+    ),
+    Question(
+        "What has each step from their recipe to ours given?",
+        rows={"the practicals' recipe": "gan_ladder:practical"}
+        | {row: f"gan_ladder:{row}" for row in LADDER},
+        columns=GAN,
+        figures={"samples of each row": "gan_ladder/samples"},
+    ),
+    Question(
+        "What with only one of the two equations?",
+        rows={row: f"gan_ablation:{row}" for row in EQUATIONS},
+        columns=GAN,
+        figures=trainings(EQUATIONS),
+    ),
+    *(
+        Question(question, of_gan(group), GAN, trainings(ABLATION[group]), published)
+        for group, question, published in (
+            (
+                "ngf",
+                "What does the width of the generator do?",
+                {"ngf 4": "unstable", "ngf 256": "realistic, less stable"},
+            ),
+            (
+                "ndf",
+                "And that of the discriminator?",
+                {"ndf 4": "bad digits", "ndf 256": "makes no mistake for 1,500 iterations"},
+            ),
+            (
+                "nz",
+                "And the length and distribution of the latents?",
+                {"nz 10": "fine", "nz 1000": "less stable, not better"},
+            ),
+            ("init", "And the initialisation?", {"pytorch initialization": "unstable, worse"}),
+            ("lr", "And the rates?", {"D rate 0.02": "unstable", "rates 0.001 and 0.001": "acceptable"}),
+            ("loss", "And the loss? The true equation is minimax", {"minimax loss": "similar, or worse"}),
+            ("epochs", "And training for longer?", {"30 epochs": "losses part, fewer classes"}),
+        )
+    ),
+    Question(
+        "What lies between two latents?",
+        figures={
+            "walks between digits, along the line and along the arc": "gan/interpolation",
+            "the same walks, above along the line, below along the arc": "gan/walk",
+        },
+    ),
+    Question(
+        "Conditional: is the digit asked for drawn, and what if y is removed from D?",
+        rows={"with y": "cgan", "without y in D": "cgan_no_label:no-label-in-discriminator"},
+        columns={
+            "asked digit is read": "conditional_accuracy",
+            "in the worst class": "worst_accuracy",
+            "diversity in a class": "diversity",
+        },
+        figures={
+            "with y, each row the digit asked for": "cgan/styles",
+            "without y in D": "cgan_no_label:no-label-in-discriminator/styles",
+        },
+        published={"without y in D": "asked, not measured"},
+    ),
+    Question(
+        "What does z mean in the conditional DCGAN?",
+        rows={"slant": "cgan:slant_correlation", "thickness": "cgan:thickness_correlation"}
+        | {
+            f"{name}, shuffled latents": f"cgan:{name}_correlation_of_shuffled_pairs"
+            for name in ("slant", "thickness")
+        },
+        columns={"correlation over the ten digits of one latent": ""},
+        figures={"each row a digit, each column one latent": "cgan/styles"},
+        published={"slant": "the same style over the digits"},
+    ),
+]

@@ -1,0 +1,174 @@
+"""README's text: the numbers in its sentences, its commands, its tree."""
+
+import importlib
+import re
+import shlex
+import sys
+
+import pytest
+from test_readme import README, ROOT, results
+
+from rdfia.command_line import parse
+
+RESULTS = README[README.index("## Results") : README.index("## The questions of the practical")]
+
+
+def of(file: str, metric: str, digits: int, part: str = "mean") -> str:
+    return f"{results(file)['metrics'][metric][part]:.{digits}f}"
+
+
+def ablation(row: str, metric: str = "judge_fid", digits: int = 1) -> str:
+    return of("gan_ablation", f"{row}/{metric}", digits)
+
+
+def beyond(row: str) -> str:
+    """Return by how much a change of the paper's recipe moves the accuracy on the target."""
+    accuracies = [
+        results("dann_ablation")["metrics"][f"{one}/target_accuracy"]["mean"] for one in (row, "dann")
+    ]
+    return f"{abs(accuracies[0] - accuracies[1]):.3f}"
+
+
+def agreement(method: str) -> str:
+    found = [
+        metric["mean"]
+        for name, metric in results("saliency")["metrics"].items()
+        if name.startswith(f"{method}/agreement/")
+    ]
+    assert len(found) == 3
+    return f"{min(found):.2f} to {max(found):.2f}"
+
+
+LITE, FLOAT32 = "timm:tf_efficientnet_lite0/blocks.5", "vgg16/pool5/accuracy"
+FIRE9 = "squeezenet1_1/fire9/accuracy"
+LEFT_OUT, CLASSES, DANN = "class_regularizers", "class_ladder", "dann_ablation"
+SENTENCES = [
+    # Transfer learning
+    f"Cross-validation puts lite0/blocks.5 and resnet18/layer4 level "
+    f"({of('svm_networks', f'{LITE}/cross_validation_accuracy', 4)}) and all together first "
+    f"({of('svm_networks', 'together/cross_validation_accuracy', 4)}).",
+    f"pool5 in float32 has {of('svm_pool5_float32', FLOAT32, 4)}, over 10 splits "
+    f"{of('svm_pool5_float32', f'{FLOAT32}_over_splits', 4)} ± "
+    f"{of('svm_pool5_float32', f'{FLOAT32}_over_splits', 4, 'std')}",
+    f"than the SVM on fire9's whole maps ({of('svm_squeezenet', FIRE9, 4)}) and less than the one on its "
+    f"pooled maps and mirror images ({of('svm_squeezenet_grids', FIRE9, 4)}, above)",
+    # Seeing
+    f"sure whatever is left out ({of(LEFT_OUT, 'without penalty/confidence', 3)} and more)",
+    f"hangs on jitter most ({of(CLASSES, 'practical/top_5', 3)} of the images among their five, "
+    f"{of(LEFT_OUT, 'without jitter/top_5', 3)} without) and on blur "
+    f"({of(LEFT_OUT, 'without blur/top_5', 3)} without it). "
+    f"(The {of(CLASSES, 'practical/top_5', 3)} is the first row of the ladder",
+    f"({of(LEFT_OUT, 'without penalty/top_5', 3)} in place of "
+    f"{of(CLASSES, 'practical/top_5', 3)} without it). With SqueezeNet alone a hundred times that "
+    f"weight leaves {of('class_penalty', 'penalty 0.1/top_5', 3)} of "
+    f"{of('class_penalty', 'penalty 0.001/top_5', 3)},",
+    f"{of('class_steps', '1000 steps/top_5', 3)} in place of {of('class_steps', '200 steps/top_5', 3)}.",
+    f"a rank correlation of {agreement('gradient')} (gradients) up to {agreement('grad_cam')} (Grad-CAM)",
+    # Domain adaptation
+    f"({of('dann', 'dann/target_information', 2)} against "
+    f"{of('dann', 'source-only/target_information', 2)} nats)",
+    f"({of('dann', 'dann/target_density', 2)} against {of('dann', 'source-only/target_density', 2)})",
+    f"right on {of('dann', 'dann/source_domain_accuracy', 3)} of the source and "
+    f"{of('dann', 'dann/target_domain_accuracy', 3)} of the target images",
+    f"falls only from {of('dann', 'source-only/a_distance', 2)} to {of('dann', 'dann/a_distance', 2)}.",
+    f"The two are worth {beyond('images in [-1, 1]')} and {beyond('no dropout')} alone, and "
+    f"{beyond('both, as published')} together.",
+    f"Adam and BatchNorm help most ({beyond('Adam')} and {beyond('BatchNorm')}, no further apart than the "
+    f"seeds), and both together more ({beyond('Adam, BatchNorm')}, with a pass for each domain "
+    f"{beyond('Adam, BatchNorm, separate passes')})",
+    f"in float32 the target is at {of(DANN, 'float32/target_accuracy', 3)} ± "
+    f"{of(DANN, 'float32/target_accuracy', 3, 'std')} instead of "
+    f"{of(DANN, 'dann/target_accuracy', 3)} ± {of(DANN, 'dann/target_accuracy', 3, 'std')}",
+    # Generation
+    f"the digits are better ({ablation('rates 0.02 and 0.05')} instead of {ablation('practical')})",
+    f"for it alone gives {ablation('G rate 0.001')}, for both {ablation('rates 0.001 and 0.001')}, and",
+    f"it is worse ({ablation('nz 1000')})",
+    f"a better judge-FID ({ablation('nz 10')}), but it makes fewer kinds of digits (recall "
+    f"{ablation('nz 10', 'recall', 2)} instead of {ablation('practical', 'recall', 2)})",
+    f"worse at these rates ({ablation('least-squares loss')}), hinge is alike ({ablation('hinge loss')})",
+    f"in {100 * results('gan_ablation')['metrics']['ngf 4/discriminator_wins']['mean']:.0f} % of the batches",
+    f"both are better ({ablation('ngf 128')} and {ablation('ngf 256')})",
+    f"After 30 epochs judge-FID is {ablation('30 epochs')} and recall {ablation('30 epochs', 'recall', 2)}",
+    f"(D's from {ablation('practical', 'final_discriminator_loss', 2)} to "
+    f"{ablation('30 epochs', 'final_discriminator_loss', 2)}, G's from "
+    f"{ablation('practical', 'final_generator_loss')} to {ablation('30 epochs', 'final_generator_loss')})",
+    f"appears with {of('cgan_no_label', 'no-label-in-discriminator/conditional_accuracy', 3)}",
+    f"(slant {of('cgan_no_label', 'no-label-in-discriminator/slant_correlation', 3)})",
+]
+# What was chosen, what others published, and what tests hold.
+SETTINGS = [
+    "Published: 0.9169 (VGG16 relu6",
+    "SqueezeNet 1.1",
+    "at least 8 % of",
+    "at most ln 10 = 2.30",
+    "52.25",
+    "76.66",
+    "lambda up to 0.1",
+    "A rate of 0.03",
+    "at least 99.4 % on the",
+    "with p > 0.9",
+    "would be 0.1 were",
+    "learning rates of 0.002",
+    "beta2 of 0.99",
+    "differences of 10 ms, and of 0.2 in judge-FID",
+    "rates of 0.02 and 0.05",
+    "a rate of 0.001",
+    "lie within 0.6",
+]
+
+
+def sentences() -> str:
+    """Return what of the results is neither table nor code, in one line."""
+    text = re.sub(r"^\|.*\n", "", RESULTS, flags=re.MULTILINE)
+    return " ".join(re.sub(r"`[^`]*`", "", text).split()).replace(" ,", ",")
+
+
+@pytest.mark.parametrize("sentence", SENTENCES)
+def test_a_sentence_says_what_was_measured(sentence):
+    assert sentence in sentences()
+
+
+def test_no_other_sentence_has_a_number():
+    left = sentences()
+    for known in (*SENTENCES, *SETTINGS):
+        left = left.replace(known, "")
+    # The facts of the runs, which other tests hold: memory.
+    left = re.sub(r"\d+\.\d+ GB of memory at most", "", left)
+    found = re.findall(r"(?<![\w.]).{0,40}\d+\.\d+.{0,20}|.{0,40}\d+ %.{0,20}", left)
+    assert not found
+
+
+def test_initialisations_lie_as_close_as_is_said():
+    scores = [
+        results("gan_ablation")["metrics"][f"{row}/judge_fid"]["mean"]
+        for row in ("practical", "pytorch initialization", "orthogonal initialization")
+    ]
+    assert max(scores) - min(scores) < 0.6
+
+
+def test_the_tree_names_every_file_and_no_other():
+    tree = README[README.index("## The tree") : README.index("## Tried")]
+    files = {
+        path.name for folder in ("rdfia", "datamodules", "scripts") for path in (ROOT / folder).glob("*.py")
+    }
+    assert set(re.findall(r"\w+\.py\b", tree)) == files - {"__init__.py"}
+
+
+def test_make_has_the_targets_that_are_named():
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"(?:^|`)make (\w+)", README, re.MULTILINE):
+        assert f"\n{target}:" in makefile, target
+
+
+def commands() -> list[str]:
+    """Return the command lines of README's scripts."""
+    inline = [" ".join(code.split()) for code in re.findall(r"`(python scripts/[^`]+)`", README)]
+    return [*inline, *re.findall(r"^python scripts/.*$", README, re.MULTILINE)]
+
+
+@pytest.mark.parametrize("command", commands())
+def test_a_command_has_flags_that_its_script_takes(command, monkeypatch):
+    script, *flags = shlex.split(command, comments=True)[1:]
+    monkeypatch.setattr(sys, "argv", [script, *flags])
+    if "--help" not in flags:
+        parse(importlib.import_module(script.removeprefix("scripts/").removesuffix(".py")).Args)
