@@ -157,16 +157,21 @@ def picture(caption: str, path: Path) -> Picture:
     return Picture(caption, frames)
 
 
-def find_figure(folder: Path, place: str) -> Path | None:
-    """Return the file of a figure of `Question`, a film before a picture; None if there is none.
+def find_figures(folder: Path, place: str) -> list[Path]:
+    """Return the files of a figure of `Question`, the first three of a pattern, a film before a picture.
 
-    Where a run or a row has a folder for each training, that of the first.
+    Where a run or a row has a folder for each training, those of the first.
     """
     run, _, name = place.partition("/")
     run, _, row = run.partition(":")
-    folders = (f"{row_name(row, '*')}/",) if row else ("", "*/")
-    places = [f"{inside}figures/{name}.{kind}" for inside in folders for kind in ("gif", "png")]
-    return next((path for place in places for path in sorted((folder / run).glob(place))), None)
+    for inside in (f"{row_name(row, '*')}/",) if row else ("", "*/"):
+        found: dict[str, Path] = {}
+        for kind in ("png", "gif"):
+            paths = sorted((folder / run).glob(f"{inside}figures/{name}.{kind}"), reverse=True)
+            found |= {path.stem: path for path in paths}
+        if found:
+            return [found[stem] for stem in sorted(found)[:3]]
+    return []
 
 
 def describe_data(data: Mapping[str, Any]) -> str:
@@ -211,18 +216,22 @@ def write_report(
         names = runs_of(question)
         missing = [f"{name}: failed: {failed[name]}" for name in names if failed and name in failed]
         missing += [f"{name}: not run" for name in names if name not in runs and name not in (failed or {})]
-        files = {caption: find_figure(runs_folder, place) for caption, place in question.figures.items()}
+        files = {caption: find_figures(runs_folder, place) for caption, place in question.figures.items()}
         missing += [
             f"{caption}: no such figure in {question.figures[caption]}"
-            for caption, file in files.items()
-            if file is None and run_of(question.figures[caption]) in runs
+            for caption, found in files.items()
+            if not found and run_of(question.figures[caption]) in runs
         ]
         return {
             "title": question.title,
             "note": question.note,
             "missing": missing,
             "table": answer(question, runs),
-            "pictures": [picture(caption, file) for caption, file in files.items() if file],
+            "pictures": [
+                picture(f"{caption}: {file.stem}" if len(found) > 1 else caption, file)
+                for caption, found in files.items()
+                for file in found
+            ],
             "runs": [
                 {**runs[name], "data": describe_data(runs[name]["data"])} for name in names if name in runs
             ],

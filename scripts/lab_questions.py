@@ -78,7 +78,7 @@ TRANSFER = [
         "What does C do?",
         rows={f"vgg16 {layer}": f"svm_layers:vgg16/{layer}" for layer in VGG16_LAYERS},
         columns={"C chosen": "c", "accuracy": "accuracy"},
-        figures={"accuracy and time against C, for the first of the layers": "svm_layers/c_*"},
+        figures={"accuracy and time against C": "svm_layers/c_*"},
         note="C is chosen by cross-validation on the training images.",
     ),
     Question(

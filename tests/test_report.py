@@ -158,15 +158,19 @@ def test_a_figure_is_found_in_the_run_or_in_its_first_training(tmp_path):
         (tmp_path / place).parent.mkdir(parents=True)
         write_picture(tmp_path / place, 8)
     write_picture(tmp_path / "gan" / "figures" / "a.gif", 8)
-    found = {name: report.find_figure(tmp_path, f"gan/{name}") for name in "abc"}
-    assert report.find_figure(tmp_path, "gan/[a]") == report.find_figure(tmp_path, "gan/a*") == found["a"]
-    assert report.find_figure(tmp_path, "gan:best/b") == tmp_path / "gan/best_seed_0/figures/b.png"
-    assert report.find_figure(tmp_path, "gan:bes/b") is None
+    found = {name: report.find_figures(tmp_path, f"gan/{name}") for name in "abc"}
+    assert report.find_figures(tmp_path, "gan/[a]") == report.find_figures(tmp_path, "gan/a*") == found["a"]
+    assert report.find_figures(tmp_path, "gan:best/b") == [tmp_path / "gan/best_seed_0/figures/b.png"]
+    assert report.find_figures(tmp_path, "gan:bes/b") == []
     assert found == {
-        "a": tmp_path / "gan/figures/a.gif",
-        "b": tmp_path / "gan/best_seed_0/figures/b.png",
-        "c": None,
+        "a": [tmp_path / "gan/figures/a.gif"],
+        "b": [tmp_path / "gan/best_seed_0/figures/b.png"],
+        "c": [],
     }
+    for name in "wxyz":
+        write_picture(tmp_path / "gan" / "figures" / f"many_{name}.png", 8)
+    stems = [path.stem for path in report.find_figures(tmp_path, "gan/many_*")]
+    assert stems == ["many_w", "many_x", "many_y"]
 
 
 def test_a_run_has_a_page_of_its_own(tmp_path):
