@@ -271,7 +271,8 @@ def bars(panels: Mapping[str, Mapping[str, float]], *, title: str | None = None)
         drawn = axes.barh(names, [values[name] for name in names], color="C0")
         texts = [f"{values[name]:,.0f}" if values[name] > 100 else f"{values[name]:.3g}" for name in names]
         axes.bar_label(drawn, texts, padding=3, fontsize=8)
-        axes.margins(x=0.25)
+        axes.margins(x=0.4)  # for the numbers
+        axes.locator_params(axis="x", nbins=4)
         axes.set_xlabel(label)
     subplots[0].invert_yaxis()
     if title:
