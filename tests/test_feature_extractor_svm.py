@@ -14,7 +14,7 @@ from datamodules.scene15 import Scene15DataModule
 from rdfia.backbones import load_backbone
 from rdfia.feature_extractor_svm import FeatureExtractorSVM
 
-SMALL = {"backbone": "squeezenet1_1", "layers": ["fire4"], "folds": 3}
+SMALL = {"backbone": "squeezenet1_1", "layers": ["fire9"], "folds": 3}
 
 
 def trainer(**settings) -> lightning.Trainer:
@@ -56,7 +56,7 @@ def test_predicts_what_sklearn_predicts_on_the_same_features(scenes, scaling, tm
 
     def features(data):
         images, _ = data[list(range(len(data)))]
-        return module.backbone.tap(images, ["fire4"])["fire4"].flatten(1).double().numpy()
+        return module.backbone.tap(images, ["fire9"])["fire9"].flatten(1).double().numpy()
 
     train, test, labels = features(scenes.train_data), features(scenes.test_data), scenes.train_data.labels
     if scaling == "power":
