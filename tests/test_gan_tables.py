@@ -29,7 +29,7 @@ def test_the_ladder_climbs_from_the_practicals_recipe_to_the_default_one_change_
 
 def test_a_table_skips_what_is_done_and_names_what_collapsed(tmp_path, mnist, monkeypatch):
     monkeypatch.setitem(ABLATION, "lr", {"D rate 1e9": {"discriminator_lr": 1e9}})
-    args = small(tmp_path, preset="practical", ablation=("lr",), seeds=(0,))
+    args = small(tmp_path, preset="practical", ablation=("lr",), seeds=(0,), interpolate=())
     table = main(args)
     folder = tmp_path / "runs" / "gan"
     assert table == json.loads((folder / "results.json").read_text())
@@ -83,7 +83,7 @@ def test_a_bad_row_is_said_before_the_first_is_trained(tmp_path, mnist, monkeypa
 
 
 def test_a_gan_that_diverges_stops_and_is_a_row_of_its_table(tmp_path, mnist, monkeypatch, capsys):
-    args = small(tmp_path, generator_lr=1e30)
+    args = small(tmp_path, generator_lr=1e30, interpolate=())
     with pytest.raises(Diverged, match="train/discriminator_loss is nan after batch 2 of epoch 1; take smal"):
         main(args)
     single = json.loads((tmp_path / "runs" / "gan" / "results.json").read_text())
@@ -93,7 +93,7 @@ def test_a_gan_that_diverges_stops_and_is_a_row_of_its_table(tmp_path, mnist, mo
     monkeypatch.setitem(TRIED, "orthogonal initialization", {"generator_lr": 1e30})
     for name in [name for name in TRIED if name != "orthogonal initialization"]:
         monkeypatch.delitem(TRIED, name)
-    args = small(tmp_path, ablation=("tried",), name="table")
+    args = small(tmp_path, ablation=("tried",), name="table", interpolate=())
     table = main(args)
     assert "orthogonal initialization: diverged" in table["notes"]
     assert table["notes"][-1].startswith("orthogonal initialization, seed 0: train/discriminator_loss is nan")

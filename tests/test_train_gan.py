@@ -71,7 +71,10 @@ def test_a_run_leaves_figures_scores_and_checkpoints(tmp_path, mnist, capsys):
 
 
 def test_the_same_seed_gives_the_same_numbers(tmp_path, mnist):
-    results = [main(small(tmp_path, name=name, seed=seed)) for name, seed in (("a", 0), ("b", 0), ("c", 1))]
+    results = [
+        main(small(tmp_path, name=name, seed=seed, interpolate=()))
+        for name, seed in (("a", 0), ("b", 0), ("c", 1))
+    ]
     losses = [(tmp_path / "runs" / name / "metrics.csv").read_text() for name in "abc"]
     for result in results:
         assert result["metrics"].pop("seconds")["mean"] > 0
