@@ -127,6 +127,14 @@ class Scene15DataModule(lightning.LightningDataModule):
         train_on_val: Train on the validation images too; the validation set stays the same.
         shuffle: False gives the training images in order, each exactly once, for extracting features.
         watch_test: Validation gives the test images as a second loader, for curves that choose nothing.
+
+    Example:
+        >>> scenes = Scene15DataModule("data", batch_size=16, image_size=64)
+        >>> scenes.setup()  # doctest: +ELLIPSIS
+        15 Scene...
+        >>> images, labels = next(iter(scenes.train_dataloader()))
+        >>> images.shape
+        torch.Size([16, 3, 64, 64])
     """
 
     def __init__(

@@ -69,6 +69,13 @@ class USPSDataModule(lightning.LightningDataModule):
         num_workers: 0 is fastest: the digits live in memory.
         image_size: 28 or 32.
         channels: 1, or 3 (the grey channel repeated).
+
+    Example:
+        >>> digits = USPSDataModule("data", batch_size=16)
+        >>> digits.setup()
+        >>> images, labels = next(iter(digits.train_dataloader()))
+        >>> images.shape
+        torch.Size([16, 1, 28, 28])
     """
 
     def __init__(

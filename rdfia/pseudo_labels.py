@@ -86,6 +86,12 @@ class PseudoLabelModule(DANNModule):
         jitter: Turn, scale and shift the images of each batch: the labels must hold for those too.
         seed: Of the jitter.
         dann: See `DANNModule`.
+
+    Example:
+        >>> module = PseudoLabelModule(threshold=0.0)
+        >>> module.begin_with(DANNModule())  # one that is trained
+        >>> module.label(torch.rand(2, 3, 28, 28)).shape
+        torch.Size([2])
     """
 
     def __init__(

@@ -261,7 +261,8 @@ def device_name(trainer: lightning.Trainer) -> str:
     if device.type == "cuda":
         return f"{trainer.world_size} x {torch.cuda.get_device_name(device)}"
     processes = f"{trainer.world_size} processes of " if trainer.world_size > 1 else ""
-    return f"{processes}CPU, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{processes}CPU, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def write_results(

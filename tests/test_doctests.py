@@ -2,9 +2,11 @@
 
 import doctest
 import importlib
+import re
 from pathlib import Path
 
 import pytest
+from conftest import write_scene15, write_usps
 
 ROOT = Path(__file__).parents[1]
 MODULES = [
@@ -16,7 +18,19 @@ MODULES = [
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_examples(name):
+def test_examples(name, tmp_path, monkeypatch):
+    # What is not in the embedded sample lies in `data`, as the examples name it.
+    monkeypatch.chdir(tmp_path)
+    write_scene15(tmp_path / "data")
+    write_usps(tmp_path / "data" / "USPS")
     results = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
     assert results.attempted
     assert not results.failed
+
+
+def test_each_module_and_data_module_has_an_example():
+    for folder in ("rdfia", "datamodules"):
+        for path in (ROOT / folder).glob("*.py"):
+            for kind in re.findall(r"^class (\w+Module)\(.*Module\)", path.read_text(), re.MULTILINE):
+                module = importlib.import_module(f"{folder}.{path.stem}")
+                assert ">>>" in getattr(module, kind).__doc__, f"{kind} shows no example"
