@@ -21,6 +21,11 @@ def ablation(row: str, metric: str = "judge_fid", digits: int = 1) -> str:
     return of("gan_ablation", f"{row}/{metric}", digits)
 
 
+def wins(row: str) -> str:
+    """Return in how many batches of a hundred the discriminator tells all images right."""
+    return f"{100 * results('gan_ablation')['metrics'][f'{row}/discriminator_wins']['mean']:.0f}"
+
+
 def beyond(row: str) -> str:
     """Return by how much a change of the paper's recipe moves the accuracy on the target."""
     accuracies = [
@@ -41,6 +46,7 @@ def agreement(method: str) -> str:
 
 LITE, FLOAT32 = "timm:tf_efficientnet_lite0/blocks.5", "vgg16/pool5/accuracy"
 FIRE9 = "squeezenet1_1/fire9/accuracy"
+D_LOSS = "final_discriminator_loss"
 LEFT_OUT, CLASSES, DANN = "class_regularizers", "class_ladder", "dann_ablation"
 SENTENCES = [
     # Transfer learning
@@ -86,8 +92,13 @@ SENTENCES = [
     f"a better judge-FID ({ablation('nz 10')}), but it makes fewer kinds of digits (recall "
     f"{ablation('nz 10', 'recall', 2)} instead of {ablation('practical', 'recall', 2)})",
     f"worse at these rates ({ablation('least-squares loss')}), hinge is alike ({ablation('hinge loss')})",
-    f"in {100 * results('gan_ablation')['metrics']['ngf 4/discriminator_wins']['mean']:.0f} % of the batches",
+    f"right in {wins('ngf 4')} % of the batches",
     f"both are better ({ablation('ngf 128')} and {ablation('ngf 256')})",
+    f"D's loss falls from {ablation('practical', D_LOSS, 2)} to {ablation('ndf 128', D_LOSS, 2)} (128) and "
+    f"{ablation('ndf 256', D_LOSS, 2)} (256), and D tells all images of a batch right in "
+    f"{wins('practical')} %, {wins('ndf 128')} % and {wins('ndf 256')} % of the batches; "
+    f"64, 128 and 256 give {ablation('ndf 64')}, {ablation('ndf 128')} and {ablation('ndf 256')}.",
+    f"yes ({ablation('ndf 4')}, recall {ablation('ndf 4', 'recall', 2)})",
     f"After 30 epochs judge-FID is {ablation('30 epochs')} and recall {ablation('30 epochs', 'recall', 2)}",
     f"(D's from {ablation('practical', 'final_discriminator_loss', 2)} to "
     f"{ablation('30 epochs', 'final_discriminator_loss', 2)}, G's from "
