@@ -85,6 +85,12 @@ GENERATION = [
     ),
     Question(
         "What lies between two latents?",
+        rows={
+            "latents as drawn": "gan:confident_share",
+            "halfway along the line": "gan:halfway_confident_share_linear",
+            "halfway along the arc": "gan:halfway_confident_share_slerp",
+        },
+        columns={"images that the judge is confident of": ""},
         figures={
             "walks between digits, along the line and along the arc": "gan/interpolation",
             "the same walks, above along the line, below along the arc": "gan/walk",

@@ -295,9 +295,9 @@ def answered() -> list[list[str]]:
             names = list(dict.fromkeys(map(report.run_of, places)))
             found = report.answer(question, report.read_runs(ROOT / "results", names, "{}.json"))
             first = [f"{row[0].text} {row[1].text}" for row in found.rows]
-            shown = "; ".join(few(first))
-            said = f"{found.header[1]}: {shown}" if first else "a figure" if not question.rows else "-"
-            figures = ", ".join(few([f"`{place}`" for place in question.figures.values()])) or "-"
+            assert first, f"{question.title} is not answered"
+            said = f"{found.header[1]}: {'; '.join(few(first))}"
+            figures = ", ".join(few([f"`{place}`" for place in question.figures.values()]))
             rows.append([question.title, ", ".join(f"`{name}`" for name in names), said, figures])
     return rows
 

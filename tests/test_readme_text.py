@@ -9,6 +9,7 @@ import pytest
 from test_readme import README, ROOT, results
 
 from rdfia.command_line import parse
+from rdfia.runs import spread
 
 RESULTS = README[README.index("## Results") : README.index("## The questions of the practical")]
 
@@ -24,6 +25,10 @@ def ablation(row: str, metric: str = "judge_fid", digits: int = 1) -> str:
 def wins(row: str) -> str:
     """Return in how many batches of a hundred the discriminator tells all images right."""
     return f"{100 * results('gan_ablation')['metrics'][f'{row}/discriminator_wins']['mean']:.0f}"
+
+
+def halfway(way: str) -> str:
+    return spread(results("gan")["metrics"][f"halfway_confident_share_{way}"], 3)
 
 
 def beyond(row: str) -> str:
@@ -94,6 +99,9 @@ SENTENCES = [
     f"worse at these rates ({ablation('least-squares loss')}), hinge is alike ({ablation('hinge loss')})",
     f"right in {wins('ngf 4')} % of the batches",
     f"both are better ({ablation('ngf 128')} and {ablation('ngf 256')})",
+    f"took {results('gan_lr2')['wall_seconds']:.0f} s for the same and found a judge-FID of "
+    f"{spread(results('gan_lr2')['metrics']['judge_fid'], 3)}",
+    f"confident of {halfway('linear')} of them along the straight line and of {halfway('slerp')} along",
     f"D's loss falls from {ablation('practical', D_LOSS, 2)} to {ablation('ndf 128', D_LOSS, 2)} (128) and "
     f"{ablation('ndf 256', D_LOSS, 2)} (256), and D tells all images of a batch right in "
     f"{wins('practical')} %, {wins('ndf 128')} % and {wins('ndf 256')} % of the batches; "

@@ -196,8 +196,9 @@ def test_questions_ask_for_experiments_that_there_are():
     questions = [question for chapter in CHAPTERS for question in chapter.questions]
     assert len({question.title for question in questions}) == len(questions)
     for question in [*questions, SUMMARY]:
-        assert question.rows or question.figures, question.title
-        assert bool(question.rows) == bool(question.columns), question.title
+        assert question.rows, question.title
+        assert question.columns, question.title
+        assert question is SUMMARY or question.figures, question.title
         for place in (*question.rows.values(), *question.figures.values()):
             assert report.run_of(place) in EXPERIMENTS, place
         assert set(question.published) <= set(question.rows), question.title
