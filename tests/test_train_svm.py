@@ -126,6 +126,7 @@ def test_a_dry_run_splits_by_seed_and_writes_nothing(tmp_path):
             tmp_path / "data",
             tmp_path,
             features=(FIRE9,),
+            folds=2,
             splits=2,
             fast_dev_run=True,
         )

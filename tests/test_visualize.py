@@ -334,7 +334,7 @@ def test_what_transfers_what_a_target_costs_and_a_patch(tmp_path, monkeypatch):
         return load_backbone(name, weights=own, data_dir=data_dir)
 
     monkeypatch.setattr(backbones, "load_backbone", load)
-    for number in range(4):
+    for number in range(3):
         write_picture(tmp_path / "pictures" / f"{number}.png", (160, 160), number)
     results = main(
         Adversarial(
