@@ -176,7 +176,10 @@ def run_script(main: Callable[[Flags], Any], flags: type[Flags]) -> None:
             raise
         fail(f"{error.filename or 'disk'}: {error.strerror}; files that were complete are kept")
     except (Interrupted, KeyboardInterrupt) as stop:
-        print(str(stop) or "interrupted", file=sys.stderr)
+        said = str(stop) or "interrupted"
+        if "--overwrite" in sys.argv:  # would begin anew, and lose what was saved
+            said = said.replace("the same command", "the same command without --overwrite")
+        print(said, file=sys.stderr)
         # Slurm ends a job with its first process that fails: the one that writes is to end by itself.
         sys.exit(130 if os.environ.get("SLURM_PROCID", "0") == "0" else 0)
     finally:

@@ -108,7 +108,8 @@ def asked(chapters: Sequence[Chapter], names: Sequence[str]) -> list[Chapter]:
 def answer(question: Question, runs: Mapping[str, Mapping[str, Any]]) -> Table:
     """Return the table of a question: a row for each label whose run is there.
 
-    Without rows, where of several in one run only one is there: what the others would be compared with.
+    Without rows, where of several in one run only one is there: what the others would be compared with. (But
+    for rows that name a number each: those stand by themselves.)
 
     Args:
         question: What is asked.
@@ -127,7 +128,7 @@ def answer(question: Question, runs: Mapping[str, Mapping[str, Any]]) -> Table:
             lacking += 1
         else:
             rows.append([Cell(label), *cells])
-    if lacking and len(rows) == 1:
+    if lacking and len(rows) == 1 and any(question.columns.values()):
         rows = []
     header = ["", *question.columns]
     if any(row[0].text in question.published for row in rows):

@@ -153,6 +153,7 @@ def compare(
         prefixes[row] + score: [one["metrics"][score]["values"][0] for one in found[row]]
         for row in rows
         for score in found[row][0]["metrics"]
+        if all(score in one["metrics"] for one in found[row])  # an earlier version may have found less
     }
     outcomes = {row: ", ".join(verdict(one["metrics"]) for one in found[row]) for row in rows}
     diverged = [
@@ -180,7 +181,7 @@ def compare(
     )
     columns = ["judge_fid", "precision", "recall", "histogram_distance", "confident_share"]
     columns += ["final_discriminator_loss", "final_generator_loss", "loss_swing", "seconds"]
-    columns = [column for column in columns if column in every[0]["metrics"]]
+    columns = [column for column in columns if all(column in one["metrics"] for one in every)]
     lines = [
         [
             row,

@@ -75,6 +75,13 @@ EXPERIMENTS: dict[str, Experiment] = {
         "--max-epochs 14 --head-lr 2e-3 --unfreeze-top-at 2 --unfreeze-all-at 4",
         f"{DIGITS} --layer fire5 --max-epochs 4 --head-lr 1e-2 --no-augment --unfreeze-all-at 1",
     ),
+    **{
+        f"fine_tune_{name}": Experiment("train_fine_tune", f"{flags} --train-on-val", None)
+        for name, flags in {
+            "frozen_all": "--max-epochs 10 --head-lr 3e-3",
+            "all": "--max-epochs 14 --head-lr 2e-3 --unfreeze-top-at 2 --unfreeze-all-at 4",
+        }.items()
+    },
     "saliency": Experiment("visualize", f"saliency {COMPARED}", "saliency --samples 10 --randomized 2"),
     "adversarial": Experiment(
         "visualize",

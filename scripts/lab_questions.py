@@ -130,10 +130,13 @@ TRANSFER = [
         rows={
             "frozen, a linear head": "fine_tune_frozen",
             "unfrozen in stages": "fine_tune_staged",
-            "SVM on fire9": FIRE9,
+            "frozen, on all training images": "fine_tune_frozen_all",
+            "in stages, on all training images": "fine_tune_all",
+            "SVM on fire9, all training images": FIRE9,
         },
         columns={"accuracy": "accuracy", "held out": "val_accuracy", "epochs": "epochs"},
         figures={"frozen": "fine_tune_frozen/curves", "unfrozen in stages": "fine_tune_staged/curves"},
+        note="Where not all training images are used, a fifth of them is held out.",
     ),
     Question(
         "Is there a leak? The same with shuffled labels",

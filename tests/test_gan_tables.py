@@ -54,6 +54,12 @@ def test_a_table_skips_what_is_done_and_names_what_collapsed(tmp_path, mnist, mo
     more = main(dataclasses.replace(args, seeds=(0, 1)))
     assert trained == ["practical_seed_1", "D-rate-1e9_seed_1"]
     assert more["metrics"]["practical/recall"]["values"][:1] == table["metrics"]["practical/recall"]["values"]
+    path = folder / "practical_seed_1" / "results.json"
+    earlier = json.loads(path.read_text())
+    del earlier["metrics"]["histogram_distance"]  # as if an earlier version had trained it
+    path.write_text(json.dumps(earlier))
+    left = more["metrics"].keys() - main(dataclasses.replace(args, seeds=(0, 1)))["metrics"].keys()
+    assert left == {"practical/histogram_distance"}
     with pytest.raises(ValueError, match="--max-epochs 1, this command says 2"):
         main(dataclasses.replace(args, max_epochs=2))
     single_run = dataclasses.replace(args, output_dir=folder, name="practical_seed_0")

@@ -43,7 +43,7 @@ def test_every_command_is_one_that_its_script_takes(scale, precision):
 
 def test_only_some_are_run():
     assert list(lab.commands(lab.Args(only=("svm_pool5", "cgan")))) == ["svm_pool5", "cgan"]
-    assert list(lab.commands(lab.Args(only=("fine_tune",)))) == ["fine_tune_frozen", "fine_tune_staged"]
+    assert list(lab.commands(lab.Args(only=("fine_tune_f",)))) == ["fine_tune_frozen", "fine_tune_frozen_all"]
     with pytest.raises(ValueError, match="--only gann: experiments at full scale are vgg16, classify"):
         lab.Args(only=("vgg16", "gann"))
     with pytest.raises(ValueError, match="--only svm_pool5: experiments at demo scale are vgg16, classify"):

@@ -98,6 +98,13 @@ def test_what_others_are_compared_with_is_no_answer_by_itself():
     assert [row[0].text for row in report.answer(question, runs).rows] == ["theirs", "wide"]
 
 
+def test_a_number_by_itself_needs_no_other():
+    runs = {"svm": {"metrics": {"pool5/accuracy": metric(0.9)}}}
+    rows = {"pool5": "svm:pool5/accuracy", "fire5": "svm:fire5/accuracy"}
+    found = report.answer(Question("Main numbers", rows=rows, columns={"value": ""}), runs)
+    assert [row[0].text for row in found.rows] == ["pool5"]
+
+
 def test_a_page_asks_only_what_its_runs_can_answer():
     questions = [Question("a", rows={"x": "gan:x"}), Question("b", figures={"y": "svm/y"}), Question("c")]
     (chapter,) = report.asked([Chapter("all", questions)], ["svm", "cgan"])

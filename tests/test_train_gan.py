@@ -19,7 +19,7 @@ from gan_tables import ABLATION, TRIED
 from PIL import Image
 from train_gan import Args, halfway_scores, loss_numbers, main, module_flags, walks
 
-from rdfia.command_line import run_script
+from rdfia.command_line import Interrupted, run_script
 from rdfia.gan import PRACTICAL, GANModule
 
 ROOT = Path(__file__).parents[1]
@@ -226,6 +226,16 @@ def test_bad_input_is_one_line_exit_code_2_and_nothing_written(
     assert shown.out == ""
     assert not (tmp_path / "runs").exists()
     assert {path.name for path in tmp_path.iterdir()} == set(places)
+
+
+def test_who_began_anew_is_told_to_go_on_without_that(monkeypatch, capsys):
+    def stop(args):
+        raise Interrupted("saved, the same command goes on from there")
+
+    monkeypatch.setattr(sys, "argv", [SCRIPT, "--overwrite"])
+    with pytest.raises(SystemExit):
+        run_script(stop, Args)
+    assert capsys.readouterr().err == "saved, the same command without --overwrite goes on from there\n"
 
 
 def test_a_checkpoint_of_another_technique_is_one_line(tmp_path, mnist):
