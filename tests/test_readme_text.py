@@ -77,8 +77,7 @@ SENTENCES = [
     f"sure whatever is left out ({of(LEFT_OUT, 'without penalty/confidence', 3)} and more)",
     f"hangs on jitter most ({of(CLASSES, 'practical/top_5', 3)} of the images among their five, "
     f"{of(LEFT_OUT, 'without jitter/top_5', 3)} without) and on blur "
-    f"({of(LEFT_OUT, 'without blur/top_5', 3)} without it). "
-    f"(The {of(CLASSES, 'practical/top_5', 3)} is the first row of the ladder",
+    f"({of(LEFT_OUT, 'without blur/top_5', 3)} without it).",
     f"({of(LEFT_OUT, 'without penalty/top_5', 3)} in place of "
     f"{of(CLASSES, 'practical/top_5', 3)} without it). With SqueezeNet alone a hundred times that "
     f"weight leaves {of('class_penalty', 'penalty 0.1/top_5', 3)} of "
