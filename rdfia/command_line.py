@@ -124,8 +124,8 @@ def parse(flags: type[Flags]) -> Flags:
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            # Shorter help: --wandb without --no-wandb, INT without None.
-            return tyro.cli(flags, config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone))
+            # Shorter help: INT without None.
+            return tyro.cli(flags, config=(tyro.conf.DisallowNone,))
     except SystemExit as stop:
         if not stop.code:
             raise

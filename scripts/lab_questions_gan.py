@@ -37,7 +37,7 @@ GENERATION = [
     Question(
         "What do the practicals' recipe, ours, and the conditional DCGAN give?",
         rows={"practicals": "gan_practical", "ours": "gan", "conditional": "cgan"},
-        columns=GAN,
+        columns=GAN | {"2s": "class_2", "5s": "class_5"},
         figures={
             "the practicals' recipe": "gan_practical/curves_and_samples",
             "ours": "gan/real_and_generated",

@@ -32,7 +32,7 @@ def test_every_command_is_one_that_its_script_takes(scale, precision):
         parsed = tyro.cli(
             import_module(Path(script).stem).Args,
             args=flags,
-            config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone),
+            config=(tyro.conf.DisallowNone,),
         )
         assert parsed.name == name
         exact = script == "scripts/visualize.py" and not {"class", "saliency"} & set(flags)
@@ -159,7 +159,7 @@ def test_each_command_of_the_demo_runs(name, tmp_path, capsys):
     """As dry runs: the demo itself takes minutes. (The other three .ci/run runs in full.)"""
     (command,) = lab.commands(lab.Args(Path("sample"), tmp_path / "out", "demo", (name,))).values()
     script = import_module(Path(command[0]).stem)
-    conf = (tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
+    conf = (tyro.conf.DisallowNone,)
     script.main(tyro.cli(script.Args, args=[*command[1:], "--fast-dev-run"], config=conf))
     assert "a dry run, nothing kept" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()

@@ -96,6 +96,8 @@ SENTENCES = [
     f"Adam and BatchNorm help most ({beyond('Adam')} and {beyond('BatchNorm')}, no further apart than the "
     f"seeds), and both together more ({beyond('Adam, BatchNorm')}, with a pass for each domain "
     f"{beyond('Adam, BatchNorm, separate passes')})",
+    f"leaves the target at {of(DANN, 'lambda up to 0.1/target_accuracy', 3)}, where source-only is after "
+    f"20 epochs ({of('dann_paper', 'source-only/target_accuracy', 3)})",
     f"in float32 the target is at {of(DANN, 'float32/target_accuracy', 3)} ± "
     f"{of(DANN, 'float32/target_accuracy', 3, 'std')} instead of "
     f"{of(DANN, 'dann/target_accuracy', 3)} ± {of(DANN, 'dann/target_accuracy', 3, 'std')}",
