@@ -42,7 +42,8 @@ def find_backgrounds(root: Path) -> tuple[list[Path], str]:
     if photographs:
         return photographs, f"{len(photographs)} BSDS500 photographs"
     photographs = sorted(SAMPLES.glob("photographs/*.jpg"))
-    return photographs, f"{len(photographs)} embedded photographs (no BSDS500 in {root})"
+    missing = "" if root == SAMPLES else f" (no BSDS500 in {root})"
+    return photographs, f"{len(photographs)} embedded photographs{missing}"
 
 
 def blend(digits: Tensor, photographs: Sequence[np.ndarray], generator: np.random.Generator) -> Tensor:

@@ -110,6 +110,7 @@ def test_the_sample_is_generated_into_the_users_cache_not_into_the_package(tmp_p
     assert sorted(SAMPLES.rglob("*")) == before
     assert len(list((tmp_path / "cache" / "rdfia" / "mnist_m_generated").iterdir())) == 1
     assert len(digits.train_data) + len(digits.val_data) + len(digits.test_data) == 5000
+    assert digits.describe()["name"] == "MNIST-M, generated from MNIST and 12 embedded photographs"
 
 
 def test_the_common_release_is_read_where_it_is(mnist):
