@@ -98,9 +98,20 @@ def runs_of(question: Question) -> dict[str, None]:
 
 
 def asked(chapters: Sequence[Chapter], names: Sequence[str]) -> list[Chapter]:
-    """Return of chapters the questions that runs of such names answer, at least in part."""
+    """Return of chapters the questions that runs of such names answer, with their rows and figures alone."""
+
+    def of_them(places: Mapping[str, str]) -> dict[str, str]:
+        return {label: place for label, place in places.items() if run_of(place) in names}
+
     return [
-        replace(chapter, questions=[one for one in chapter.questions if runs_of(one).keys() & set(names)])
+        replace(
+            chapter,
+            questions=[
+                replace(one, rows=of_them(one.rows), figures=of_them(one.figures))
+                for one in chapter.questions
+                if runs_of(one).keys() & set(names)
+            ],
+        )
         for chapter in chapters
     ]
 

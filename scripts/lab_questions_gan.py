@@ -6,12 +6,14 @@ from gan_tables import ABLATION, LADDER
 
 from rdfia.report import Question
 
-GAN = {
+DIGITS = {
     "judge-FID": "judge_fid",
     "precision": "precision",
     "recall": "recall",
     "confident": "confident_share",
     "smallest class": "smallest_class_share",
+}
+GAN = DIGITS | {
     "distance of histograms": "histogram_distance",
     "loss of D": "final_discriminator_loss",
     "loss of G": "final_generator_loss",
@@ -37,7 +39,7 @@ GENERATION = [
     Question(
         "What do the practicals' recipe, ours, and the conditional DCGAN give?",
         rows={"practicals": "gan_practical", "ours": "gan", "conditional": "cgan"},
-        columns=GAN | {"2s": "class_2", "5s": "class_5"},
+        columns=DIGITS | {"2s": "class_2", "5s": "class_5", "seconds": "seconds"},
         figures={
             "the practicals' recipe": "gan_practical/curves_and_samples",
             "ours": "gan/real_and_generated",

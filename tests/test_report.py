@@ -70,6 +70,17 @@ class Page(HTMLParser):
             self.cells.append((self.open, data))
 
 
+def test_at_a_smaller_scale_only_what_belongs_to_it_is_asked_for():
+    one = Question(
+        "One?", rows={"a": "gan:a", "b": "cgan"}, figures={"a": "gan/samples", "b": "cgan/samples"}
+    )
+    other = Question("Other?", rows={"c": "dann"})
+    (chapter,) = report.asked([Chapter("Generation", [one, other])], ["gan", "svm"])
+    (question,) = chapter.questions
+    assert (question.title, question.rows) == ("One?", {"a": "gan:a"})
+    assert question.figures == {"a": "gan/samples"}
+
+
 def test_a_table_holds_what_the_runs_found():
     runs = {
         "wide": {"metrics": {"a/accuracy": metric(0.9, 0.8), "a/count": metric(12345.0)}},
