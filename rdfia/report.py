@@ -117,7 +117,7 @@ def asked(chapters: Sequence[Chapter], names: Sequence[str]) -> list[Chapter]:
 
 
 def answer(question: Question, runs: Mapping[str, Mapping[str, Any]]) -> Table:
-    """Return the table of a question: a row for each label whose run is there.
+    """Return the table of a question: a row for each label whose run is there, columns that a row has.
 
     Without rows, where of several in one run only one is there: what the others would be compared with. (But
     for rows that name a number each: those stand by themselves.)
@@ -141,7 +141,9 @@ def answer(question: Question, runs: Mapping[str, Mapping[str, Any]]) -> Table:
             rows.append([Cell(label), *cells])
     if lacking and len(rows) == 1 and any(question.columns.values()):
         rows = []
-    header = ["", *question.columns]
+    there = [n for n in range(len(question.columns)) if any(row[n + 1].text != "-" for row in rows)]
+    rows = [[row[0], *(row[n + 1] for n in there)] for row in rows]
+    header = ["", *(list(question.columns)[n] for n in there)]
     if any(row[0].text in question.published for row in rows):
         header.append("published")
         rows = [[*row, Cell(question.published.get(row[0].text, ""))] for row in rows]
@@ -212,7 +214,7 @@ def write_report(
     summary: Question | None = None,
     failed: Mapping[str, str] | None = None,
 ) -> None:
-    """Write a page; what was not run or failed is shown as such.
+    """Write a page; what was not run or failed is shown as such, and what was not asked of a run left out.
 
     Args:
         path: Of the page.
@@ -229,16 +231,18 @@ def write_report(
         missing = [f"{name}: failed: {failed[name]}" for name in names if failed and name in failed]
         missing += [f"{name}: not run" for name in names if name not in runs and name not in (failed or {})]
         files = {caption: find_figures(runs_folder, place) for caption, place in question.figures.items()}
-        missing += [
-            f"{caption}: no such figure in {question.figures[caption]}"
-            for caption, found in files.items()
-            if not found and run_of(question.figures[caption]) in runs
-        ]
+        table = answer(question, runs)
+        if table.rows or any(files.values()):
+            missing += [
+                f"{caption}: no such figure in {question.figures[caption]}"
+                for caption, found in files.items()
+                if not found and run_of(question.figures[caption]) in runs
+            ]
         return {
             "title": question.title,
             "note": question.note,
             "missing": missing,
-            "table": answer(question, runs),
+            "table": table,
             "pictures": [
                 picture(f"{caption}: {file.stem}" if len(found) > 1 else caption, file)
                 for caption, found in files.items()
@@ -253,7 +257,11 @@ def write_report(
         {
             "title": chapter.title,
             "note": chapter.note,
-            "questions": [shown(question) for question in chapter.questions],
+            "questions": [
+                one
+                for one in map(shown, chapter.questions)
+                if one["missing"] or one["table"].rows or one["pictures"]
+            ],
         }
         for chapter in chapters
     ]

@@ -96,6 +96,19 @@ TRANSFER = [
         published={"vgg16/pool5, 256 components": "faster, not better"},
     ),
     Question(
+        "How few images will do?",
+        rows={
+            f"{item}, {count} a class": f"svm_layers:{item}/accuracy_from_{count}_per_class"
+            for item in ("vgg16/pool5", "squeezenet1_1/fire5")
+            for count in (5, 10, 20, 40, 70)
+        }
+        | {"vgg16/pool5, all": "svm_layers:vgg16/pool5/accuracy"}
+        | {"squeezenet1_1/fire5, all": "svm_layers:squeezenet1_1/fire5/accuracy"},
+        columns={"accuracy": ""},
+        figures={"accuracy against images a class": "svm_layers/training_images"},
+        note="Those of the layer that cross-validation chooses.",
+    ),
+    Question(
         "Are other networks better?",
         rows={
             name: f"svm_networks:{name}"
@@ -184,10 +197,24 @@ SEEING = [
         figures={
             "image, changed image, difference x 10": "adversarial/attacked_fool",
             "success against size": "adversarial/success",
-            "what fools which": "adversarial/transfer_matrix",
-            "what the target costs": "adversarial/influence_of_the_target",
         },
         published={"fool": "few iterations, invisible"},
+    ),
+    Question(
+        "Do images that fool one network fool others?",
+        rows={f"made with {network}": f"adversarial:matrix/fool/{network}" for network in NETWORKS},
+        columns={network: network for network in NETWORKS},
+        figures={"what fools which": "adversarial/transfer_matrix"},
+        note="Of the images that fool the one, the share that fools the other, where it was right before.",
+    ),
+    Question(
+        "Does an unlikely target cost more?",
+        rows={
+            f"the {which} eighth of targets": f"adversarial:influence/median_l2_of_{key}_eighth"
+            for which, key in {"likeliest": "nearest", "unlikeliest": "farthest"}.items()
+        },
+        columns={"median L2": ""},
+        figures={"size of the change against the target's rank": "adversarial/influence_of_the_target"},
     ),
     Question(
         "Do other networks recognise what a network takes for a class?",
@@ -207,28 +234,36 @@ SEEING = [
     *(
         Question(
             question,
-            rows=of_classes(table),
+            rows=before | of_classes(table),
             columns=RECOGNISED,
             figures={"images of each row": f"class_{table}/settings"},
             published=published,
             note=note,
         )
-        for table, question, published, note in (
-            ("ladder", "And what has each step from the practicals' settings to ours given?", {}, IN_TURNS),
+        for table, question, before, published, note in (
+            (
+                "ladder",
+                "And what has each step from the practicals' settings to ours given?",
+                {},
+                {},
+                IN_TURNS,
+            ),
             (
                 "regularizers",
                 "What does each regulariser do to class visualisation?",
+                {"all, as the practicals have them": "class_ladder:practical"},
                 {"no regularizer": "oversaturated"},
                 IN_TURNS,
             ),
-            ("rate", "And the rate?", {"rate 1": "slow", "rate 100": "unstable"}, ALONE),
+            ("rate", "And the rate?", {}, {"rate 1": "slow", "rate 100": "unstable"}, ALONE),
             (
                 "penalty",
                 "And the penalty?",
+                {},
                 {"penalty 1": "too strong", "penalty 1e-07": "no change seen"},
                 ALONE,
             ),
-            ("steps", "And the number of steps?", {}, ALONE),
+            ("steps", "And the number of steps?", {}, {}, ALONE),
         )
     ),
 ]

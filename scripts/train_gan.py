@@ -228,7 +228,7 @@ def train(args: Args) -> dict[str, Any]:
         return {"walk": [plots.sheet(torch.cat(shown), columns=len(pairs)) for shown in frames]}
 
     def scores(gan: "GANModule") -> dict[str, float]:
-        return halfway_scores(gan, 50 if args.fast_dev_run else 1000)
+        return halfway_scores(gan, 50 if args.fast_dev_run else 1000) if pairs else {}
 
     return run(args, build, preview, figures, technique="gan", films=films, more_scores=scores)
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from rdfia import runs
 from rdfia.memory import keep_freed_memory
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
@@ -44,6 +45,12 @@ def _own_surroundings(monkeypatch, tmp_path, request):
     if "reference" not in request.keywords:
         monkeypatch.delenv("RDFIA_DATA", raising=False)
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Leave out the figures, which often take longest."""
+    monkeypatch.setattr(runs, "save_figure", lambda *args: None)
 
 
 def write_idx(path: Path, values: np.ndarray) -> None:

@@ -88,7 +88,7 @@ def test_a_bad_row_is_said_before_the_first_is_trained(tmp_path, mnist, monkeypa
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_gan_that_diverges_stops_and_is_a_row_of_its_table(tmp_path, mnist, monkeypatch, capsys):
+def test_a_gan_that_diverges_stops_and_is_a_row_of_its_table(tmp_path, mnist, monkeypatch, capsys, undrawn):
     args = small(tmp_path, generator_lr=1e30, interpolate=())
     with pytest.raises(Diverged, match="train/discriminator_loss is nan after batch 2 of epoch 1; take smal"):
         main(args)

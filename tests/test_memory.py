@@ -10,10 +10,10 @@ if sys.argv[1] == "keep":
     keep_freed_memory()
 def work():
     parts = [torch.ones(40 << 18) for _ in range(3)]  # 40 MB each
-for _ in range(10):  # until it has as much as it needs
+for _ in range(4):  # until it has as much as it needs
     work()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(10):
+for _ in range(5):
     work()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """

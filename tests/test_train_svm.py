@@ -78,7 +78,7 @@ def test_streaming_and_caches_change_no_number(scenes, tmp_path):
     assert len(list((tmp_path / "grams").iterdir())) == 2
 
 
-def test_it_learns_and_with_shuffled_labels_falls_to_chance(scenes, tmp_path):
+def test_it_learns_and_with_shuffled_labels_falls_to_chance(scenes, tmp_path, undrawn):
     # the noise of a class differs in size, so resized it differs in texture
     real, control = (
         main(
@@ -97,7 +97,7 @@ def test_it_learns_and_with_shuffled_labels_falls_to_chance(scenes, tmp_path):
     assert control["metrics"][f"{FIRE4}/accuracy"]["mean"] < 0.25
 
 
-def test_the_same_command_gives_the_same_numbers(scenes, tmp_path):
+def test_the_same_command_gives_the_same_numbers(scenes, tmp_path, undrawn):
     runs = [main(small(scenes, tmp_path, name=name, features=(FIRE9,)))["metrics"] for name in ("a", "b")]
     for name in runs[0]:
         if "seconds" not in name:
