@@ -213,7 +213,10 @@ def main(args: Args) -> dict[str, Any]:
         trial = trials[item] = try_svm(gram, labels, train, test, **choice)
         metrics[f"{item}/svm_seconds"] = [time.perf_counter() - started]
         metrics[f"{item}/c"] = [trial.c]
-        metrics[f"{item}/cross_validation_accuracy"] = [trial.cross_validation.mean(1).max().item()]
+        by_c = trial.cross_validation.mean(1).tolist()
+        metrics[f"{item}/cross_validation_accuracy"] = [max(by_c)]
+        for c, value in zip(trial.grid, by_c, strict=True):
+            metrics[f"{item}/cross_validation_accuracy_at_c_{c:.3g}"] = [value]
         metrics[f"{item}/accuracy"] = [trial.accuracy]
         right = (trial.predictions == labels[test]).double()
         metrics[f"{item}/accuracy_without_duplicates"] = [right[distinct[0]].mean().item()]

@@ -39,6 +39,9 @@ def test_each_layer_gets_its_numbers_and_figures(scenes, tmp_path, capsys):
         assert results["metrics"][f"squeezenet1_1/{layer}/features"]["mean"] == features
         assert (folder / "figures" / f"c_squeezenet1_1_{layer}.png").stat().st_size > 5000
         assert (folder / "figures" / f"confusion_squeezenet1_1_{layer}.png").stat().st_size > 5000
+        chosen = results["metrics"][f"squeezenet1_1/{layer}/cross_validation_accuracy"]["mean"]
+        names = [f"squeezenet1_1/{layer}/cross_validation_accuracy_at_c_{c}" for c in (0.0316, 1, 31.6, 100)]
+        assert all(results["metrics"][name]["mean"] <= chosen for name in names)
     assert results["selection"] == "C by 3-fold cross-validation on the training images"
     assert results["data"]["audit"]["train"] == 90
 
