@@ -75,6 +75,11 @@ EXPERIMENTS: dict[str, Experiment] = {
         "--max-epochs 14 --head-lr 2e-3 --unfreeze-top-at 2 --unfreeze-all-at 4",
         f"{DIGITS} --layer fire5 --max-epochs 4 --head-lr 1e-2 --no-augment --unfreeze-all-at 1",
     ),
+    "fine_tune_scratch": Experiment(
+        "train_fine_tune",
+        "--weights random --unfreeze-all-at 0 --trunk-lr 1e-3 --max-epochs 30 --train-on-val",
+        None,
+    ),
     **{
         f"fine_tune_{name}": Experiment("train_fine_tune", f"{flags} --train-on-val", None)
         for name, flags in {
@@ -114,6 +119,11 @@ EXPERIMENTS: dict[str, Experiment] = {
         "--max-epochs 6 --batch-size 64 --compare source-only no-reversal",
         seeds=True,
     ),
+    # Pseudo-labels alone, and training for as many epochs as with them.
+    "pseudo_labels": Experiment(
+        "train_dann", "--no-adapt --compare --pseudo-label-rounds 2", None, seeds=True
+    ),
+    "dann_longer": Experiment("train_dann", "--compare --max-epochs 16", None, seeds=True),
     "dann_ablation": Experiment(
         "train_dann", "--network paper --ablation --compare --max-epochs 4", None, seeds=True
     ),

@@ -20,7 +20,6 @@ DANN = {
     "A-distance": "a_distance",
 }
 FIRE9 = "svm_squeezenet:squeezenet1_1/fire9"
-VGG16_LAYERS = ("conv1_2", "conv2_2", "conv3_3", "conv4_3", "conv5_3", "pool5")
 NETWORKS = ("squeezenet1_1", "resnet18", "mobilenet_v2", "mobilenet_v2_tfsame")
 METHODS = ("gradient", "smooth_grad", "integrated_gradients", "grad_cam")
 RECOGNISED = {"others, among five": "top_5", "others, first": "top_1", "makers are sure": "confidence"}
@@ -64,7 +63,7 @@ TRANSFER = [
         rows={
             f"{network} {layer}": f"svm_layers:{network}/{layer}"
             for network, layers in {
-                "vgg16": VGG16_LAYERS,
+                "vgg16": ("conv1_2", "conv2_2", "conv3_3", "conv4_3", "conv5_3", "pool5"),
                 "squeezenet1_1": ("fire5", "fire9"),
             }.items()
             for layer in layers
@@ -76,10 +75,14 @@ TRANSFER = [
     ),
     Question(
         "What does C do?",
-        rows={f"vgg16 {layer}": f"svm_layers:vgg16/{layer}" for layer in VGG16_LAYERS},
-        columns={"C chosen": "c", "accuracy": "accuracy"},
-        figures={"accuracy and time against C": "svm_layers/c_*"},
-        note="C is chosen by cross-validation on the training images.",
+        rows={
+            f"{item.replace('/', ' ')}, C {c}": f"{run}:{item}/cross_validation_accuracy_at_c_{c}"
+            for item, run in {"vgg16/pool5": "svm_pool5", "squeezenet1_1/fire5": "svm_layers"}.items()
+            for c in ("0.0316", "0.1", "0.316", "1", "3.16", "10", "31.6", "100")
+        },
+        columns={"accuracy by cross-validation": ""},
+        figures={"pool5, with time": "svm_pool5/c_*", "the others, with time": "svm_layers/c_*"},
+        note="Features of length 1. Cross-validation is on the training images, and chooses C.",
     ),
     Question(
         "Do fewer dimensions (PCA) help?",
@@ -145,6 +148,7 @@ TRANSFER = [
             "unfrozen in stages": "fine_tune_staged",
             "frozen, on all training images": "fine_tune_frozen_all",
             "in stages, on all training images": "fine_tune_all",
+            "from random weights, on all training images": "fine_tune_scratch",
             "SVM on fire9, all training images": FIRE9,
         },
         columns={"accuracy": "accuracy", "held out": "val_accuracy", "epochs": "epochs"},
@@ -294,6 +298,21 @@ ADAPTATION = [
         },
         columns=DANN,
         figures={"features before and after, by t-SNE": "dann/tsne", "curves": "dann/curves"},
+    ),
+    Question(
+        "Is it the pseudo-labels, DANN, or training for longer?",
+        rows={
+            "source only": "pseudo_labels:source-only",
+            "source only, then pseudo-labels": "pseudo_labels:pseudo-labels",
+            "dann": "dann:dann",
+            "dann for as many epochs as with pseudo-labels": "dann_longer:dann",
+            "dann, then pseudo-labels": "dann:pseudo-labels",
+        },
+        columns=DANN,
+        figures={
+            "source only and pseudo-labels": "pseudo_labels/tsne",
+            "dann for longer": "dann_longer/curves",
+        },
     ),
     Question(
         "What do lambda and the rest of the recipe do?",

@@ -31,6 +31,10 @@ def by(criterion: str) -> str:
     return spread(results("dann_paper")["metrics"][f"dann/target_accuracy_by_{criterion}"], 3)
 
 
+def pseudo(row: str) -> str:
+    return spread(results("pseudo_labels")["metrics"][f"{row}/target_accuracy"], 3)
+
+
 def longer(row: str) -> str:
     """Return how many times as long a row took as the practicals' recipe."""
     metrics = results("gan_ablation")["metrics"]
@@ -91,6 +95,11 @@ SENTENCES = [
     f"right on {of('dann', 'dann/source_domain_accuracy', 3)} of the source and "
     f"{of('dann', 'dann/target_domain_accuracy', 3)} of the target images",
     f"falls only from {of('dann', 'source-only/a_distance', 2)} to {of('dann', 'dann/a_distance', 2)}.",
+    f"DANN alone ends at {spread(results('dann_longer')['metrics']['dann/target_accuracy'], 4)}",
+    f"the rounds lift source-only from {pseudo('source-only')} to "
+    f"{pseudo('pseudo-labels')}; in the first it labels "
+    f"{of('pseudo_labels', 'pseudo-labels/round_1_coverage', 2)} of the target's images, "
+    f"{of('pseudo_labels', 'pseudo-labels/round_1_label_accuracy', 3)} of them right",
     f"The two are worth {beyond('images in [-1, 1]')} and {beyond('no dropout')} alone, and "
     f"{beyond('both, as published')} together.",
     f"Adam and BatchNorm help most ({beyond('Adam')} and {beyond('BatchNorm')}, no further apart than the "
