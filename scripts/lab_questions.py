@@ -291,7 +291,7 @@ ADAPTATION = [
         },
     ),
     Question(
-        "And with our network; do pseudo-labels help?",
+        "What does DANN give with our network; do pseudo-labels help?",
         rows={
             name.replace("-", " "): f"dann:{name}"
             for name in ("source-only", "no-reversal", "dann", "pseudo-labels")

@@ -158,12 +158,13 @@ def test_bad_input_is_named_and_leaves_nothing(tmp_path, digits, flags, message)
 
 
 def test_too_few_pseudo_labels_are_named_and_keep_what_is_done(tmp_path, digits, undrawn):
+    short = small(tmp_path, max_epochs=1, compare=(), pseudo_label_rounds=1, pseudo_label_epochs=1)
     with pytest.raises(ValueError, match=r"no prediction reaches 1.0, .* lower --threshold"):
-        main(small(tmp_path, max_epochs=1, compare=(), pseudo_label_rounds=1, threshold=1.0))
+        main(dataclasses.replace(short, threshold=1.0))
     # what the error says mends it, and nothing is trained again
     last = tmp_path / "runs" / "dann" / "dann_seed_0" / "checkpoints" / "last.ckpt"
     written = last.stat().st_mtime_ns
-    lower = small(tmp_path, max_epochs=1, compare=(), pseudo_label_rounds=1, threshold=0.0)
+    lower = dataclasses.replace(short, threshold=0.0)
     metrics = main(lower)["metrics"]
     assert metrics["pseudo-labels/round_1_coverage"]["mean"] > 0
     assert last.stat().st_mtime_ns == written
