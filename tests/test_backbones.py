@@ -232,13 +232,13 @@ def test_bad_names_and_files_are_named(tmp_path, vgg16, monkeypatch):
     with pytest.raises(ValueError, match=r"vgg16 has no layer 'fc9'; it has: conv1_1, .* fc8$"):
         vgg16.tap(IMAGES, ["fc9"])
     with pytest.raises(FileNotFoundError, match=r"absent.pth do not exist"):
-        load_backbone("vgg16", weights=tmp_path / "absent.pth")
+        load_backbone("squeezenet1_1", weights=tmp_path / "absent.pth")
     (tmp_path / "text.safetensors").write_text("text")
     with pytest.raises(ValueError, match=r"text.safetensors holds no readable weights"):
-        load_backbone("vgg16", weights=tmp_path / "text.safetensors")
+        load_backbone("squeezenet1_1", weights=tmp_path / "text.safetensors")
     save_file({"features.0.weight": torch.zeros(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(ValueError, match=r"do not fit vgg16: features.0.weight"):
-        load_backbone("vgg16", weights=tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match=r"do not fit squeezenet1_1: features.0.weight"):
+        load_backbone("squeezenet1_1", weights=tmp_path / "other.safetensors")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(ConnectionError, match=r"prepare_data.py weights --architectures resnet50"):
         load_backbone("resnet50")
