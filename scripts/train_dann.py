@@ -260,9 +260,10 @@ def self_train(
             balanced = not args.fast_dev_run
             numbers, labels = confident(outputs(module, target)[1], least, balanced=balanced)
             if len(numbers) < args.batch_size:
+                first = "lower it" if number == 1 else f"take --pseudo-label-rounds {number - 1}"
                 raise ValueError(
                     f"{len(numbers)} pseudo-labels are left at --threshold {args.threshold} with as many of "
-                    f"each class, fewer than a batch of {args.batch_size}; lower it, or adapt for longer "
+                    f"each class, fewer than a batch of {args.batch_size}; {first}, or adapt for longer "
                     "under another --name"
                 )
             digits.pseudo_label(numbers, labels)
@@ -285,7 +286,6 @@ def self_train(
         scores |= {f"round_{number}_target_accuracy": tested["target_accuracy"]}
         scores |= tested
         module = student
-    digits.pseudo_labelled = None
     return scores | {"seconds": seconds}, module, trainer
 
 
@@ -321,37 +321,38 @@ def main(args: Args) -> dict[str, Any]:
     notes = ["target_accuracy_by_oracle chooses the epoch by target labels: for comparison only"]
     modules: dict[str, DANNModule] = {}  # of the first seed, for the figures
     mine = part_of([(seed, row) for seed in seeds for row in rows], args.part)
+    taught = {flag: getattr(args, flag) for flag in PSEUDO_LABELS}
     for seed in seeds:
-        digits.seed = seed
+        digits.seed, digits.pseudo_labelled = seed, None
         for row, changes in rows.items():
             if (seed, row) not in mine:
                 continue
             own = {"name": runs.row_name(row, seed), "output_dir": folder, "seed": seed, "overwrite": False}
             part = dataclasses.replace(args, **own, **NOT_OF_ROWS, **changes)
             lightning.seed_everything(seed, workers=True, verbose=False)
-            module = DANNModule(**module_flags(part))
+            module, named = DANNModule(**module_flags(part)), row
             try:
                 scores, trainer = train(part, module, digits, data, select=row in ROWS)
+                apart = embeddings.proxy_a_distance(*(outputs(module, some)[0] for some in drawn))
+                found.setdefault(row, {})[seed] = scores | {"a_distance": apart}
+                if row in ROWS:
+                    modules.setdefault(row, module)
+                if row == asked and args.pseudo_label_rounds:
+                    named = "pseudo-labels"
+                    teacher = dataclasses.replace(part, **taught)
+                    scores, student, trainer = self_train(teacher, module, digits, data)
+                    found.setdefault(named, {})[seed] = scores
+                    modules.setdefault(named, student)
             except callbacks.Diverged as error:  # a row of the table that says so
-                if not (modules or len(mine) > 1):
+                if not (found or len(mine) > 1):
                     raise
                 print(error)
-                notes.append(f"{row}, seed {seed}: diverged")
-                found.setdefault(row, {})[seed] = {"target_accuracy": math.nan}
-                continue
-            scores["a_distance"] = embeddings.proxy_a_distance(*(outputs(module, some)[0] for some in drawn))
-            found.setdefault(row, {})[seed] = scores
-            if row in ROWS:
-                modules.setdefault(row, module)
-        if args.pseudo_label_rounds and (seed, asked) in mine and "seconds" in found[asked][seed]:
-            asked_for = {flag: getattr(args, flag) for flag in PSEUDO_LABELS}
-            teacher = dataclasses.replace(part, **asked_for)
-            scores, student, trainer = self_train(teacher, module, digits, data)
-            found.setdefault("pseudo-labels", {})[seed] = scores
-            modules.setdefault("pseudo-labels", student)
+                notes.append(f"{named}, seed {seed}: diverged")
+                found.setdefault(named, {})[seed] = {"target_accuracy": math.nan}
     if args.part is not None:
         return {}
-    if not modules:
+    trained = [scores for one in found.values() for scores in one.values() if "seconds" in scores]
+    if not trained:
         raise callbacks.Diverged(f"all rows diverged, see the folders in {folder}")
     if not trainer.is_global_zero:
         return {}
@@ -364,7 +365,8 @@ def main(args: Args) -> dict[str, Any]:
     if args.pseudo_label_rounds:
         notes.append("round_n_label_accuracy uses target labels to count only")
     size = 20 if args.fast_dev_run else 500
-    draw(folder, trainer, folder / f"{asked}_seed_{seeds[0]}", modules, images, seeds[0], size)
+    if modules:  # not of an ablation of which the reference row diverged
+        draw(folder, trainer, folder / f"{asked}_seed_{seeds[0]}", modules, images, seeds[0], size)
     accuracies = {
         name.split("/")[0]: statistics.fmean(filter(math.isfinite, values))
         for name, values in metrics.items()
@@ -380,7 +382,7 @@ def main(args: Args) -> dict[str, Any]:
         data=data,
         metrics=metrics,
         selection="last epoch",
-        wall_seconds=sum(scores.get("seconds", 0.0) for one in found.values() for scores in one.values()),
+        wall_seconds=sum(scores["seconds"] for scores in trained),
         notes=notes,
     )
     wandb_run.finish_last()

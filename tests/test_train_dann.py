@@ -195,6 +195,33 @@ def test_a_row_that_diverges_says_so_and_the_others_are_trained(tmp_path, digits
         main(small(tmp_path, max_epochs=1, name="other"))
 
 
+def test_a_table_is_kept_when_its_last_row_or_its_pseudo_labels_diverge(
+    tmp_path, digits, monkeypatch, undrawn
+):
+    train = train_dann.train
+
+    def diverging(part, *given, **more):
+        if part.name == broken:
+            raise Diverged("train/class_loss is nan")
+        return train(part, *given, **more)
+
+    monkeypatch.setattr(train_dann, "train", diverging)
+    monkeypatch.setattr(train_dann, "ABLATION", {"Adam": {"optimizer": "adam", "lr": 0.001}})
+    short = small(tmp_path, max_epochs=1, compare=())
+    broken = "dann_seed_0"
+    results = main(dataclasses.replace(short, ablation=True, name="ablation"))
+    assert results["metrics"]["dann/target_accuracy"]["values"] == [None]
+    assert results["metrics"]["Adam/target_accuracy"]["mean"] > 0
+
+    broken = "dann_seed_0_round_1"
+    rounds = {"pseudo_label_rounds": 1, "pseudo_label_epochs": 1, "threshold": 0.0, "seeds": (0, 1)}
+    results = main(dataclasses.replace(short, **rounds))
+    first, second = results["metrics"]["pseudo-labels/target_accuracy"]["values"]
+    assert first is None
+    assert second > 0
+    assert "pseudo-labels, seed 0: diverged" in results["notes"]
+
+
 @pytest.mark.slow
 def test_a_round_does_not_go_on_from_the_student_of_another_teacher(tmp_path, digits, undrawn):
     asked = small(tmp_path, max_epochs=1, compare=(), pseudo_label_rounds=1, threshold=0.0)
