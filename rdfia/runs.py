@@ -118,7 +118,7 @@ class MetricsCSV(Logger):
                 try:
                     for row in csv.DictReader(file):
                         self._add({name: value for name, value in row.items() if value})
-                except (KeyError, ValueError) as error:
+                except (KeyError, TypeError, ValueError) as error:
                     raise ValueError(f"{self.path} is no history of a run; delete it") from error
 
     def _add(self, row: dict[str, Any]) -> None:

@@ -225,7 +225,7 @@ def wait_for_first(folder: Path, seconds: float = 300) -> None:
 
 
 def finished(args: TrainerArgs, module: nn.Module, data: dict[str, Any]) -> dict[str, Any] | None:
-    """Return results.json of a run that has ended; None if there is no such run, or it is to begin anew.
+    """Return results.json of a run that has ended, and say so; None if there is none, or it is to begin anew.
 
     Raises:
         ValueError: It had other flags or other data.
@@ -234,6 +234,8 @@ def finished(args: TrainerArgs, module: nn.Module, data: dict[str, Any]) -> dict
     if args.fast_dev_run or args.overwrite or not (folder / "results.json").exists():
         return None
     check_flags(folder / "args.json", written_flags(args, module, data), MAY_CHANGE_BUT_LENGTH)
+    if is_first_process():
+        print(f"{folder} has its results.json, which is taken as it is; --overwrite begins anew", flush=True)
     return read_results(folder / "results.json")
 
 

@@ -124,8 +124,9 @@ def draw_worst_confusions(
         places = test[(labels[test] == true) & (trial.predictions == told)]
         candidates = train[labels[train] == told]
         if len(places):
-            near = gram[places][:, candidates]
-            row, column = divmod(int(near.argmax()), len(candidates))
+            squares = gram.diagonal()[candidates]  # |x - y|^2 = |x|^2 - 2 x.y + |y|^2
+            distances = gram.diagonal()[places, None] - 2 * gram[places][:, candidates] + squares
+            row, column = divmod(int(distances.argmin()), len(candidates))
             pair = torch.stack([places[row], candidates[column]])
             title = f"{classes[true]} told as\n{classes[told]}, {len(places)} times"
             pictures[title] = photographs[pair][0]

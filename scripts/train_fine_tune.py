@@ -74,6 +74,8 @@ def main(args: Args) -> dict[str, Any]:
 
     if args.compile:
         raise ValueError("--compile is for GANs and DANN; leave it out")
+    if args.image_size < 32:
+        raise ValueError(f"--image-size is at least 32, got {args.image_size}")
     if args.patience is not None and args.patience < 1:
         raise ValueError(f"--patience is at least 1, got {args.patience}")
     if args.train_on_val and args.patience:
@@ -132,7 +134,8 @@ def main(args: Args) -> dict[str, Any]:
     if epochs and not args.train_on_val:
         metrics["val_accuracy"] = [max(history["val/accuracy"][1])]
     metrics["epochs"] = [float(epochs)]
-    named = {"train": "train, as augmented", "val": "held out", "watched": "test (a plot only)"}
+    val = "trained on, as they are" if args.train_on_val else "held out"
+    named = {"train": "train, as augmented", "val": val, "watched": "test (a plot only)"}
     panels = {
         what: {text: history[f"{name}/{what}"] for name, text in named.items() if f"{name}/{what}" in history}
         for what in ("loss", "accuracy")

@@ -57,6 +57,10 @@ class Args(TrainerArgs):
 
 def layers_by_network(args: Args) -> dict[str, list[str]]:
     """Return which layers of which networks ``--features`` names."""
+    if not args.features:
+        raise ValueError("--features is empty; it takes network/layer, such as vgg16/pool5")
+    if args.image_size < 32:
+        raise ValueError(f"--image-size is at least 32, got {args.image_size}")
     wanted: dict[str, list[str]] = {}
     for item in args.features:
         network, slash, layer = item.partition("/")
@@ -125,7 +129,10 @@ def main(args: Args) -> dict[str, Any]:
             f"{count:,} images have inner products of {needed:.1f} GB; take fewer, such as "
             "--data-dir sample, or a larger --memory-gb"
         )
-    folder = training.open_run(args, backbone, data := scenes.describe())
+    data = scenes.describe()
+    if results := training.finished(args, backbone, data):  # its times are not those of cached features
+        return results
+    folder = training.open_run(args, backbone, data)
     trainer = training.make_trainer(args, folder, monitor="val/accuracy", mode="max", callbacks=[])
 
     pixels = torch.cat([scenes.train_data.images, scenes.test_data.images])

@@ -77,6 +77,10 @@ def main(
     shown = read_pictures(args) if isinstance(args, Pictures) else None
     work = PREPARE[type(args)](args, networks, shown)
     data = shown.data if shown else {}
+    folder = args.output_dir / args.name
+    ended = (folder / "index.html").exists() and not (folder / PARTS).exists()
+    if ended and (results := training.finished(args, networks[args.backbone], data)):
+        return results
     folder = training.open_run(args, networks[args.backbone], data)
     trainer = training.make_trainer(args, folder, monitor="none", mode="max", callbacks=[])
     for network in networks.values():

@@ -73,6 +73,8 @@ def test_bad_input_is_named_before_anything_is_written(scenes, tmp_path):
         main(small(scenes, tmp_path, layer="pool9"))
     with pytest.raises(ValueError, match="--patience is at least 1, got -3"):
         main(small(scenes, tmp_path, patience=-3))
+    with pytest.raises(ValueError, match="--image-size is at least 32, got 8"):
+        main(small(scenes, tmp_path, image_size=8))
     with pytest.raises(ValueError, match="batch size 80 is larger than the 60 training images"):
         main(small(scenes, tmp_path, batch_size=80))
     assert not (tmp_path / "runs").exists()

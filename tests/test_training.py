@@ -304,9 +304,10 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, bad, signal_at):
 def test_damaged_files_of_a_run_are_named(tmp_path):
     _, folder, _ = train(arguments(tmp_path), Tiny())
     good = (folder / "metrics.csv").read_text()
-    (folder / "metrics.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(ValueError, match=r"metrics.csv is no history of a run"):
-        train(arguments(tmp_path), Tiny())
+    for bad in ("a,b\n1,2\n", f"{good}1,2{',3' * good.count(',')}\n"):
+        (folder / "metrics.csv").write_text(bad)
+        with pytest.raises(ValueError, match=r"metrics.csv is no history of a run"):
+            train(arguments(tmp_path), Tiny())
     (folder / "metrics.csv").write_text(good)
     (folder / "args.json").write_text("{")
     with pytest.raises(ValueError, match=r"args.json is damaged"):
