@@ -123,6 +123,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "pseudo_labels": Experiment(
         "train_dann", "--no-adapt --compare --pseudo-label-rounds 2", None, seeds=True
     ),
+    "source_longer": Experiment("train_dann", "--no-adapt --compare --max-epochs 16", None, seeds=True),
     "dann_longer": Experiment("train_dann", "--compare --max-epochs 16", None, seeds=True),
     "dann_ablation": Experiment(
         "train_dann", "--network paper --ablation --compare --max-epochs 4", None, seeds=True

@@ -80,7 +80,12 @@ GENERATION = [
                 {"nz 10": "fine", "nz 1000": "less stable, not better"},
             ),
             ("init", "And the initialisation?", {"pytorch initialization": "unstable, worse"}),
-            ("lr", "And the rates?", {"D rate 0.02": "unstable", "rates 0.001 and 0.001": "acceptable"}),
+            (
+                "lr",
+                "And the rates?",
+                dict.fromkeys(("D rate 0.02", "G rate 0.05", "rates 0.02 and 0.05"), "unstable")
+                | {"G rate 0.001": "too fast, worse", "rates 0.001 and 0.001": "acceptable"},
+            ),
             ("loss", "And the loss? The true equation is minimax", {"minimax loss": "similar, or worse"}),
             ("epochs", "And training for longer?", {"30 epochs": "losses part, fewer classes"}),
         )
