@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from rdfia.choices import check_choices
 from rdfia.dcgan import Discriminator, Initialization, Upsampling, grow, initialize, shrink, up
+from rdfia.draws import drawn
 from rdfia.gan import GANModule
 
 Conditioning = Literal["one-hot", "embedding", "projection"]
@@ -105,7 +106,9 @@ class ConditionalDiscriminator(nn.Module):
 class cGANModule(GANModule):  # noqa: N801 - the name that the project is known by
     """Conditional DCGAN, trained as `GANModule` is, on images and their labels.
 
-    Generated images are asked for the labels of the real ones beside them, in training, validation and test.
+    In training, generated images are asked for the labels of the real ones beside them. In validation and test
+    their labels are drawn as often as training had them: the scored digits' own labels would give it their
+    class shares, which an unconditional GAN is not told.
 
     Args:
         conditioning: ``one-hot`` and ``embedding``: of both networks. ``projection``: of the discriminator,
@@ -120,6 +123,8 @@ class cGANModule(GANModule):  # noqa: N801 - the name that the project is known 
         torch.Size([20, 1, 32, 32])
     """
 
+    label_counts: Tensor
+
     def __init__(
         self,
         *,
@@ -132,24 +137,41 @@ class cGANModule(GANModule):  # noqa: N801 - the name that the project is known 
             raise ValueError(f"labels are the groups of a conditional GAN, got groups={gan['groups']}")
         check_choices(cGANModule.__init__, locals())
         super().__init__(preview_count=preview_count, **gan | {"groups": 0})
-        drawn: dict[str, Any] = {"initialization": self.initialization}
+        weights: dict[str, Any] = {"initialization": self.initialization}
         embedding = CLASSES if conditioning == "embedding" else 0
         shape: dict[str, Any] = {"upsampling": self.upsampling, "embedding": embedding}
-        self.generator = ConditionalGenerator(self.latent_dim, self.features[0], **shape, **drawn)
+        self.generator = ConditionalGenerator(self.latent_dim, self.features[0], **shape, **weights)
         if label_in_discriminator and conditioning != "projection":
             if self.features[1] < 2:  # half of them for the label
                 raise ValueError(f"{conditioning} labels need discriminator_features of at least 2, got 1")
             self.discriminator = ConditionalDiscriminator(
-                self.features[1], conditioning=conditioning, **drawn
+                self.features[1], conditioning=conditioning, **weights
             )
         else:
             classes = CLASSES if label_in_discriminator else 0
-            self.discriminator = Discriminator(self.features[1], classes=classes, **drawn)
+            self.discriminator = Discriminator(self.features[1], classes=classes, **weights)
         self.average_generator = copy.deepcopy(self.generator).requires_grad_(False)
+        self.register_buffer("label_counts", torch.zeros(CLASSES))  # of the training images seen so far
 
     def condition(self, labels: Tensor) -> tuple[Tensor, ...]:
         """Return what both networks are told beside latents and images: the labels (B,)."""
         return (labels,)
+
+    def ask(self, count: int, *key: int) -> tuple[Tensor, ...]:
+        """Draw labels (count,) by the shares of the training images, by seed and ``key`` alone.
+
+        All ten alike before any training.
+        """
+        counts = self.label_counts.double().cpu() if self.label_counts.any() else torch.ones(CLASSES)
+        edges = (counts / counts.sum()).cumsum(0)[:-1]
+        numbers = drawn(count, 1, (self.seed, *key, 1))[:, 0]
+        chosen = torch.searchsorted(edges.double(), numbers.contiguous(), right=True)
+        return (chosen.to(self.device),)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Update both networks, and count the labels."""
+        super().training_step(batch, batch_idx)
+        self.label_counts.scatter_add_(0, batch[1], torch.ones_like(batch[1], dtype=torch.float32))
 
     @torch.no_grad()
     def sample(self, count: int, *, seed: int | None = None, labels: Tensor | None = None) -> Tensor:

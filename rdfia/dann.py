@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from rdfia.choices import check_choices
-from rdfia.dann_network import DomainAdversarialNetwork, statistics_kept
+from rdfia.dann_network import DomainAdversarialNetwork, of_source
 from rdfia.domain_scores import DomainScores, entropy
 from rdfia.optimization import rate_factor, set_rate, share_statistics, update_average
 
@@ -117,10 +117,10 @@ class DANNModule(lightning.LightningModule):
         strength: Lambda's largest value. It weighs the reversed gradient only: the domain classifier
             itself learns at full rate.
         passes: ``separate``: source and target go through the network one after the other, so BatchNorm
-            normalises each by its own statistics, in the domain classifier too; the running statistics of
-            features and classifier, for evaluation, are those of the target, which the network is for (Li et
-            al., AdaBN, 2018). ``concatenated``: in one batch, normalised together, which leaves what differs
-            in the means for the domain classifier to see.
+            normalises each by its own statistics, in the domain classifier too. Each domain is evaluated
+            under running statistics of its own; a call of the module takes those of the target, which it is
+            for (Li et al., AdaBN, 2018). ``concatenated``: in one batch, normalised together, which leaves
+            what differs in the means for the domain classifier to see.
         optimizer: ``adam``, or ``sgd`` as in the paper.
         lr: Learning rate at the start.
         momentum: SGD's, or Adam's first decay: 0.5 keeps the two sides from oscillating.
@@ -190,7 +190,7 @@ class DANNModule(lightning.LightningModule):
         return self.average or self.network
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map images (B, 3, 28, 28) in [0, 1] to class logits (B, 10)."""
+        """Map images of the target (B, 3, 28, 28) in [0, 1] to class logits (B, 10)."""
         logits: Tensor = self.evaluated(images)
         return logits
 
@@ -226,18 +226,19 @@ class DANNModule(lightning.LightningModule):
         strength = self.strength * self.schedule(self.progress()) if self.reversal else -1.0
         tell = self.network.tell_domain
         if self.passes == "separate":
-            with statistics_kept(self.network):
+            with of_source(self.network):
                 source_features = self.network.extract(source)
                 logits = self.network.classifier(source_features)
+                source_told = tell(reverse_gradient(source_features, strength))
             target_features = self.network.extract(target)
-            source_told = tell(reverse_gradient(source_features, strength))
             target_told = tell(reverse_gradient(target_features, strength))
         else:
             features = self.network.extract(torch.cat([source, target]))
             source_features, target_features = torch.split(features, [len(source), len(target)])
             told = tell(reverse_gradient(features, strength))
             source_told, target_told = torch.split(told, [len(source), len(target)])
-            logits = self.network.classifier(source_features)
+            with of_source(self.network):
+                logits = self.network.classifier(source_features)
         with torch.no_grad():  # for the log, and for BatchNorm's statistics
             target_logits = self.network.classifier(target_features)
         class_loss = functional.cross_entropy(logits.float(), labels)
@@ -264,10 +265,11 @@ class DANNModule(lightning.LightningModule):
 
     def _score(self, batch: tuple[Tensor, Tensor], domain: int) -> None:
         images, labels = batch
-        features = self.evaluated.extract(images)
-        logits: Tensor = self.evaluated.classifier(features)
-        scores = (self.source_scores, self.target_scores)[domain]
-        scores.update(logits, self.evaluated.tell_domain(features), labels)
+        with of_source(self.evaluated, domain == 0):
+            features = self.evaluated.extract(images)
+            logits: Tensor = self.evaluated.classifier(features)
+            told = self.evaluated.tell_domain(features)
+        (self.source_scores, self.target_scores)[domain].update(logits, told, labels)
 
     def _log_scores(self, stage: str) -> None:
         for name, scores in {"source": self.source_scores, "target": self.target_scores}.items():

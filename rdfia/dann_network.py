@@ -1,11 +1,63 @@
 """The networks of DANN: features, classifier of digits, classifier of domains."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+
+
+class _DomainBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """BatchNorm with running statistics of the source beside the usual ones; weights and biases are shared.
+
+    A network that is trained on passes of one domain each is normalised by that domain's batch, so that each
+    domain is to be evaluated under statistics of its own: Li et al., "Adaptive Batch Normalization", 2018;
+    Chang et al., "Domain-Specific Batch Normalization", CVPR 2019.
+    """
+
+    source_mean: Tensor
+    source_var: Tensor
+    source_seen: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+        self.register_buffer("source_mean", torch.zeros(width))
+        self.register_buffer("source_var", torch.ones(width))
+        self.register_buffer("source_seen", torch.tensor(False))  # else the usual statistics serve both
+        self.of_source = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise by the batch in training, else by the running statistics of the domain at hand."""
+        if not self.of_source:
+            return super().forward(x)
+        mean, var = self.source_mean, self.source_var
+        if self.training:
+            self.source_seen.fill_(True)
+        else:
+            assert self.running_mean is not None
+            assert self.running_var is not None
+            mean = torch.where(self.source_seen, mean, self.running_mean)
+            var = torch.where(self.source_seen, var, self.running_var)
+        momentum = 0.1 if self.momentum is None else self.momentum
+        return functional.batch_norm(x, mean, var, self.weight, self.bias, self.training, momentum, self.eps)
+
+    def keep_as_source(self) -> None:
+        """Make the usual statistics those of the source, too."""
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        self.source_mean.copy_(self.running_mean)
+        self.source_var.copy_(self.running_var)
+        self.source_seen.fill_(True)
+
+
+class _DomainBatchNorm1d(_DomainBatchNorm, nn.BatchNorm1d):
+    """For hidden units (B, F)."""
+
+
+class _DomainBatchNorm2d(_DomainBatchNorm, nn.BatchNorm2d):
+    """For maps (B, C, H, W)."""
 
 
 def standardized(images: Tensor) -> Tensor:
@@ -26,7 +78,7 @@ class DomainAdversarialNetwork(nn.Module):
         scaling: Of the images, the same in both domains: ``none`` keeps [0, 1], ``symmetric`` is [-1, 1],
             ``standardized`` takes each image's own mean and deviation, which undoes much of the shift.
         batch_norm: After each layer but the last. A pass that holds one domain only is normalised by that
-            domain's statistics.
+            domain's statistics, in evaluation too: see `of_source`.
         dropout: Of whole maps after the second stage, and of the classifier's hidden units: no map may carry
             the domain alone, so the domain classifier does not win early.
         domain_width: Hidden units of the domain classifier.
@@ -52,11 +104,11 @@ class DomainAdversarialNetwork(nn.Module):
                 nn.Conv2d(inputs, outputs, size, padding=size // 2, bias=not batch_norm)
             ]
             layers += [nn.MaxPool2d(2)] if pool else []
-            return [*layers, *([nn.BatchNorm2d(outputs)] if batch_norm else []), nn.ReLU()]
+            return [*layers, *([_DomainBatchNorm2d(outputs)] if batch_norm else []), nn.ReLU()]
 
         def hidden(inputs: int, outputs: int) -> list[nn.Module]:
             layer = nn.Linear(inputs, outputs, bias=not batch_norm)
-            return [layer, *([nn.BatchNorm1d(outputs)] if batch_norm else []), nn.ReLU()]
+            return [layer, *([_DomainBatchNorm1d(outputs)] if batch_norm else []), nn.ReLU()]
 
         if trunk == "paper":
             width = 48 * 7 * 7
@@ -113,6 +165,53 @@ class DomainAdversarialNetwork(nn.Module):
         """Map images (B, 3, 28, 28) in [0, 1] to class logits (B, 10)."""
         logits: Tensor = self.classifier(self.extract(images))
         return logits
+
+
+@contextmanager
+def of_source(network: nn.Module, source: bool = True) -> Iterator[None]:
+    """Say that what passes is of the source: BatchNorm keeps, and evaluates by, its statistics apart.
+
+    Where no pass in training was of the source, as in a network that never saw two domains, nothing differs.
+
+    Args:
+        network: A `DomainAdversarialNetwork`, or a part of it.
+        source: False for the target, whose statistics are the usual ones.
+    """
+    norms = [layer for layer in network.modules() if isinstance(layer, _DomainBatchNorm)]
+    for norm in norms:
+        norm.of_source = source
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.of_source = False
+
+
+@torch.no_grad()
+def reestimate_statistics(network: DomainAdversarialNetwork, batches: Iterable[Tensor]) -> None:
+    """Let BatchNorm's statistics be those of target images, without labels, and keep the old as the source's.
+
+    Li et al., "Adaptive Batch Normalization for practical domain adaptation", 2018: nothing else is adapted,
+    so that it tells what the statistics alone give.
+
+    Args:
+        network: Trained on the source.
+        batches: Images of the target (B, 3, 28, 28) in [0, 1]; the mean over the batches counts.
+    """
+    used = [*network.features.modules(), *network.classifier.modules()]
+    norms = [layer for layer in used if isinstance(layer, _DomainBatchNorm)]
+    was_training = network.training
+    network.eval()  # without dropout
+    for norm in norms:
+        norm.keep_as_source()
+        norm.reset_running_stats()
+        norm.momentum = None  # torch's word for the plain mean over all batches
+        norm.train()
+    for images in batches:
+        network(images)
+    for norm in norms:
+        norm.momentum = 0.1
+    network.train(was_training)
 
 
 @contextmanager

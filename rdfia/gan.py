@@ -182,6 +182,10 @@ class GANModule(lightning.LightningModule):
         """Return what both networks are told besides: nothing, where `cGANModule` tells the labels (B,)."""
         return ()
 
+    def ask(self, count: int, *key: int) -> tuple[Tensor, ...]:
+        """Return what generated images are asked for when they are scored: nothing; see `cGANModule`."""
+        return ()
+
     def on_train_start(self) -> None:
         """Make the groups, unless the run goes on; processes make those of one, and keep the first one's."""
         if self.trainer.global_step == 0:  # also of a module that was trained before: rates fall again
@@ -323,10 +327,10 @@ class GANModule(lightning.LightningModule):
     def _compare(self, batch: tuple[Tensor, Tensor], *key: int) -> None:
         """Show the judge a batch of real digits (B, 1, 32, 32) and as many generated ones."""
         real, labels = batch
-        condition = self.condition(labels)
+        condition = self.ask(len(real), *key, self.global_rank)
         self.scores.update(real, real=True, labels=labels)
         generated = self(self.draw(len(real), *key, self.global_rank), *condition)
-        self.scores.update(generated, real=False, labels=labels if condition else None)
+        self.scores.update(generated, real=False, labels=condition[0] if condition else None)
 
     def _log_scores(self, stage: str) -> None:
         scores = {f"{stage}/{name}": value for name, value in self.scores.compute().items()}

@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from rdfia.choices import check_choices
 from rdfia.dann import Batch, DANNModule
-from rdfia.dann_network import statistics_kept
+from rdfia.dann_network import of_source, statistics_kept
 from rdfia.views import jittered
 
 
@@ -76,7 +76,7 @@ class PseudoLabelModule(DANNModule):
     """Trains a classifier on labelled source images and pseudo-labelled target images.
 
     Start from an adapted network: ``module.begin_with(adapted)``. Source and target go through the network
-    one after the other; BatchNorm's running statistics are those of the target.
+    one after the other; BatchNorm keeps running statistics of each.
 
     Args:
         form: ``rounds``: the target's labels in a batch are pseudo-labels, made before. ``mixed``: they are
@@ -130,8 +130,10 @@ class PseudoLabelModule(DANNModule):
         """Return the source's loss plus the weighted one of the target."""
         (source, labels), (target, given) = batch["source"], batch["target"]
         with torch.no_grad():
-            # BatchNorm's statistics, of the target as it is tested: jitter blurs, which changes them.
+            # BatchNorm's statistics, of the images as they are tested: jitter blurs, which changes them.
             self.network(target)
+            with of_source(self.network):
+                self.network(source)
         weight = self.weight
         if self.form == "mixed":
             given = self.label(target)

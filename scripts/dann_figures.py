@@ -11,13 +11,20 @@ if TYPE_CHECKING:
     from rdfia.dann import DANNModule
 
 
-def outputs(module: "DANNModule", data: "ImageTensors") -> tuple["torch.Tensor", "torch.Tensor"]:
-    """Return features (N, F) and probabilities (N, 10) of images."""
+def outputs(
+    module: "DANNModule", data: "ImageTensors", *, source: bool = False
+) -> tuple["torch.Tensor", "torch.Tensor"]:
+    """Return features (N, F) and probabilities (N, 10) of images of the target, or of the source.
+
+    Each domain under the BatchNorm statistics that the network keeps of it.
+    """
     import torch
+
+    from rdfia.dann_network import of_source
 
     network = module.evaluated.eval()
     features, probabilities = [], []
-    with torch.no_grad():
+    with torch.no_grad(), of_source(network, source):
         for numbers in torch.split(torch.arange(len(data)), 1000):
             seen = network.extract(data[numbers][0].to(module.device))
             features.append(seen.float().cpu())
@@ -62,7 +69,8 @@ def draw(
     domains = torch.cat([torch.full((len(data),), n) for n, data in enumerate(chosen.values())])
     panels = {}
     for row, module in modules.items():
-        features = torch.cat([outputs(module, data)[0] for data in chosen.values()])
+        seen = [outputs(module, data, source=name == "source")[0] for name, data in chosen.items()]
+        features = torch.cat(seen)
         if not features.isfinite().all():  # diverged: the table says so
             continue
         places = embeddings.tsne(features, seed=seed)

@@ -5,6 +5,7 @@ Examples:
     python scripts/train_cgan.py --seeds 0 1 2 --compare no-label-in-discriminator
 """
 
+import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -98,6 +99,8 @@ def main(args: Args) -> dict[str, Any]:
         if args.part is not None:
             raise ValueError("--part is one of a table; add --seeds or --compare")
         return train(args)
+    if args.compare and args.score_on == "auto":
+        args = dataclasses.replace(args, score_on="held-out")
     rows: dict[str, dict[str, Any]] = {args.preset: {}} | {row: ROWS[row] for row in args.compare}
     return compare(args, build, rows, train, train_gan.read_digits(args).describe())
 

@@ -54,6 +54,9 @@ ABLATION: dict[str, dict[str, Any]] = {
     "weights averaged": {"average_decay": 0.999},
     "float32": {"precision": "float32"},
 }
+# Not trained: source-only, with BatchNorm's statistics of the target in place of the source's. What these
+# alone give is no merit of the adversary, nor of pseudo-labels.
+STATISTICS_ALONE = "source-only, AdaBN"
 PSEUDO_LABELS = ("pseudo_label_rounds", "pseudo_labels", "pseudo_label_epochs", "threshold")
 # How an epoch can be chosen. The oracle looks at target labels: it is for the table only.
 SELECTIONS = {
@@ -238,6 +241,25 @@ def train(
     return scores | merged(trainer.test(module, digits, verbose=False, **last)), trainer
 
 
+def statistics_alone(module: "DANNModule", digits: "DomainPairDataModule") -> "DANNModule":
+    """Return a copy of a network trained on the source, with BatchNorm's statistics of the target.
+
+    They are those of its training images; no label is looked at.
+    """
+    import copy
+
+    import torch
+
+    from rdfia.dann_network import reestimate_statistics
+
+    target, other = digits.target.train_data, copy.deepcopy(module)
+    batches = torch.split(torch.arange(len(target)), 1000)
+    reestimate_statistics(
+        other.evaluated, (target[numbers][0].to(module.device) for numbers in batches if len(numbers) > 1)
+    )
+    return other
+
+
 def merged(tested: Any) -> dict[str, float]:
     """Return the scores that a test found, whichever loader Lightning lists them under."""
     return {name.split("/")[1]: value for part in tested for name, value in part.items()}
@@ -296,6 +318,7 @@ def main(args: Args) -> dict[str, Any]:
 
     from rdfia import callbacks, embeddings, plots, runs, training, wandb_run
     from rdfia.dann import DANNModule
+    from rdfia.domain_scores import information
 
     asked = args.row()
     rows = {row: ROWS[row] for row in args.compare if row != asked}
@@ -316,7 +339,18 @@ def main(args: Args) -> dict[str, Any]:
     images = {"source": digits.source.test_data, "target": digits.target.test_data}
     # Drawn at random: the first half of MNIST's test set is cleaner than the second.
     size = 64 if args.fast_dev_run else 2000
-    drawn = [domain.part(embeddings.sample(len(domain), size)) for domain in images.values()]
+    drawn = {name: domain.part(embeddings.sample(len(domain), size)) for name, domain in images.items()}
+
+    def looked_at(module: DANNModule) -> dict[str, float]:
+        """Return how far apart the domains' features are, and the score that can choose a row."""
+        features = [outputs(module, some, source=name == "source")[0] for name, some in drawn.items()]
+        told = outputs(module, digits.target.train_data)[1]
+        return {
+            "a_distance": embeddings.proxy_a_distance(*features),
+            # Of training images, and without labels: a recipe may be chosen by it.
+            "target_train_information": float(information(told)),
+        }
+
     found: dict[str, dict[int, dict[str, float]]] = {}  # scores by row and seed
     notes = ["target_accuracy_by_oracle chooses the epoch by target labels: for comparison only"]
     modules: dict[str, DANNModule] = {}  # of the first seed, for the figures
@@ -333,15 +367,18 @@ def main(args: Args) -> dict[str, Any]:
             module, named = DANNModule(**module_flags(part)), row
             try:
                 scores, trainer = train(part, module, digits, data, select=row in ROWS)
-                apart = embeddings.proxy_a_distance(*(outputs(module, some)[0] for some in drawn))
-                found.setdefault(row, {})[seed] = scores | {"a_distance": apart}
+                found.setdefault(row, {})[seed] = scores | looked_at(module)
                 if row in ROWS:
                     modules.setdefault(row, module)
+                if row == "source-only" and module.hparams["batch_norm"]:
+                    other = statistics_alone(module, digits)
+                    tested = merged(trainer.test(other, digits, verbose=False))
+                    found.setdefault(STATISTICS_ALONE, {})[seed] = tested | looked_at(other)
                 if row == asked and args.pseudo_label_rounds:
                     named = "pseudo-labels"
                     teacher = dataclasses.replace(part, **taught)
                     scores, student, trainer = self_train(teacher, module, digits, data)
-                    found.setdefault(named, {})[seed] = scores
+                    found.setdefault(named, {})[seed] = scores | looked_at(student)
                     modules.setdefault(named, student)
             except callbacks.Diverged as error:  # a row of the table that says so
                 if not (found or len(mine) > 1):
@@ -362,6 +399,8 @@ def main(args: Args) -> dict[str, Any]:
         for row, by_seed in found.items()
         for name in dict.fromkeys(name for scores in by_seed.values() for name in scores)
     }
+    if any(module.hparams["batch_norm"] for module in modules.values()):
+        notes.append("each domain is scored, and looked at, under the BatchNorm statistics kept of it")
     if args.pseudo_label_rounds:
         notes.append("round_n_label_accuracy uses target labels to count only")
     size = 20 if args.fast_dev_run else 500

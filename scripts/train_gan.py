@@ -38,6 +38,8 @@ class GANArgs(TrainerArgs):
     """Train with each, not with --seed."""
     part: tuple[int, int] | None = None
     """One, from 0, of so many parts of a table."""
+    score_on: Literal["auto", "test", "held-out", "both"] = "auto"
+    """Digits to score against; auto: held-out ones for tables."""
     latent_dim: int | None = None
     """Numbers in a latent vector."""
     latents: Literal["normal", "uniform"] | None = None
@@ -124,11 +126,15 @@ def build(args: Args) -> "GANModule":
 
 
 def read_digits(args: GANArgs) -> "MNISTDataModule":
-    """Return MNIST at the size of the networks, the validation digits trained on too."""
+    """Return MNIST at the size of the networks; the validation digits are trained on too, unless they score."""
     from datamodules.mnist import MNISTDataModule
 
     digits = MNISTDataModule(
-        args.data_dir, batch_size=args.batch_size, image_size=32, seed=args.seed, train_on_val=True
+        args.data_dir,
+        batch_size=args.batch_size,
+        image_size=32,
+        seed=args.seed,
+        train_on_val=args.score_on in ("auto", "test"),
     )
     digits.setup()
     digits.train_dataloader()  # says now if they are fewer than a batch
@@ -259,7 +265,7 @@ def run(
     import lightning
 
     from rdfia import callbacks, plots, runs, training, wandb_run
-    from rdfia.digit_judge import score_images
+    from rdfia.digit_judge import FIRST_JUDGED, score_images
 
     lightning.seed_everything(args.seed, workers=True, verbose=False)
     module = build(args)
@@ -288,14 +294,22 @@ def run(
         seconds = training.fit(args, trainer, module, digits)
     except callbacks.Diverged as error:  # scored all the same: that too is a result
         diverged, seconds = error, training.seconds_trained(trainer)
-    tested = trainer.test(module, digits, verbose=False)[0]
+    held_out = args.score_on in ("held-out", "both")
+    loader = digits.val_dataloader() if held_out else digits.test_dataloader()
+    tested = trainer.test(module, loader, verbose=False)[0]
+    on_test = (
+        trainer.test(module, digits.test_dataloader(), verbose=False)[0] if args.score_on == "both" else {}
+    )
     if not trainer.is_global_zero:
         return {}
 
     scores = {name.removeprefix("test/"): value for name, value in tested.items()}
-    count = min(len(digits.test_data), len(digits.train_data), 64 if args.fast_dev_run else 10**9)
-    real, others = digits.test_data[range(count)][0], digits.train_data[range(count)][0]
+    against = digits.val_data if held_out else digits.test_data
+    # The floor is of as many digits as were generated: with fewer, all distances are larger.
+    count = min(len(against), len(digits.train_data), 64 if args.fast_dev_run else 10**9)
+    real, others = against[range(count)][0], digits.train_data[range(count)][0]
     scores |= {f"floor_{name}": value for name, value in score_images(others, real).items()}
+    scores |= {name.replace("/", "_"): value for name, value in on_test.items()}
     history = runs.read_metrics(folder)
     scores |= {"seconds": seconds} | ({} if args.fast_dev_run else loss_numbers(history, epoch))
     scores |= more_scores(module)
@@ -303,13 +317,18 @@ def run(
     curves = plots.gan_curves(history, samples, smooth=epoch // 10)
     runs.save_figure(folder, "curves_and_samples", curves, trainer)
     fid = f"judge-FID {scores['judge_fid']:.2f} (real digits {scores['floor_judge_fid']:.2f})"
-    grids = plots.image_grids({"real test digits": real[:64], "generated": samples}, title=fid)
+    kind = "held-out training digits" if held_out else "test digits"
+    grids = plots.image_grids({f"real {kind}": real[:64], "generated": samples}, title=fid)
     runs.save_figure(folder, "real_and_generated", grids, trainer)
     for name, figure in figures(module).items():
         runs.save_figure(folder, name, figure, trainer)
     for name, frames in films(module).items():
         runs.save_film(folder, name, frames, trainer)
-    note = "judge-FID uses the features of rdfia's digit judge; the floor is what real training digits get"
+    judged = max(0, count - FIRST_JUDGED) if digits.describe()["name"] == "MNIST" else 0
+    note = (
+        f"judge-FID uses the features of rdfia's digit judge, against {kind}; the floor is what the first "
+        f"{count:,} training digits get, of which {judged:,} trained the judge"
+    )
     results = runs.write_results(
         folder,
         trainer,
@@ -324,7 +343,7 @@ def run(
     wandb_run.finish_last()
     if diverged:
         raise diverged
-    print(f"{scores['n_generated']:.0f} generated digits against {scores['n_real']:.0f} real test digits")
+    print(f"{scores['n_generated']:.0f} generated digits against {scores['n_real']:.0f} real {kind}")
     for name in ("judge_fid", "precision", "recall", "confident_share", "smallest_class_share"):
         print(f"{name:22}{scores[name]:8.3f}    real training digits {scores['floor_' + name]:8.3f}")
     print(
@@ -347,6 +366,11 @@ def main(args: Args) -> dict[str, Any]:
     rows: dict[str, dict[str, Any]] = {args.preset: {}}
     for group in args.ablation:
         rows |= tables[group]
+    if args.ablation and args.score_on == "auto":
+        args = dataclasses.replace(args, score_on="held-out")
+    if "ladder" in args.ablation and args.score_on == "held-out":
+        last = list(LADDER)[-1]  # what it leads to is tested
+        rows[last] = rows[last] | {"score_on": "both"}
     return compare(args, build, rows, train, read_digits(args).describe())
 
 

@@ -19,9 +19,7 @@ from datamodules.files import atomic_file, data_root
 from datamodules.mnist import load_mnist, to_size
 from datamodules.tensors import ImageTensors, ShuffledBatches
 from rdfia.command_line import run_script
-from rdfia.digit_judge import WEIGHTS, DigitJudge
-
-FIRST_UNSEEN = 5848  # the embedded digits are MNIST training digits before this one
+from rdfia.digit_judge import FIRST_JUDGED, WEIGHTS, DigitJudge
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ def main(args: Args) -> float:
     torch.manual_seed(args.seed)
     root = data_root(args.data_dir)
     images, labels = load_mnist(root, train=True)
-    digits = ImageTensors(to_size(images, 32)[FIRST_UNSEEN:], labels[FIRST_UNSEEN:], transform=distort)
+    digits = ImageTensors(to_size(images, 32)[FIRST_JUDGED:], labels[FIRST_JUDGED:], transform=distort)
     test_images, test_labels = load_mnist(root, train=False)
 
     judge = DigitJudge().to(memory_format=torch.channels_last)
