@@ -1,8 +1,9 @@
 """Adversarial examples: images changed so little that people see no difference, and a network is fooled.
 
-Functions of any classifier of images in [0, 1], which they leave as it was. Epsilons and distances are in
-pixel units, so 8/255 is 8 grey levels. An attack counts only where the classifier was right before and is
-fooled by the image as a file can hold it, rounded to 8 bits.
+Functions of any classifier of images in [0, 1], which they leave as it was (`rdfia.classifier`). Epsilons and
+distances are in pixel units, so 8/255 is 8 grey levels. An attack counts only where the classifier was right
+before and is fooled by the image as a file can hold it, rounded to 8 bits (`quantised`); what it did before
+it was rounded stands beside it.
 
 - `fool`: gradient steps of one length until the target class wins, as the practicals do.
 - `fgsm`: Goodfellow et al., "Explaining and Harnessing Adversarial Examples", ICLR 2015.
@@ -24,9 +25,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rdfia.checks import Classes, as_classes, check_classes, check_epsilon, check_images
+from rdfia.classifier import all_logits, as_it_was, class_gradient, lengths, own_logits, predict
 from rdfia.draws import keyed_generator
 from rdfia.progress import progress
-from rdfia.saliency import all_logits, as_it_was, class_gradient, lengths
 
 # Maps images (B, C, H, W) and a key of non-negative integers to other images of that shape.
 Transform = Callable[[Tensor, Iterable[int]], Tensor]
@@ -36,8 +38,9 @@ Transform = Callable[[Tensor, Iterable[int]], Tensor]
 class Attacked:
     """What came of an attack on B images.
 
-    ``images`` are what a PNG file holds of ``unrounded``; all that follows is judged on them. ``queries`` and
-    ``gradients`` count forward and backward passes of each image, ``l0`` changed pixels.
+    ``images`` are what a PNG file holds of ``unrounded``; all that follows is judged on them, but for
+    ``success_unrounded``. ``queries`` and ``gradients`` count forward and backward passes of each image,
+    ``l0`` changed pixels.
     """
 
     images: Tensor
@@ -46,6 +49,7 @@ class Attacked:
     after: Tensor
     right_before: Tensor
     success: Tensor
+    success_unrounded: Tensor
     queries: Tensor
     gradients: Tensor
     l0: Tensor
@@ -63,26 +67,58 @@ def rounded(images: Tensor) -> Tensor:
     return (images.clamp(0, 1) * 255).round() / 255
 
 
-def rounded_towards(images: Tensor, changed: Tensor) -> Tensor:
-    """Return ``changed`` in whole grey levels, rounded towards ``images``: no distance grows.
+def quantised(images: Tensor, changed: Tensor, epsilon: float, norm: Literal["linf", "l2"]) -> Tensor:
+    """Return ``changed`` as 8 bits a channel hold it, within ``epsilon`` of ``images``.
 
-    Where no whole level lies between the two, it is the one that is nearest to ``images``.
+    Each value goes to the nearest grey level. Where that is farther from the image than ``epsilon``, values
+    go one level nearer (L-infinity), or the smallest changes are undone until it is not (L2). An image need
+    not lie on the grid itself: a level then stands for no change if it is the nearest to its value.
+
+    Args:
+        images: (B, C, H, W) in [0, 1].
+        changed: Of that shape, within ``epsilon`` of them.
+        epsilon: Largest distance, in the norm.
+        norm: ``linf`` or ``l2``.
     """
-    own, other = images * 255, changed * 255
-    # A little more, for what float rounding took.
-    levels = torch.where(other > own, (other + 1e-3).floor(), (other - 1e-3).ceil())
-    passed = torch.where(other > own, levels < own - 1e-3, levels > own + 1e-3)
-    return rounded(torch.where(passed, own, levels) / 255)
-
-
-def predict(model: nn.Module, images: Tensor, batch_size: int = 64) -> Tensor:
-    """Return the classes (B,) that a model takes images for."""
-    return all_logits(model, images, batch_size).argmax(1)
+    own, levels = images * 255, (changed.clamp(0, 1) * 255).round()
+    unchanged = own.round()
+    if norm == "linf":
+        limit = 255 * epsilon + 1e-3  # what float rounding took
+        levels = torch.where((levels - own).abs() > limit, levels - (levels - own).sign(), levels)
+        return torch.where((levels - own).abs() > limit, unchanged, levels) / 255
+    limit = (255 * epsilon) ** 2 * (1 + 1e-6)
+    far, near = (levels - own).double().square(), (unchanged - own).double().square()
+    for place in (far.sum((1, 2, 3)) > limit).nonzero()[:, 0].tolist():
+        gained = (far[place] - near[place]).flatten()
+        size = torch.where(gained > 0, (changed[place] - images[place]).abs().flatten(), torch.inf)
+        order = size.argsort()
+        count = int(torch.searchsorted(gained[order].cumsum(0), far[place].sum() - limit)) + 1
+        levels[place].view(-1)[order[:count]] = unchanged[place].flatten()[order[:count]]
+    return levels / 255
 
 
 def some(targets: Tensor | None, places: Tensor) -> Tensor | None:
     """Return the targets of some of the images; None where there are none."""
     return None if targets is None else targets[places]
+
+
+def prepared(
+    model: nn.Module, images: Tensor, labels: Classes, targets: Classes | None
+) -> tuple[Tensor, Tensor | None]:
+    """Check what an attack is given; return labels and targets as tensors (B,).
+
+    Raises:
+        ValueError: Images are not in [0, 1], or classes are not one of the model's for each.
+    """
+    check_images(images)
+    wanted = None if targets is None else as_classes(targets, images, "targets")
+    found = as_classes(labels, images)
+    if len(images):
+        count = all_logits(model, images[:1]).shape[1]
+        check_classes(found, count)
+        if wanted is not None:
+            check_classes(wanted, count, "targets")
+    return found, wanted
 
 
 def fooled(predictions: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
@@ -94,8 +130,8 @@ def judge(
     model: nn.Module,
     originals: Tensor,
     images: Tensor,
-    labels: Tensor,
-    targets: Tensor | None = None,
+    labels: Classes,
+    targets: Classes | None = None,
     *,
     unrounded: Tensor | None = None,
     queries: Tensor | int = 0,
@@ -107,7 +143,7 @@ def judge(
     Args:
         model: Maps images (B, C, H, W) in [0, 1] to logits (B, K).
         originals: (B, C, H, W) in [0, 1].
-        images: (B, C, H, W), attacked.
+        images: (B, C, H, W), attacked; what lies outside [0, 1] a file cuts off.
         labels: (B,), the true classes.
         targets: (B,), the classes that were to win; None if any wrong one would do.
         unrounded: What the attack made, if ``images`` are rounded already.
@@ -115,19 +151,22 @@ def judge(
         gradients: Backward passes.
         batch_size: Images that go through the model at once.
     """
-    kept = rounded(images)
+    labels, wanted = prepared(model, originals, labels, targets)
+    kept, exact_images = rounded(images), images if unrounded is None else unrounded
     before, after = predict(model, originals, batch_size), predict(model, kept, batch_size)
+    exact = predict(model, exact_images.clamp(0, 1), batch_size)
     right = before == labels
     change = kept - originals
     error = change.square().mean((1, 2, 3))
     counts = [torch.as_tensor(count).expand(len(labels)) for count in (queries, gradients)]
     return Attacked(
         images=kept,
-        unrounded=images if unrounded is None else unrounded,
+        unrounded=exact_images,
         before=before,
         after=after,
         right_before=right,
-        success=right & (after != labels) & fooled(after, labels, targets),
+        success=right & (after != labels) & fooled(after, labels, wanted),
+        success_unrounded=right & (exact != labels) & fooled(exact, labels, wanted),
         queries=counts[0],
         gradients=counts[1],
         # An original need not lie on the grid of 8 bits: what rounding alone does is no change.
@@ -141,8 +180,8 @@ def judge(
 def fool(
     model: nn.Module,
     images: Tensor,
-    labels: Tensor,
-    targets: Tensor,
+    labels: Classes,
+    targets: Classes,
     *,
     rate: float = 0.2,
     max_steps: int = 200,
@@ -159,22 +198,24 @@ def fool(
         max_steps: Where it gives up.
         batch_size: Images that go through the model at once, which bounds the memory.
     """
+    labels, wanted = prepared(model, images, labels, targets)
+    assert wanted is not None
     changed = images.clone()
     queries, steps = torch.zeros_like(labels), torch.zeros_like(labels)
     batches = torch.split(torch.arange(len(images), device=images.device), batch_size)
     for active in progress(batches, "fool"):
         for step in range(max_steps + 1):
             queries[active] += 1
-            active = active[predict(model, rounded(changed[active])) != targets[active]]
+            active = active[predict(model, rounded(changed[active])) != wanted[active]]
             if not len(active) or step == max_steps:
                 break
-            slopes = class_gradient(model, changed[active], targets[active])
+            slopes = class_gradient(model, changed[active], wanted[active])
             step_along = rate * slopes / lengths(slopes).clamp(min=1e-12)
             changed[active] = (changed[active] + step_along).clamp(0, 1)
             queries[active] += 1
             steps[active] += 1
     return judge(
-        model, images, changed, labels, targets, queries=queries, gradients=steps, batch_size=batch_size
+        model, images, changed, labels, wanted, queries=queries, gradients=steps, batch_size=batch_size
     )
 
 
@@ -184,12 +225,12 @@ def loss_gradient(model: nn.Module, images: Tensor, labels: Tensor, targets: Ten
     That is minus the cross-entropy of the target, or the log odds against the true class: cross-entropy's
     direction, which does not vanish where a network is sure, as that of its float32 does from margins of 17.
     """
-    with as_it_was(model), torch.enable_grad():
+    with as_it_was(model) as ask, torch.enable_grad():
         images = images.detach().requires_grad_()
-        logits = model(images)
+        logits = ask(images)
         if targets is None:
-            own = labels[:, None]
-            loss = (logits.scatter(1, own, -torch.inf).logsumexp(1) - logits.gather(1, own)[:, 0]).sum()
+            own = own_logits(logits, labels)
+            loss = (logits.scatter(1, labels[:, None], -torch.inf).logsumexp(1) - own).sum()
         else:
             loss = -functional.cross_entropy(logits, targets, reduction="sum")
         slopes: Tensor = torch.autograd.grad(loss, images)[0]
@@ -199,13 +240,13 @@ def loss_gradient(model: nn.Module, images: Tensor, labels: Tensor, targets: Ten
 def fgsm(
     model: nn.Module,
     images: Tensor,
-    labels: Tensor,
+    labels: Classes,
     *,
     epsilon: float,
-    targets: Tensor | None = None,
+    targets: Classes | None = None,
     batch_size: int = 64,
 ) -> Attacked:
-    """Make one step of ``epsilon`` along the sign of the gradient, and round towards the image.
+    """Make one step of ``epsilon`` along the sign of the gradient.
 
     Args:
         model: Maps images (B, C, H, W) in [0, 1] to logits (B, K).
@@ -215,16 +256,18 @@ def fgsm(
         targets: (B,), the classes that shall win; by default any wrong one will do.
         batch_size: Images that go through the model at once, which bounds the memory.
     """
+    check_epsilon(epsilon, images)
+    labels, wanted = prepared(model, images, labels, targets)
     changed = images.clone()
     for places in torch.split(torch.arange(len(images), device=images.device), batch_size):
-        slopes = loss_gradient(model, images[places], labels[places], some(targets, places))
+        slopes = loss_gradient(model, images[places], labels[places], some(wanted, places))
         changed[places] = (images[places] + epsilon * slopes.sign()).clamp(0, 1)
     return judge(
         model,
         images,
-        rounded_towards(images, changed),
+        quantised(images, changed, epsilon, "linf"),
         labels,
-        targets,
+        wanted,
         unrounded=changed,
         queries=1,
         gradients=1,
@@ -246,13 +289,13 @@ def project(changed: Tensor, images: Tensor, epsilon: float, norm: Literal["linf
 def pgd(
     model: nn.Module,
     images: Tensor,
-    labels: Tensor,
+    labels: Classes,
     *,
     epsilon: float,
     step: float | None = None,
     steps: int = 10,
     norm: Literal["linf", "l2"] = "linf",
-    targets: Tensor | None = None,
+    targets: Classes | None = None,
     random_start: bool = True,
     restarts: int = 1,
     stop_early: bool = True,
@@ -277,12 +320,14 @@ def pgd(
         targets: (B,), the classes that shall win; by default any wrong one will do.
         random_start: Begin at a random place within epsilon.
         restarts: Beginnings for images that do not fool yet; each has a random start but perhaps the first.
-        stop_early: Keep what fools first, rounded towards the image: more steps can then only help.
+        stop_early: Keep what fools first, in whole grey levels: more steps can then only help.
         transform: See `random_transform`.
         views: Transformations in each step.
         seed: Of random starts and transformations; an image's start hangs on its number and the seed alone.
         batch_size: Images that go through the model at once, which bounds the memory.
     """
+    check_epsilon(epsilon, images, norm)
+    labels, wanted = prepared(model, images, labels, targets)
     step = epsilon / 4 if step is None else step
     kept = images.clone()
     passes = 1 if transform is None else views
@@ -291,8 +336,8 @@ def pgd(
     def still_right(places: Tensor) -> Tensor:
         """Return those of the images that do not fool yet."""
         queries[places] += 1
-        told = predict(model, rounded_towards(images[places], kept[places]))
-        return places[~fooled(told, labels[places], some(targets, places))]
+        told = predict(model, quantised(images[places], kept[places], epsilon, norm))
+        return places[~fooled(told, labels[places], some(wanted, places))]
 
     batches = torch.split(torch.arange(len(images), device=images.device), batch_size)
     for active in progress(batches, "pgd"):
@@ -308,7 +353,7 @@ def pgd(
             for number in range(steps):
                 if not len(active):
                     break
-                place, truth, asked = kept[active], labels[active], some(targets, active)
+                place, truth, asked = kept[active], labels[active], some(wanted, active)
                 if transform is None:
                     slopes = loss_gradient(model, place, truth, asked)
                 else:
@@ -323,9 +368,9 @@ def pgd(
     return judge(
         model,
         images,
-        rounded_towards(images, kept),
+        quantised(images, kept, epsilon, norm),
         labels,
-        targets,
+        wanted,
         unrounded=kept,
         queries=queries,
         gradients=gradients,

@@ -21,6 +21,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from rdfia.checks import check_images
+
 ARCHITECTURES = (
     "vgg16",
     "vgg19",
@@ -71,6 +73,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.network, self.name, self.layers = network, name, layers
         self.without_weights = tuple(without_weights)
+        self._used_once: set[str] = set()
         self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
 
@@ -108,11 +111,41 @@ class Backbone(nn.Module):
             raise ValueError(f"{self.name} has no weights for {name}; layers that can be used: {known}")
         return modules[path]
 
+    def _check_used_once(self, layers: Sequence[str]) -> None:
+        """Refuse module paths that a pass uses several times; layers with common names are used once."""
+        doubtful = [name for name in layers if name not in self.layers and name not in self._used_once]
+        if not doubtful or torch.compiler.is_exporting():
+            return
+        counts = dict.fromkeys(doubtful, 0)
+
+        def count(name: str, *_: Any) -> None:
+            counts[name] += 1
+
+        hooks = [self.find_layer(name).register_forward_hook(partial(count, name)) for name in doubtful]
+        side = 299 if self.name == "inception_v3" else 224
+        try:
+            with torch.no_grad():
+                self.network(torch.zeros(1, len(self.mean), side, side, device=self.mean.device))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        for name, uses in counts.items():
+            if uses > 1:
+                block = self.layers.get(name) or name.rpartition(".")[0]
+                raise ValueError(f"{self.name} uses {name} {uses} times in a pass; name the block, {block}")
+            self._used_once.add(name)
+
     def tap(self, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
         """Return the outputs of layers for images (B, 3, H, W) in [0, 1], by name, in one forward pass.
 
-        The pass ends at the deepest layer. A module that is used several times gives its first output.
+        The pass ends at the deepest layer.
+
+        Raises:
+            ValueError: There is no such layer, or it is used several times in a pass, as the ReLU of a
+            residual
+                block is, so that its output is not one.
         """
+        self._check_used_once(layers)
         modules = {name: self.find_layer(name) for name in layers}
         outputs: dict[str, Tensor] = {}
 
@@ -353,6 +386,7 @@ def classify(backbone: Backbone, images: Tensor, count: int = 5) -> tuple[Tensor
     Returns:
         Probabilities (B, count), falling, and class indices (B, count).
     """
+    check_images(images)
     probabilities, indices = backbone(images).float().softmax(1).topk(count)
     return probabilities, indices
 

@@ -11,10 +11,11 @@ import torch
 from scipy.optimize import differential_evolution
 from torch import Tensor, nn
 
-from rdfia.adversarial import Attacked, judge, rounded
+from rdfia.adversarial import Attacked, judge, prepared, rounded
+from rdfia.checks import Classes
+from rdfia.classifier import Ask, as_it_was
 from rdfia.draws import keyed_generator
 from rdfia.progress import progress
-from rdfia.saliency import as_it_was
 
 
 def _misses(logits: Tensor, label: int, target: int | None) -> tuple[Tensor, Tensor]:
@@ -30,12 +31,12 @@ def _misses(logits: Tensor, label: int, target: int | None) -> tuple[Tensor, Ten
 def few_pixels(
     model: nn.Module,
     images: Tensor,
-    labels: Tensor,
+    labels: Classes,
     *,
     pixels: int = 1,
     population: int = 400,
     iterations: int = 100,
-    targets: Tensor | None = None,
+    targets: Classes | None = None,
     seed: int = 0,
     batch_size: int = 32,
 ) -> Attacked:
@@ -55,14 +56,15 @@ def few_pixels(
         batch_size: Candidates that go through the model at once, which bounds the memory. More are slower
             on a CPU: they do not stay in its caches.
     """
+    labels, wanted = prepared(model, images, labels, targets)
     changed, queries = images.clone(), torch.zeros_like(labels)
-    with as_it_was(model):
+    with as_it_was(model) as ask:
         for number, image in enumerate(progress(images, "pixels")):
             search = _PixelSearch(
-                model,
+                ask,
                 image,
                 int(labels[number]),
-                None if targets is None else int(targets[number]),
+                None if wanted is None else int(wanted[number]),
                 pixels,
                 batch_size,
             )
@@ -85,7 +87,7 @@ def few_pixels(
                 ).x
             changed[number] = search.painted(search.best)[0]
             queries[number] = search.queries
-    return judge(model, images, changed, labels, targets, queries=queries, batch_size=batch_size)
+    return judge(model, images, changed, labels, wanted, queries=queries, batch_size=batch_size)
 
 
 class _Found(Exception):  # noqa: N818 - no error: a candidate fools
@@ -96,9 +98,9 @@ class _PixelSearch:
     """What differential evolution minimises for one image, until a candidate fools, which is kept."""
 
     def __init__(
-        self, model: nn.Module, image: Tensor, label: int, target: int | None, pixels: int, batch_size: int
+        self, ask: Ask, image: Tensor, label: int, target: int | None, pixels: int, batch_size: int
     ) -> None:
-        self.model, self.image, self.label, self.target = model, rounded(image), label, target
+        self.ask, self.image, self.label, self.target = ask, rounded(image), label, target
         self.pixels, self.batch_size = pixels, batch_size
         self.queries = 0
         self.best: np.ndarray = np.zeros(0)
@@ -121,7 +123,7 @@ class _PixelSearch:
     def __call__(self, candidates: np.ndarray) -> np.ndarray:
         """Return how far candidates (parameters, S) are from fooling, (S,)."""
         parts = np.array_split(candidates.T, -(-candidates.shape[1] // self.batch_size))
-        logits = torch.cat([self.model(self.painted(part)) for part in parts]).float()
+        logits = torch.cat([self.ask(self.painted(part)) for part in parts])
         misses, hit = _misses(logits, self.label, self.target)
         self.queries += len(logits)
         if hit.any():
@@ -134,14 +136,14 @@ class _PixelSearch:
 def shapes(
     model: nn.Module,
     images: Tensor,
-    labels: Tensor,
+    labels: Classes,
     *,
     count: int = 50,
     opacity: float = 0.2,
     radius: float = 0.2,
     generations: int = 200,
     candidates: int = 32,
-    targets: Tensor | None = None,
+    targets: Classes | None = None,
     seed: int = 0,
     batch_size: int = 64,
 ) -> Attacked:
@@ -163,6 +165,7 @@ def shapes(
         seed: Of the evolution.
         batch_size: Images that go through the model at once when they are judged.
     """
+    labels, wanted = prepared(model, images, labels, targets)
     changed, queries = images.clone(), torch.zeros_like(labels)
     channels, height, width = images.shape[1:]
     y = (torch.arange(height, device=images.device) + 0.5)[:, None] / height
@@ -174,14 +177,14 @@ def shapes(
         inside = (y - row).square() + (x - column).square() <= (radius * size).square()
         return (opacity * strength * inside)[:, None], genes[:, 4:, None, None]
 
-    with as_it_was(model):
+    with as_it_was(model) as ask:
         for number, image in enumerate(progress(images, "shapes")):
-            label, target = int(labels[number]), None if targets is None else int(targets[number])
+            label, target = int(labels[number]), None if wanted is None else int(wanted[number])
             generator = keyed_generator([seed, number])
             genes = torch.rand(count, 4 + channels, generator=generator).to(image)
             genes[:, 3] = 0  # nothing is seen at first
             queries[number] += 1
-            best, hit = _misses(model(rounded(image[None])).float(), label, target)
+            best, hit = _misses(ask(rounded(image[None])), label, target)
             for generation in range(generations):
                 # Strong and weak changes: what is found early is far off, what is found late is near.
                 chosen = generation % count
@@ -197,11 +200,11 @@ def shapes(
                     over = torch.lerp(over, colour.expand_as(over), own)
                 own, colour = disc(tried)
                 shown = seen_through * (under + own * (colour - under)) + over
-                misses, hit = _misses(model(rounded(shown)).float(), label, target)
+                misses, hit = _misses(ask(rounded(shown)), label, target)
                 queries[number] += candidates
                 place = int(hit.double().argmax()) if hit.any() else int(misses.argmin())
                 if hit.any() or misses[place] < best:
                     best, genes[chosen], changed[number] = misses[place], tried[place], shown[place]
                 if hit.any():
                     break
-    return judge(model, images, changed, labels, targets, queries=queries, batch_size=batch_size)
+    return judge(model, images, changed, labels, wanted, queries=queries, batch_size=batch_size)

@@ -106,9 +106,9 @@ class ConditionalDiscriminator(nn.Module):
 class cGANModule(GANModule):  # noqa: N801 - the name that the project is known by
     """Conditional DCGAN, trained as `GANModule` is, on images and their labels.
 
-    In training, generated images are asked for the labels of the real ones beside them. In validation and test
-    their labels are drawn as often as training had them: the scored digits' own labels would give it their
-    class shares, which an unconditional GAN is not told.
+    In training, generated images are asked for the labels of the real ones beside them. In validation and
+    test their labels are drawn as often as training had them: the scored digits' own labels would give it
+    their class shares, which an unconditional GAN is not told.
 
     Args:
         conditioning: ``one-hot`` and ``embedding``: of both networks. ``projection``: of the discriminator,

@@ -18,10 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rdfia.checks import as_classes, check_classes, check_images
+from rdfia.classifier import all_logits, as_it_was, lengths, own_logits
 from rdfia.draws import drawn, keyed_generator
 from rdfia.optimization import rate_factor, set_rate
 from rdfia.progress import progress
-from rdfia.saliency import all_logits, as_it_was, gaussian_blur, lengths
+from rdfia.saliency import gaussian_blur
 from rdfia.views import similarity, transformed
 
 # Colours of photographs hang together: the square root of their covariance (Olah et al. 2017).
@@ -119,6 +121,8 @@ def visualize_classes(
     """
     if parametrization == "fourier" and start is not None:
         raise ValueError("--parametrization fourier begins with noise; take pixels to begin with an image")
+    if start is not None:
+        check_images(start, "start")
     fourier, parts, found = parametrization == "fourier", crop < 1 or rotation != 0, []
     for places in torch.split(torch.arange(len(classes)), batch_size):
         asked = classes[places]
@@ -137,8 +141,7 @@ def visualize_classes(
 
         with ExitStack() as stack:
             stack.enter_context(torch.enable_grad())
-            for model in models:
-                stack.enter_context(as_it_was(model))
+            asks = [stack.enter_context(as_it_was(model)) for model in models]
             for step in progress(range(steps), "class visualisation"):
                 shown = image()
                 if watch:
@@ -152,8 +155,8 @@ def visualize_classes(
                     # Drawn for all classes, so that an image does not hang on its batch.
                     numbers = drawn(len(classes), 5, (seed, step))[places]
                     seen = random_parts(seen, numbers, crop, rotation)
-                logits = torch.stack([model(seen).float() for model in models]).mean(0)
-                score = logits[torch.arange(len(asked)), asked]
+                logits = torch.stack([ask(seen) for ask in asks]).mean(0)
+                score = own_logits(logits, asked)
                 score = score - penalty * ((shown - 0.5) * 4).square().sum((1, 2, 3))
                 score = score - smoothness * total_variation(shown)
                 (slopes,) = torch.autograd.grad(score.sum(), variable)
@@ -178,6 +181,9 @@ def recognized(
     model: nn.Module, images: Tensor, classes: Tensor, *, batch_size: int = 64
 ) -> tuple[Tensor, Tensor]:
     """Return the probability of each image's class, (N,), and how many classes are more probable, (N,)."""
-    logits = all_logits(model, images, batch_size).float()
-    own = logits[torch.arange(len(images)), classes]
-    return logits.softmax(1)[torch.arange(len(images)), classes], (logits > own[:, None]).sum(1)
+    check_images(images)
+    classes = as_classes(classes, images, "classes")
+    logits = all_logits(model, images, batch_size)
+    check_classes(classes, logits.shape[1], "classes")
+    own = own_logits(logits, classes)
+    return own_logits(logits.softmax(1), classes), (logits > own[:, None]).sum(1)

@@ -20,12 +20,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from rdfia.checks import check_batch, check_images
 from rdfia.choices import check_choices
 from rdfia.dann_network import DomainAdversarialNetwork, of_source
 from rdfia.domain_scores import DomainScores, entropy
 from rdfia.optimization import rate_factor, set_rate, share_statistics, update_average
 
 Batch = dict[str, tuple[Tensor, Tensor]]  # images and labels of "source" and of "target"
+CLASSES = 10
 Schedule = Literal["ganin", "constant", "linear", "off"]
 
 
@@ -191,6 +193,7 @@ class DANNModule(lightning.LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images of the target (B, 3, 28, 28) in [0, 1] to class logits (B, 10)."""
+        check_images(images)
         logits: Tensor = self.evaluated(images)
         return logits
 
@@ -217,12 +220,15 @@ class DANNModule(lightning.LightningModule):
         """Return the loss; log it and what it is made of."""
         if not self.adapt:
             images, labels = batch[self.labelled]
+            check_batch(images, labels, CLASSES, batch_idx)
             logits = self.network(images)
             loss = functional.cross_entropy(logits.float(), labels)
             self._log_class(loss, logits, labels)
             return loss
 
         (source, labels), (target, _) = batch["source"], batch["target"]
+        check_batch(source, labels, CLASSES, batch_idx)
+        check_batch(target, None, CLASSES, batch_idx)
         strength = self.strength * self.schedule(self.progress()) if self.reversal else -1.0
         tell = self.network.tell_domain
         if self.passes == "separate":
@@ -263,8 +269,9 @@ class DANNModule(lightning.LightningModule):
         if self.average is not None:
             update_average(self.average, self.network, self.average_decay, self.trainer.global_step)
 
-    def _score(self, batch: tuple[Tensor, Tensor], domain: int) -> None:
+    def _score(self, batch: tuple[Tensor, Tensor], domain: int, batch_idx: int) -> None:
         images, labels = batch
+        check_batch(images, labels, CLASSES, batch_idx)
         with of_source(self.evaluated, domain == 0):
             features = self.evaluated.extract(images)
             logits: Tensor = self.evaluated.classifier(features)
@@ -291,7 +298,7 @@ class DANNModule(lightning.LightningModule):
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
         """Score source images (loader 0) or target images (loader 1)."""
-        self._score(batch, dataloader_idx)
+        self._score(batch, dataloader_idx, batch_idx)
 
     def on_validation_epoch_end(self) -> None:
         """Log val/source_accuracy, val/target_accuracy and the other scores."""
@@ -299,7 +306,7 @@ class DANNModule(lightning.LightningModule):
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
         """Score source images (loader 0) or target images (loader 1)."""
-        self._score(batch, dataloader_idx)
+        self._score(batch, dataloader_idx, batch_idx)
 
     def on_test_epoch_end(self) -> None:
         """Log test/source_accuracy, test/target_accuracy and the other scores."""

@@ -148,7 +148,8 @@ class DomainAdversarialNetwork(nn.Module):
         """
         if images.shape[1:] != (3, 28, 28):
             size = " x ".join(map(str, images.shape[1:]))
-            raise ValueError(f"images of 3 x 28 x 28 wanted, got {size}; give the data module image_size=28")
+            mend = "give the data module image_size=28, and channels=3 if it is a grey one"
+            raise ValueError(f"images of 3 x 28 x 28 wanted, got {size}; {mend}")
         if self.scaling == "symmetric":
             images = images * 2 - 1
         elif self.scaling == "standardized":

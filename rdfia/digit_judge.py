@@ -20,7 +20,7 @@ from torch.nn import functional
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-# The judge was trained on MNIST's training digits from this one on; the embedded sample is of those before it.
+# The judge was trained on MNIST's training digits from this one on; the embedded sample is of earlier ones.
 FIRST_JUDGED = 5848
 WEIGHTS = Path(__file__).with_name("digit_judge.safetensors")
 

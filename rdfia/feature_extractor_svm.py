@@ -194,7 +194,7 @@ class FeatureExtractorSVM(lightning.LightningModule):
         gram = gram_matrix(features.__getitem__, len(labels))
         c = self.c
         if c is None:
-            c, accuracies = choose_c(
+            c, _, accuracies = choose_c(
                 gram, labels, c_grid(gram), folds=self.folds, seed=self.seed, multi_class=self.multi_class
             )
             self.cross_validation = accuracies

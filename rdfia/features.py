@@ -22,6 +22,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from rdfia.backbones import Backbone
+from rdfia.checks import check_images
 from rdfia.linear_svm import Features, Scaling, gram_matrix, signed_root, standardized, unit_length
 from rdfia.runs import is_first_process, whole_file
 
@@ -47,6 +48,8 @@ def layer_features(
     Raises:
         ValueError: A grid has no cells.
     """
+    if images.device.type == "cpu" or not torch.is_grad_enabled():  # to look makes a GPU wait
+        check_images(images)
     if any(cells < 1 for cells in grids):
         raise ValueError(f"grids have at least 1 cell on each side, got {list(grids)}")
     features = {name: _flat(output, grids) for name, output in backbone.tap(images, layers).items()}
@@ -288,9 +291,10 @@ def layer_gram(
             features = lambda places: signed_root(layer.features(places).float())  # noqa: E731
         if scaling == "standard":
             features = standardized(layer.features, train)
-        # what is scaled is float32, and for a moment there twice
-        bytes_each = layer.bytes_each if scaling in ("l2", "raw") else 8 * layer.width
+        # What is scaled is float32, and for a moment there twice; so is what is kept, less its mean.
+        fresh = scaling not in ("l2", "raw") or not layer.in_memory
+        bytes_each = layer.bytes_each if fresh and scaling in ("l2", "raw") else 8 * layer.width
         fit = max(4, int(memory / bytes_each))
-        gram = gram_matrix(features, count, held=fit * 3 // 4, streamed=fit // 4)
+        gram = gram_matrix(features, count, held=fit * 3 // 4, streamed=fit // 4, fresh=fresh)
         save_cached(cache, recipe, gram)
     return unit_length(gram) if scaling in ("l2", "power") else gram

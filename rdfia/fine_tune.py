@@ -18,6 +18,7 @@ from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from rdfia.backbones import load_backbone
+from rdfia.checks import check_batch, check_classes
 from rdfia.features import layer_features
 from rdfia.views import random_views
 
@@ -196,19 +197,23 @@ class FineTuneModule(lightning.LightningModule):
         self.train()
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Log train/loss and train/accuracy of the epoch, and the loss of each batch."""
+        """Return the smoothed loss, logged batch by batch; train/loss of the epoch is what val/loss is."""
         images, labels = batch
+        check_batch(images, labels, self.hparams["classes"], batch_idx)
         if self.augment:
             key = (self.seed, self.current_epoch, batch_idx)
             images = random_views(images, key, rank=self.global_rank, world_size=self.trainer.world_size)
         logits = self(images)
         loss = functional.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
-        self._note("train", loss, logits, labels)
+        # Not the smoothed loss, which is larger by itself: curves beside each other are to be of one
+        # quantity.
+        self._note("train", functional.cross_entropy(logits.detach(), labels), logits, labels)
         self.log("train/batch_loss", loss.detach(), sync_dist=True)
         return loss
 
     def _score(self, batch: tuple[Tensor, Tensor], name: str) -> Tensor:
         images, labels = batch
+        check_classes(labels, self.hparams["classes"])
         logits: Tensor = self(images)
         self._note(name, functional.cross_entropy(logits, labels), logits, labels)
         return logits

@@ -19,6 +19,7 @@ import lightning
 import torch
 from torch import Tensor, nn
 
+from rdfia.checks import check_batch
 from rdfia.choices import check_choices
 from rdfia.dcgan import Discriminator, Generator, Initialization, Upsampling
 from rdfia.digit_judge import DigitScores
@@ -36,7 +37,8 @@ def check_size(images: Tensor) -> None:
     """
     if images.shape[1:] != (1, 32, 32):
         size = tuple(images.shape)
-        raise ValueError(f"images are (B, 1, 32, 32), got {size}; take MNISTDataModule(image_size=32)")
+        mend = "MNISTDataModule(image_size=32, channels=1)"
+        raise ValueError(f"images are (B, 1, 32, 32), got {size}; take {mend}")
 
 
 # The recipe of the practicals, as keywords of `GANModule`.
@@ -196,6 +198,7 @@ class GANModule(lightning.LightningModule):
         batches: list[Tensor] = []
         for number, (images, _) in enumerate(loader, 1):
             check_size(images)
+            check_batch(images, None, 0, number - 1)
             if self.trainer.world_size > 1:  # in the order of one process: they take turns within a batch
                 gathered: Any = self.all_gather(images)
                 images = gathered.transpose(0, 1).flatten(0, 1)
@@ -253,7 +256,7 @@ class GANModule(lightning.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Update the discriminator, then the generator, then the generator's average."""
-        check_size(batch[0])
+        self._check(batch, batch_idx)
         real, condition = batch[0] * 2 - 1, self.condition(batch[1])
         real_told = fake_told = condition
         ranks = {"rank": self.global_rank, "world_size": self.trainer.world_size}
@@ -324,8 +327,14 @@ class GANModule(lightning.LightningModule):
             f"scores.{name}": value for name, value in self.scores.state_dict().items()
         }
 
+    def _check(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Check images, and labels where they are looked at."""
+        check_size(batch[0])
+        check_batch(batch[0], batch[1] if self.condition(batch[1]) else None, 10, batch_idx)
+
     def _compare(self, batch: tuple[Tensor, Tensor], *key: int) -> None:
         """Show the judge a batch of real digits (B, 1, 32, 32) and as many generated ones."""
+        self._check(batch, key[-1])
         real, labels = batch
         condition = self.ask(len(real), *key, self.global_rank)
         self.scores.update(real, real=True, labels=labels)

@@ -9,6 +9,8 @@ and the answers are those of ``sklearn.svm.SVC(kernel="linear")`` on the feature
     trial = try_svm(gram, labels, train, test)        # trial.accuracy, trial.c, trial.predictions
 """
 
+import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,13 +23,22 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.svm import SVC
 from torch import Tensor, nn
 
+# Squared length that features must not share, as a part of it: float32 itself keeps about 1e-7.
+DISTINCT = 1e-10
+EXTENSIONS = 12  # half decades that the grid of C grows by at most
 Scaling = Literal["raw", "l2", "power", "standard"]
 # The features (B, d) of some images, by their places; ``__getitem__`` of a tensor (N, d) is such a function.
 Features = Callable[[slice | Tensor], Tensor]
 
 
-def gram_matrix(features: Features, count: int, *, held: int | None = None, streamed: int = 256) -> Tensor:
+def gram_matrix(
+    features: Features, count: int, *, held: int | None = None, streamed: int = 256, fresh: bool = False
+) -> Tensor:
     """Return the inner products of all images, (count, count) float64.
+
+    Features of a large common part, such as a mean of 1000 and a deviation of 1, do not lose what tells them
+    apart: they are multiplied less their mean, in float32, and what that leaves out is added in float64. (Not
+    so bfloat16, which cannot hold such features in the first place.)
 
     A block of images is held in memory while the images after it pass by; then the next block. With n blocks
     features are computed (n + 1) / 2 times, and never more than ``held + streamed`` images' at once.
@@ -37,23 +48,45 @@ def gram_matrix(features: Features, count: int, *, held: int | None = None, stre
         count: Number of images.
         held: Images in a block, all by default.
         streamed: Images that pass by at a time.
+        fresh: What ``features`` gives is new each time, and may be changed in place, which saves a copy.
 
     Raises:
         ValueError: A feature is not finite.
     """
     gram = torch.zeros(count, count, dtype=torch.float64)
+    along = torch.zeros(count, dtype=torch.float64)  # of what is left of the features, with the shift
+    shift: Tensor | None = None
     held = held or count
+
+    def shifted(rows: slice) -> Tensor:
+        """Return features of some images less the shift: the mean of the first ones, which is near all."""
+        nonlocal shift
+        values = features(rows)
+        if values.dtype == torch.bfloat16:
+            return values
+        if shift is None:
+            mean = values[:256].double().mean(0).float()
+            shift = torch.where(mean.isfinite(), mean, 0.0)  # what is not finite is named where it counts
+        values = values.sub_(shift) if fresh and values.dtype == torch.float32 else values.float() - shift
+        along[rows] = 0.0
+        for part, own in zip(values.split(4096, 1), shift.split(4096), strict=True):  # type: ignore[no-untyped-call]
+            along[rows] += (part.double() @ own.double()).cpu()
+        return values
+
     for start in range(0, count, held):
         block = slice(start, min(start + held, count))
-        inside = features(block)
+        inside = shifted(block)
         for offset in range(0, len(inside), 512):  # in parts, to leave out what symmetry gives
             rows = slice(start + offset, min(start + offset + 512, block.stop))
             columns = slice(rows.start, block.stop)
             _fill(gram, rows, columns, inside[offset : offset + 512], inside[offset:])
         for first in range(block.stop, count, streamed):
             passing = slice(first, min(first + streamed, count))
-            _fill(gram, block, passing, inside, features(passing))
-    return gram
+            _fill(gram, block, passing, inside, shifted(passing))
+    if shift is None:
+        return gram
+    # (x + s)(y + s) = xy + xs + ys + ss, of features less the shift.
+    return gram + along[:, None] + along[None, :] + shift.double().square().sum().cpu()
 
 
 def _fill(gram: Tensor, rows: slice, columns: slice, left: Tensor, right: Tensor) -> None:
@@ -121,6 +154,9 @@ def principal_components(gram: Tensor, train: Tensor, count: int) -> Tensor:
         gram: (N, N), of features that need not be centred.
         train: Indices of the training images.
         count: At most one less than training images; those beyond the rank are 0.
+
+    Raises:
+        ValueError: There are not so many.
     """
     if not 1 <= count < len(train):
         raise ValueError(f"{len(train)} training images have 1 to {len(train) - 1} components, got {count}")
@@ -139,11 +175,22 @@ def principal_components(gram: Tensor, train: Tensor, count: int) -> Tensor:
 def c_grid(gram: Tensor, count: int = 8) -> list[float]:
     """Return values of C from 0.03 to 100 in half decades, in units of one over the mean squared length.
 
-    The same grid then serves features of any scale. Features that are all 0 are a ValueError.
+    The same grid then serves features of any scale. Of features with a large common part, which an SVM does
+    not mind, the length says little: the grid goes on to 100 over the mean squared distance from the mean.
+
+    Raises:
+        ValueError: All features are 0, or what tells them apart is lost in the rounding of what they share.
     """
     length = gram.diagonal().mean().item()
     if not length > 0:
         raise ValueError("all features are 0 or not a number: there is nothing to tell classes apart by")
+    apart = (gram.diagonal().mean() - gram.mean()).item()
+    if not apart > DISTINCT * length:
+        raise ValueError(
+            f"features differ by {max(apart, 0.0) / length:.1g} of their squared length, less than float32 "
+            "keeps of it; subtract their mean first, as scaling standard does"
+        )
+    count += int(2 * math.log10(length / apart))
     return [10 ** (-1.5 + 0.5 * step) / length for step in range(count)]
 
 
@@ -288,34 +335,68 @@ def choose_c(
     folds: int = 5,
     seed: int = 0,
     multi_class: Literal["ovo", "ovr"] = "ovo",
-) -> tuple[float, Tensor]:
+) -> tuple[float, list[float], Tensor]:
     """Choose C by stratified cross-validation on the training images.
+
+    Where the best value is the first or the last of the grid, and better than its neighbour, the grid is
+    extended by half decades until it is not: at an edge nobody knows what lies beyond.
 
     Args:
         gram: Of the training images, (N, N).
         labels: (N,).
-        grid: Values to try, ascending.
+        grid: Values to try, ascending; a single one is taken as it is.
         folds: Parts that take turns as validation.
         seed: Of the folds.
         multi_class: See `fit_svm`.
 
     Returns:
-        The value with the best mean accuracy, the smallest among equals; and all accuracies, (values, folds).
+        The value with the best mean accuracy, the smallest among equals; the values tried, ascending; and all
+        accuracies, (values, folds).
 
     Raises:
         ValueError: A class has fewer images than there are folds.
+
+    Warns:
+        UserWarning: The best is at the edge all the same, after `EXTENSIONS` half decades.
     """
     counts = np.unique(labels.numpy(), return_counts=True)[1]
     if counts.min() < folds:
         raise ValueError(f"{folds} folds need {folds} images of each class, one has {counts.min()}")
     splitter = StratifiedKFold(folds, shuffle=True, random_state=seed)
-    accuracy = torch.zeros(len(grid), folds, dtype=torch.float64)
-    for fold, (train, val) in enumerate(splitter.split(np.zeros(len(labels)), labels.numpy())):
-        inside, across = gram[train][:, train], gram[val][:, train]
-        for number, c in enumerate(grid):
+    parts = list(splitter.split(np.zeros(len(labels)), labels.numpy()))
+    kernels = [(gram[train][:, train], gram[val][:, train]) for train, val in parts]
+
+    def accuracies(c: float) -> Tensor:
+        found = torch.zeros(folds, dtype=torch.float64)
+        for fold, ((train, val), (inside, across)) in enumerate(zip(parts, kernels, strict=True)):
             predictions = fit_svm(inside, labels[train], c, multi_class).predict(across)
-            accuracy[number, fold] = (predictions == labels[val]).double().mean()
-    return grid[int(accuracy.mean(1).argmax())], accuracy
+            found[fold] = (predictions == labels[val]).double().mean()
+        return found
+
+    values = list(grid)
+    tried = [accuracies(c) for c in values]
+
+    def edge() -> int | None:
+        """Return where a value is to be added, 0 or the end; None if the best is inside."""
+        means = [float(one.mean()) for one in tried]
+        best = int(np.argmax(means))  # the smallest of equals: at the end it is better than all others
+        if best == len(means) - 1:
+            return len(means)
+        return 0 if best == 0 and means[0] > means[1] else None
+
+    for _ in range(EXTENSIONS if len(values) > 1 else 0):
+        place = edge()
+        if place is None:
+            break
+        c = values[-1] * 10**0.5 if place else values[0] / 10**0.5
+        values.insert(place, c)
+        tried.insert(place, accuracies(c))
+    if len(values) > 1 and edge() is not None:
+        warnings.warn(
+            f"C is at the edge of what was tried, {values[0]:.3g} to {values[-1]:.3g}", stacklevel=2
+        )
+    accuracy = torch.stack(tried)
+    return values[int(accuracy.mean(1).argmax())], values, accuracy
 
 
 @dataclass(frozen=True)
@@ -362,7 +443,7 @@ def try_svm(
     """
     inside = gram[train][:, train]
     grid = c_grid(inside)
-    c, curve = choose_c(inside, labels[train], grid, folds=folds, seed=seed, multi_class=multi_class)
+    c, grid, curve = choose_c(inside, labels[train], grid, folds=folds, seed=seed, multi_class=multi_class)
     svm = fit_svm(inside, labels[train], c, multi_class)
     predictions = svm.predict(gram[test][:, train])
     accuracy = (predictions == labels[test]).double().mean().item()

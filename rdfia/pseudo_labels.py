@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from rdfia.checks import check_batch
 from rdfia.choices import check_choices
-from rdfia.dann import Batch, DANNModule
+from rdfia.dann import CLASSES, Batch, DANNModule
 from rdfia.dann_network import of_source, statistics_kept
 from rdfia.views import jittered
 
@@ -129,6 +130,9 @@ class PseudoLabelModule(DANNModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the source's loss plus the weighted one of the target."""
         (source, labels), (target, given) = batch["source"], batch["target"]
+        check_batch(source, labels, CLASSES, batch_idx)
+        known = given.clamp(min=0) if self.form == "rounds" else None  # -1: no label
+        check_batch(target, known, CLASSES, batch_idx)
         with torch.no_grad():
             # BatchNorm's statistics, of the images as they are tested: jitter blurs, which changes them.
             self.network(target)

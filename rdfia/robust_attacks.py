@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rdfia.adversarial import Transform, fooled, predict, rounded
+from rdfia.adversarial import Transform, fooled, prepared, rounded
+from rdfia.checks import Classes, check_classes, check_images
+from rdfia.classifier import as_it_was, predict
 from rdfia.draws import drawn, keyed_generator
 from rdfia.progress import progress
-from rdfia.saliency import as_it_was
 from rdfia.views import similarity, transformed
 
 
@@ -55,8 +56,8 @@ def random_transform(
 def robustness(
     model: nn.Module,
     images: Tensor,
-    labels: Tensor,
-    targets: Tensor | None = None,
+    labels: Classes,
+    targets: Classes | None = None,
     *,
     transform: Transform = random_transform,
     views: int = 50,
@@ -75,10 +76,11 @@ def robustness(
         seed: Another than the attack had: the transformations are held out.
         batch_size: Images that go through the model at once.
     """
+    labels, wanted = prepared(model, images, labels, targets)
     shares = torch.zeros(len(images), device=images.device)
     for view in range(views):
         told = predict(model, transform(images, (seed, view)), batch_size)
-        shares += fooled(told, labels, targets).float() / views
+        shares += fooled(told, labels, wanted).float() / views
     return shares
 
 
@@ -91,6 +93,7 @@ def with_patch(images: Tensor, patch: Tensor, key: Iterable[int], *, rotation: f
         key: Non-negative integers, on which place and angle depend.
         rotation: At most so many degrees.
     """
+    check_images(images)
     (height, width), (own_height, own_width) = images.shape[2:], patch.shape[1:]
     turn, right, down = (2 * drawn(len(images), 3, key) - 1).float().unbind(1)
     angle = turn * math.radians(rotation)
@@ -132,14 +135,16 @@ def patch(
         batch_size: Images in a step.
         seed: Of images, places and angles.
     """
+    check_images(images)
     generator = torch.Generator().manual_seed(seed)
     drawing = torch.full((images.shape[1], size, size), 0.5, device=images.device).requires_grad_()
     optimizer = torch.optim.Adam([drawing], lr=rate)
-    with as_it_was(model), torch.enable_grad():
+    with as_it_was(model) as ask, torch.enable_grad():
         for step in progress(range(steps), "patch"):
             chosen = images[torch.randint(len(images), (batch_size,), generator=generator)]
-            logits = model(with_patch(chosen, drawing, (seed, step))).float()
+            logits = ask(with_patch(chosen, drawing, (seed, step)))
             asked = torch.full((len(chosen),), target, device=images.device)
+            check_classes(asked, logits.shape[1], "targets")
             optimizer.zero_grad()
             torch.autograd.backward(functional.cross_entropy(logits, asked))
             optimizer.step()

@@ -7,53 +7,25 @@ Maps are on a scale of their own, never stretched image by image, so that maps c
 - `smooth_grad`: Smilkov et al., "SmoothGrad: removing noise by adding noise", 2017.
 - `integrated_gradients`: Sundararajan et al., "Axiomatic Attribution for Deep Networks", ICML 2017.
 - `grad_cam`: Selvaraju et al., "Grad-CAM", ICCV 2017.
-- `deletion_and_insertion`: Petsiuk et al., "RISE", BMVC 2018.
+- `deletion_and_insertion`: after Petsiuk et al., "RISE", BMVC 2018; `random_maps` are its chance level.
 - `cascading_randomization`: Adebayo et al., "Sanity Checks for Saliency Maps", NeurIPS 2018.
 
     python scripts/visualize.py saliency --data-dir /path/to/data
 """
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rdfia.checks import Classes, as_classes, check_images
+from rdfia.classifier import as_it_was, class_gradient, find_module, own_logits
+from rdfia.draws import keyed_generator
 from rdfia.progress import progress
-
-
-@contextmanager
-def as_it_was(model: nn.Module) -> Iterator[None]:
-    """Put a model in eval mode and its weights out of autograd's sight; give all back afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    weights = [(weight, weight.requires_grad) for weight in model.parameters()]
-    try:
-        model.eval()
-        for weight, _ in weights:
-            weight.requires_grad_(False)
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-        for weight, required in weights:
-            weight.requires_grad_(required)
-
-
-@torch.no_grad()
-def all_logits(model: nn.Module, images: Tensor, batch_size: int = 64) -> Tensor:
-    """Return the logits (N, K) of images (N, C, H, W), so many at a time."""
-    with as_it_was(model):
-        return torch.cat([model(part) for part in torch.split(images, batch_size)])
-
-
-def lengths(images: Tensor) -> Tensor:
-    """Return the L2 norm of each image or change (B, C, H, W), as (B, 1, 1, 1)."""
-    norms: Tensor = images.flatten(1).norm(dim=1)[:, None, None, None]
-    return norms
 
 
 def strongest(attributions: Tensor) -> Tensor:
@@ -61,24 +33,7 @@ def strongest(attributions: Tensor) -> Tensor:
     return attributions.abs().amax(1)
 
 
-def class_gradient(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """Return how the logits of classes change with each pixel, (B, C, H, W).
-
-    Logits and not probabilities: those of a sure classifier hardly change.
-
-    Args:
-        model: Maps images (B, C, H, W) in [0, 1] to logits (B, K).
-        images: (B, C, H, W) in [0, 1].
-        labels: (B,), the classes asked about: the true, the predicted or any others.
-    """
-    with as_it_was(model), torch.enable_grad():
-        images = images.detach().requires_grad_()
-        logits = model(images)
-        (gradients,) = torch.autograd.grad(logits[torch.arange(len(logits)), labels].sum(), images)
-    return gradients
-
-
-def gradient(model: nn.Module, images: Tensor, labels: Tensor, *, batch_size: int = 64) -> Tensor:
+def gradient(model: nn.Module, images: Tensor, labels: Classes, *, batch_size: int = 64) -> Tensor:
     """Return maps (B, H, W): the absolute gradient of the logit, its maximum over the channels.
 
     Args:
@@ -87,6 +42,8 @@ def gradient(model: nn.Module, images: Tensor, labels: Tensor, *, batch_size: in
         labels: (B,), the classes asked about.
         batch_size: Images that go through the model at once.
     """
+    check_images(images)
+    labels = as_classes(labels, images)
     parts = zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True)
     return torch.cat([strongest(class_gradient(model, *part)) for part in parts])
 
@@ -122,7 +79,7 @@ def mean_gradient(
 def smooth_grad(
     model: nn.Module,
     images: Tensor,
-    labels: Tensor,
+    labels: Classes,
     *,
     samples: int = 50,
     noise: float = 0.15,
@@ -140,6 +97,8 @@ def smooth_grad(
         seed: Of the noise, which is the same for all images: a map does not hang on the other images.
         batch_size: Copies that go through the model at once, which bounds the memory.
     """
+    check_images(images)
+    labels = as_classes(labels, images)
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.stack([torch.randn(images.shape[1:], generator=generator) for _ in range(samples)])
     drawn = drawn.to(images)
@@ -155,7 +114,7 @@ def smooth_grad(
 def integrated_gradients(
     model: nn.Module,
     images: Tensor,
-    labels: Tensor,
+    labels: Classes,
     *,
     baseline: float | Tensor = 0.0,
     steps: int = 50,
@@ -174,6 +133,8 @@ def integrated_gradients(
         steps: Places on the way.
         batch_size: Places that go through the model at once, which bounds the memory.
     """
+    check_images(images)
+    labels = as_classes(labels, images)
     places_on_way, weights = np.polynomial.legendre.leggauss(steps)
     alpha = torch.from_numpy((1 + places_on_way) / 2).to(images)
     start = torch.as_tensor(baseline).to(images).expand_as(images)
@@ -188,8 +149,8 @@ def integrated_gradients(
 def grad_cam(
     model: nn.Module,
     images: Tensor,
-    labels: Tensor,
-    layer: nn.Module,
+    labels: Classes,
+    layer: nn.Module | str,
     *,
     upsample: bool = True,
     batch_size: int = 64,
@@ -200,21 +161,26 @@ def grad_cam(
         model: Maps images (B, C, H, W) in [0, 1] to logits (B, K).
         images: (B, C, H, W) in [0, 1].
         labels: (B,), the classes asked about.
-        layer: A module of the model whose output has maps, usually the last one.
+        layer: A module of the model, or its name, whose output has maps, usually the last one. Of one that is
+            used several times in a pass, such as the ReLU of a residual block, the last use counts.
         upsample: To the size of the images; else (B, h, w) as the layer has it.
         batch_size: Images that go through the model at once.
 
     Raises:
         ValueError: The layer's output has no maps, or the logits do not hang on it.
     """
+    check_images(images)
+    labels, layer = as_classes(labels, images), find_module(model, layer)
     kept: list[Tensor] = []
 
-    def keep(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+    def keep(module: nn.Module, inputs: Any, output: Any) -> Any:
         kept.append(output)
-        return output.clone()  # what follows may work in place, and would overwrite what is kept
+        return (
+            output.clone() if isinstance(output, Tensor) else output
+        )  # what follows may work in place, and would overwrite what is kept
 
     found = []
-    with as_it_was(model), torch.enable_grad():
+    with as_it_was(model) as ask, torch.enable_grad():
         handle = layer.register_forward_hook(keep)
         try:
             for part, asked in zip(
@@ -222,15 +188,15 @@ def grad_cam(
             ):
                 kept.clear()
                 # Without this, nothing before the layer would need gradients, nor the layer's maps.
-                logits = model(part.detach().requires_grad_())
-                if not kept or kept[0].ndim != 4:
+                logits = ask(part.detach().requires_grad_())
+                if not kept or not isinstance(kept[-1], Tensor) or kept[-1].ndim != 4:
                     raise ValueError(f"{type(layer).__name__} gives no maps (B, C, h, w) for Grad-CAM")
-                score = logits[torch.arange(len(part)), asked].sum()
-                (slopes,) = torch.autograd.grad(score, kept[0], allow_unused=True)
+                score = own_logits(logits, asked).sum()
+                (slopes,) = torch.autograd.grad(score, kept[-1], allow_unused=True)
                 if slopes is None:
                     raise ValueError(f"the classes do not hang on this {type(layer).__name__}")
                 weights = slopes.mean((2, 3), keepdim=True)
-                found.append((weights * kept[0]).sum(1, keepdim=True).relu().detach())
+                found.append((weights * kept[-1]).sum(1, keepdim=True).relu().detach().to(images.dtype))
         finally:
             handle.remove()
     maps = torch.cat(found)
@@ -243,7 +209,7 @@ def grad_cam(
 def deletion_and_insertion(
     model: nn.Module,
     images: Tensor,
-    labels: Tensor,
+    labels: Classes,
     maps: Tensor,
     *,
     steps: int = 28,
@@ -252,7 +218,10 @@ def deletion_and_insertion(
     """Return the probability of a class while pixels go, and while they come, the most salient first.
 
     Deleted pixels are the image's mean colour; inserted ones replace those of a blurred image. The area under
-    deletion's curve is small and that under insertion's large for a map that the classifier goes by.
+    deletion's curve is small and that under insertion's large for a map that the classifier goes by; what
+    chance gives, `random_maps` say. Numbers do not compare with those of Petsiuk et al.: there, deleted
+    pixels are grey, the blur has 11 x 11 pixels of deviation 5, each step takes as many pixels as the image
+    is wide, and the images are those that the network classifies right or all, as the table at hand says.
 
     Args:
         model: Maps images (B, C, H, W) in [0, 1] to logits (B, K).
@@ -265,6 +234,13 @@ def deletion_and_insertion(
     Returns:
         Deletion and insertion, each (B, steps + 1), from none to all of the pixels; `area` makes a number.
     """
+    check_images(images)
+    labels = as_classes(labels, images)
+    if maps.shape != (len(images), *images.shape[2:]):
+        size = (len(images), *images.shape[2:])
+        raise ValueError(f"maps are one for each image, {tuple(size)}, got {tuple(maps.shape)}")
+    if not maps.isfinite().all():
+        raise ValueError("maps hold values that are not finite: no order of the pixels follows from them")
     # Equal values go in an order that has nothing to do with their place: Grad-CAM is 0 in large parts.
     mixed = torch.randperm(maps[0].numel(), generator=torch.Generator().manual_seed(0)).to(maps.device)
     order = mixed[maps.flatten(1)[:, mixed].argsort(dim=1, descending=True, stable=True)]
@@ -273,7 +249,7 @@ def deletion_and_insertion(
     blurred = gaussian_blur(images, images.shape[-1] / 20)
     shares = torch.linspace(0, 1, steps + 1, device=images.device)
     curves = []
-    with as_it_was(model):
+    with as_it_was(model) as ask:
         for start, end in ((images, blank), (blurred, images)):
             found = []
             pairs = torch.arange(len(images) * (steps + 1), device=images.device)
@@ -281,10 +257,32 @@ def deletion_and_insertion(
                 places, numbers = chosen // (steps + 1), chosen % (steps + 1)
                 limit = (shares[numbers] * maps[0].numel()).round()
                 gone = (ranks[places] < limit[:, None, None])[:, None]
-                logits = model(torch.where(gone, end[places], start[places]))
-                found.append(logits.float().softmax(1)[torch.arange(len(chosen)), labels[places]])
+                logits = ask(torch.where(gone, end[places], start[places]))
+                found.append(own_logits(logits.softmax(1), labels[places]))
             curves.append(torch.cat(found).reshape(len(images), steps + 1))
     return curves[0], curves[1]
+
+
+def random_maps(
+    images: Tensor,
+    kind: Literal["pixels", "blobs"],
+    *,
+    maps_size: tuple[int, int] = (13, 13),
+    seed: int = 0,
+) -> Tensor:
+    """Return maps (B, H, W) that know nothing of the images: the chance level of `deletion_and_insertion`.
+
+    Args:
+        images: (B, C, H, W).
+        kind: ``pixels``: each is drawn by itself. ``blobs``: drawn at the size of a layer's maps and enlarged
+            as `grad_cam` does, so that they are as smooth as its maps; that alone moves the curves.
+        maps_size: Height and width of those.
+        seed: Of the maps; an image's hangs on its place and the seed alone.
+    """
+    size = tuple(images.shape[2:]) if kind == "pixels" else maps_size
+    drawn = [torch.rand(1, 1, *size, generator=keyed_generator((seed, n))) for n in range(len(images))]
+    maps = functional.interpolate(torch.cat(drawn), images.shape[2:], mode="bilinear", align_corners=False)
+    return maps[:, 0].to(images.device)
 
 
 def area(curves: Tensor) -> Tensor:
@@ -311,7 +309,7 @@ def gaussian_blur(images: Tensor, sigma: float) -> Tensor:
 def rank_correlation(a: Tensor, b: Tensor) -> Tensor:
     """Return Spearman's correlation of each pair of maps, (B,): equal values share their mean rank.
 
-    A map that is the same everywhere correlates with nothing: 0.
+    nan where a map is the same everywhere: it has no order to compare.
 
     Args:
         a: (B, ...).
@@ -325,7 +323,7 @@ def rank_correlation(a: Tensor, b: Tensor) -> Tensor:
 
     pairs = zip(a.flatten(1), b.flatten(1), strict=True)
     found = [torch.corrcoef(torch.stack([ranks(x), ranks(y)]))[0, 1] for x, y in pairs]
-    return torch.stack(found).nan_to_num(0.0)
+    return torch.stack(found)
 
 
 def cascading_randomization(
@@ -334,7 +332,7 @@ def cascading_randomization(
     """Return how alike maps stay while weights are replaced by random ones, from the last layer to the first.
 
     A map that stays alike does not hang on what the network has learned. Weights are drawn from a normal
-    distribution with the mean and deviation of those they replace.
+    distribution with the mean and deviation of those they replace; BatchNorm's statistics begin anew.
 
     Args:
         model: Is copied.
@@ -343,7 +341,8 @@ def cascading_randomization(
         seed: Of the weights.
 
     Returns:
-        By the last layer replaced, in their order, Spearman's correlation (B,) with the first maps.
+        By the last layer replaced, in their order, Spearman's correlation (B,) with the first maps; nan where
+        a map is the same everywhere, as Grad-CAM's may be of a network that answers nothing.
     """
     model = copy.deepcopy(model)
     before = explain(model)
@@ -361,6 +360,8 @@ def cascading_randomization(
                 drawn = torch.randn(weight.shape, generator=generator).to(weight)
                 deviation = weight.std() if weight.numel() > 1 else 0.0
                 weight.copy_(weight.mean() + deviation * drawn)
+            if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+                layer.reset_running_stats()
         if number in due:
             found[name] = rank_correlation(before, explain(model))
     return found

@@ -126,7 +126,7 @@ def build(args: Args) -> "GANModule":
 
 
 def read_digits(args: GANArgs) -> "MNISTDataModule":
-    """Return MNIST at the size of the networks; the validation digits are trained on too, unless they score."""
+    """Return MNIST at the size of the networks; validation digits are trained on too, unless they score."""
     from datamodules.mnist import MNISTDataModule
 
     digits = MNISTDataModule(

@@ -14,6 +14,8 @@ from visualize_attacks import (
     attack,
     classified_right,
     pick_targets,
+    scrambled,
+    share,
 )
 from visualize_common import Numbers, Shown, class_of, kept_as_png, notes_on_classes, once
 
@@ -39,9 +41,11 @@ def attack_images(
 ) -> Numbers:
     """Attack images with each attack, write them as PNG, read them again and judge; draw; return the figures.
 
-    Only images that the network classifies right count. By attack: success, median L2, PSNR, queries,
-    gradients and changed pixels of the successful ones; overlap, the rank correlation of the change with the
-    saliency map; by network and attack: transfer, the share of the successful that fool that one too.
+    Only images that the network classifies right count. By attack: success, and success_unrounded before it
+    was rounded to 8 bits; median L2, PSNR, queries, gradients and changed pixels of the successful ones;
+    overlap, the rank correlation of the change with the saliency map; by network and attack: transfer, the
+    share of the successful that fool that one too, and noise, that which the same changes at random pixels
+    fool.
     """
     import torch
 
@@ -56,6 +60,7 @@ def attack_images(
     notes += notes_on_classes(shown, args.backbone)
     if not right:
         return {}, notes
+    print(notes[0], flush=True)
     names = [shown.names[place] for place in right]
     order = [name for one in args.attacks for name in (["plain", "eot"] if one == "eot" else [one])]
     maps = gradient(network, images, truth, batch_size=size)
@@ -69,12 +74,14 @@ def attack_images(
         else:
             work = functools.partial(judge, args, name, networks, images, truth, maps, names, folder, trainer)
         numbers = once(folder, trainer, name, work)
-        metrics |= {f"{name}/{number}": [value] for number, value in numbers.items()}
-        print(f"{name}: " + ", ".join(f"{key} {value:.4g}" for key, value in numbers.items()), flush=True)
+        metrics |= {f"{name}/{number}": values for number, values in numbers.items()}
+        print(f"{name}: {said(numbers)}", flush=True)
     if "eot" in args.attacks:
         targets = pick_targets(args, aim(args, "eot"), network, images, truth)
         clean = robust_attacks.robustness(network, images, truth, targets, batch_size=args.batch_size)
         metrics["clean/under_transformations"] = [float(clean.mean())]
+        chance = metrics["clean/under_transformations"][0]
+        print(f"of the images as they are {chance:.3f} fool under transformations", flush=True)
     if len(networks) > 1:
         shares = [
             [metrics.get(f"{name}/transfer/{other}", [torch.nan])[0] for other in networks] for name in order
@@ -94,6 +101,21 @@ def attack_images(
     return metrics, notes
 
 
+def said(numbers: dict[str, list[float]]) -> str:
+    """Return the numbers of an attack in README's units: L-infinity x 255, shares with of how many."""
+    parts = []
+    for name, (value,) in numbers.items():
+        if name.endswith("_of"):
+            continue
+        if name == "median_linf":
+            parts.append(f"{name} x 255 {255 * value:.4g}")
+        elif f"{name}_of" in numbers:
+            parts.append(f"{name} {value:.3f} of {numbers[f'{name}_of'][0]:.0f}")
+        else:
+            parts.append(f"{name} {value:.4g}")
+    return ", ".join(parts)
+
+
 def judge(
     args: Adversarial,
     name: str,
@@ -104,7 +126,7 @@ def judge(
     names: list[str],
     folder: Path,
     trainer: Any,
-) -> dict[str, float]:
+) -> dict[str, list[float]]:
     """Attack, write what it made as PNG, read it again, judge it by all networks, draw it; return numbers.
 
     Args:
@@ -122,30 +144,34 @@ def judge(
 
     from rdfia import adversarial, network_plots, robust_attacks, runs
     from rdfia.backbones import imagenet_classes
+    from rdfia.classifier import predict
     from rdfia.saliency import rank_correlation
 
     network, size, classes = networks[args.backbone], args.batch_size, imagenet_classes()
     found, targets = attack(args, name, network, images, truth)
     places = found.success.nonzero()[:, 0].tolist()
-    numbers = {"success": found.success_rate(), "success_as_files": 0.0}
+    numbers = share("success", found.success) | share("success_unrounded", found.success_unrounded)
+    numbers |= share("success_as_files", torch.zeros_like(found.success))
     if not places:
         return numbers
     files = [kept_as_png(folder, trainer, name, names[place], found.images[place]) for place in places]
-    again = torch.stack(files).to(images.device)
-    told = adversarial.predict(network, again, size)
-    hits = adversarial.fooled(told, truth[places], adversarial.some(targets, found.success))
-    numbers["success_as_files"] = float(hits.sum()) / len(images)
+    again, files_fool = torch.stack(files).to(images.device), torch.zeros_like(found.success)
+    told = predict(network, again, size)
+    files_fool[places] = adversarial.fooled(told, truth[places], adversarial.some(targets, found.success))
+    numbers |= share("success_as_files", files_fool)
     for score in ("l2", "linf", "psnr", "l0", "queries", "gradients"):
-        numbers[f"median_{score}"] = float(getattr(found, score)[places].double().quantile(0.5))
+        numbers[f"median_{score}"] = [float(getattr(found, score)[places].double().quantile(0.5))]
     change = (found.images - images).abs().amax(1)[places]
-    numbers["overlap_with_saliency"] = float(rank_correlation(change, maps[places]).mean())
+    numbers["overlap_with_saliency"] = [float(rank_correlation(change, maps[places]).nanmean())]
     if name in ("plain", "eot"):
         lasting = robust_attacks.robustness(network, found.images, truth, targets, batch_size=args.batch_size)
-        numbers["under_transformations"] = float(lasting.mean())
+        numbers["under_transformations"] = [float(lasting.mean())]
+    noise = scrambled(images[places], again, args.seed)
     for other_name, other in networks.items():
-        share = also_fooled(other, images[places], again, truth[places], size)
-        if share is not None:
-            numbers[f"transfer/{other_name}"] = share
+        for kind, seen in (("transfer", again), ("noise", noise)):
+            also = also_fooled(other, images[places], seen, truth[places], size)
+            if len(also):
+                numbers |= share(f"{kind}/{other_name}", also)
     chosen = places[:12]
     titles = [f"{classes[int(truth[p])]}, now {classes[int(found.after[p])]}" for p in chosen]
     pairs = [(images[p].cpu(), found.images[p].cpu()) for p in chosen]

@@ -77,7 +77,7 @@ def pick_targets(args: Adversarial, target: str, network: Any, images: Any, trut
     """Return the classes (N,) that shall win; None for any. One that is the true class can never win."""
     import torch
 
-    from rdfia.saliency import all_logits
+    from rdfia.classifier import all_logits
 
     if target == "any":
         return None
@@ -94,7 +94,7 @@ def classified_right(
     shown: Shown, network: Any, batch_size: int
 ) -> "tuple[torch.Tensor, torch.Tensor, list[int]]":
     """Return the images (N, 3, H, W) that a network classifies right, their classes (N,) and their places."""
-    from rdfia.adversarial import predict
+    from rdfia.classifier import predict
 
     images = shown.images.to(network.mean.device)
     told = predict(network, images, batch_size)
@@ -160,10 +160,34 @@ def attack(
 
 def also_fooled(
     network: Any, images: "torch.Tensor", changed: "torch.Tensor", truth: "torch.Tensor", batch_size: int
-) -> float | None:
-    """Return which share of what a network had right it has wrong when changed; None if it had none right."""
-    from rdfia.adversarial import predict
+) -> "torch.Tensor":
+    """Return, of each image that a network had right, whether it has it wrong when changed, (M,) bool."""
+    from rdfia.classifier import predict
 
     before = predict(network, images, batch_size) == truth
     after = predict(network, changed, batch_size) != truth
-    return float((before & after).sum() / before.sum()) if before.any() else None
+    return after[before]
+
+
+def scrambled(images: "torch.Tensor", changed: "torch.Tensor", seed: int) -> "torch.Tensor":
+    """Return images (N, 3, H, W) with the same changes at other pixels, drawn at random, as 8 bits hold them.
+
+    Noise as long as the change in every norm, but for what [0, 1] cuts off: what it fools, an attack fools
+    without any aim.
+    """
+    import torch
+
+    from rdfia.adversarial import rounded
+    from rdfia.draws import keyed_generator
+
+    change = (changed - images).flatten(2)
+    orders = [
+        torch.randperm(change.shape[2], generator=keyed_generator((seed, n))) for n in range(len(change))
+    ]
+    moved = [one[:, order.to(one.device)] for one, order in zip(change, orders, strict=True)]
+    return rounded(images + torch.stack(moved).reshape(images.shape))
+
+
+def share(name: str, hits: "torch.Tensor") -> dict[str, list[float]]:
+    """Return the share of hits (N,), and of how many, as metrics; `write_results` adds the interval."""
+    return {name: [float(hits.double().mean())], f"{name}_of": [float(hits.numel())]}

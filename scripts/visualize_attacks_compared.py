@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from visualize_attacks import NO_CLASS, Adversarial, also_fooled, attack, classified_right
+from visualize_attacks import NO_CLASS, Adversarial, also_fooled, attack, classified_right, share
 from visualize_common import Shown, class_of
 
 if TYPE_CHECKING:
@@ -32,11 +32,13 @@ def success_curves(
         rates, ever = [], torch.zeros(len(images), dtype=torch.bool, device=images.device)
         levels, unit = (args.curve_l2, 1) if name == "pgd_l2" else (args.curve, 255)
         for level in sorted(levels):
-            success = attack(args, name, network, images, truth, epsilon=level / unit)[0].success
+            found = attack(args, name, network, images, truth, epsilon=level / unit)[0]
+            success = found.success
+            metrics |= share(f"{name}/success_unrounded_at_{level:g}", found.success_unrounded)
             # What pgd found nearer by lies in the larger ball, too; fgsm takes one step of full length.
             ever = success if name == "fgsm" else success | ever
             rates.append(float(ever.double().mean()))
-            metrics[f"{name}/success_at_{level:g}"] = [rates[-1]]
+            metrics |= share(f"{name}/success_at_{level:g}", ever)
         panels.setdefault("success_l2" if name == "pgd_l2" else "success", {})[name] = (sorted(levels), rates)
     for panel, lines in panels.items():
         figure = plots.curves({"share that fools": lines}, x_label=units[panel], log_x=True)
@@ -59,10 +61,12 @@ def transfer_matrix(
         found = attack(args, name, network, images, truth)[0]
         for column, (other_name, other) in enumerate(networks.items()):
             hits = found.success
-            share = also_fooled(other, images[hits], found.images[hits], truth[hits], args.batch_size)
-            if hits.any() and share is not None:
-                shares[row, column] = share
-                metrics[f"matrix/{name}/{maker}/{other_name}"] = [share]
+            if not hits.any():
+                continue
+            also = also_fooled(other, images[hits], found.images[hits], truth[hits], args.batch_size)
+            if len(also):
+                shares[row, column] = float(also.double().mean())
+                metrics |= share(f"matrix/{name}/{maker}/{other_name}", also)
     names = list(networks)
     figure = plots.matrix(shares, names, names, labels=(f"{name} made on", "fools"))
     runs.save_figure(folder, "transfer_matrix", figure, trainer)
@@ -81,7 +85,8 @@ def influence_of_targets(
     import torch
 
     from rdfia import adversarial, plots, runs
-    from rdfia.saliency import all_logits, rank_correlation
+    from rdfia.classifier import all_logits
+    from rdfia.saliency import rank_correlation
 
     generator = torch.Generator().manual_seed(args.seed)
     steps = torch.stack([torch.randperm(999, generator=generator)[: args.influence] + 1 for _ in images])
@@ -99,10 +104,8 @@ def influence_of_targets(
     )
     runs.save_figure(folder, "influence_of_the_target", figure, trainer)
     alike = rank_correlation(rank[None].double(), distance[None].double()) if len(rank) else torch.zeros(1)
-    metrics = {
-        "influence/success": [float(found.success.double().mean())],
-        "influence/correlation_with_rank": [float(alike)],
-    }
+    metrics = share("influence/success", found.success)
+    metrics["influence/correlation_with_rank"] = [float(alike)]
     ends = {"nearest": line[1][0], "farthest": line[1][-1]} if parts else {}
     return metrics | {f"influence/median_l2_of_{end}_eighth": [value] for end, value in ends.items()}
 
@@ -114,7 +117,7 @@ def attack_with_patch(
     truth: "torch.Tensor",
     folder: Path,
     trainer: Any,
-) -> dict[str, float]:
+) -> dict[str, list[float]]:
     """Make one patch with every other image; return what share of the others it turns into the target."""
     import torch
 
@@ -126,7 +129,7 @@ def attack_with_patch(
     train, held_out = others[::2], others[1::2]
     area = args.patch_size**2 / (images.shape[2] * images.shape[3])
     if not len(held_out):
-        return {"success": float("nan"), "share_of_the_area": area}
+        return {"success": [float("nan")], "share_of_the_area": [area]}
     patch = robust_attacks.patch(
         network,
         train,
@@ -145,4 +148,4 @@ def attack_with_patch(
     title = f"a patch for {classes[target]}, on images that it was not made with"
     figure = plots.captioned(adversarial.rounded(shown).cpu(), captions, columns=6, title=title, side=2.2)
     runs.save_figure(folder, "patch", figure, trainer)
-    return {"success": float((told == target).double().mean()), "share_of_the_area": area}
+    return share("success", told == target) | {"share_of_the_area": [area]}

@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 from visualize_common import Numbers, Pictures, Shown, class_of, known_classes, notes_on_classes, once
 
+CHANCE: tuple[Literal["pixels", "blobs"], ...] = ("pixels", "blobs")  # see rdfia.saliency.random_maps
+
 
 @dataclass(frozen=True)
 class Saliency(Pictures):
@@ -30,8 +32,10 @@ class Saliency(Pictures):
     """Kinds of maps."""
     of: str = "true"
     """Class: `true`, `predicted` or a name."""
-    samples: int = 50
+    samples: int = 25
     """Copies for smooth_grad, steps for integrated_gradients."""
+    faithfulness: bool = True
+    """Measure deletion and insertion."""
     randomized: int = 10
     """Images for the randomization check."""
 
@@ -79,13 +83,15 @@ def draw_saliency(
 
     By network and kind: deletion and insertion, means over images of the areas under the curves; randomized,
     the correlation with the maps of a network whose weights are all random (0: the map hangs on what was
-    learned). By kind and pair of networks: agreement, the correlation of their maps.
+    learned), over the images whose map is not empty then; empty, the share of those that are. By kind and
+    pair of networks: agreement, the correlation of their maps. Beside them stand deletion and insertion of
+    maps that know nothing, `CHANCE`.
     """
     import torch
 
     from rdfia import network_plots, plots, runs
-    from rdfia.adversarial import predict
     from rdfia.backbones import imagenet_classes
+    from rdfia.classifier import predict
     from rdfia.saliency import area, rank_correlation
 
     images = shown.images.to(networks[args.backbone].mean.device)
@@ -108,23 +114,34 @@ def draw_saliency(
             )
             maps[name, method] = measured["maps"]
             numbers = {}
-            for kind in ("deletion", "insertion"):
+            for kind in ("deletion", "insertion") if args.faithfulness else ():
                 curve = measured[kind]
                 numbers[kind] = float(area(curve).mean())
                 share = torch.linspace(0, 1, curve.shape[1]).tolist()
                 curves.setdefault(f"{name}: {kind}", {})[method] = (share, curve.mean(0).tolist())
             if kept := measured["randomized"]:
-                numbers["randomized"] = kept[-1]
+                numbers |= {"randomized": kept[-1], "randomized_empty": measured["empty"][-1]}
                 stages = [stage / len(kept) for stage in range(1, len(kept) + 1)]
                 curves.setdefault(f"{name}: correlation, randomized", {})[method] = (stages, kept)
             metrics |= {f"{name}/{method}/{kind}": [value] for kind, value in numbers.items()}
             told = "  ".join(f"{kind} {value:.3f}" for kind, value in numbers.items())
             print(f"{name:28}{method:24}{told}", flush=True)
+        if args.faithfulness:
+            find = functools.partial(measure_chance, args, network, layers[name], images, asked_of[name])
+            for kind, curves_of in once(folder, trainer, f"{name}_chance", find).items():
+                numbers = {}
+                for panel, curve in curves_of.items():
+                    numbers[panel] = float(area(curve).mean())
+                    share = torch.linspace(0, 1, curve.shape[1]).tolist()
+                    curves.setdefault(f"{name}: {panel}", {})[kind] = (share, curve.mean(0).tolist())
+                metrics |= {f"{name}/{kind}/{panel}": [value] for panel, value in numbers.items()}
+                told = "  ".join(f"{panel} {value:.3f}" for panel, value in numbers.items())
+                print(f"{name:28}{kind.replace('_', ' ') + ', chance':24}{told}", flush=True)
     for method in args.methods:
         for one, other in combinations(networks, 2):
             same = asked_of[one] == asked_of[other]  # maps of one class
             alike = rank_correlation(maps[one, method][same], maps[other, method][same]) if same.any() else []
-            mean = float(alike.mean()) if len(alike) else float("nan")
+            mean = float(alike.nanmean()) if len(alike) else float("nan")
             metrics[f"{method}/agreement/{one}/{other}"] = [mean]
     figure = plots.curves(curves, x_label="share of the pixels, or of the layers from the last")
     runs.save_figure(folder, "faithfulness", figure, trainer)
@@ -150,31 +167,62 @@ def draw_saliency(
 def measure(
     args: Saliency, network: Any, layer: str, images: Any, classes: Any, method: str
 ) -> dict[str, Any]:
-    """Return maps (N, H, W), curves of deletion and insertion (N, steps), correlations once random."""
+    """Return maps (N, H, W), curves of deletion and insertion (N, steps + 1), correlations once random."""
+    maps = explain(args, network, layer, images, classes, method)
+    found: dict[str, Any] = {"maps": maps, "randomized": [], "empty": []}
+    if args.faithfulness:
+        found |= faithfulness(args, network, images, classes, maps)
+    if args.randomized:
+        few = slice(args.randomized)
+        found |= randomized(args, network, layer, images[few], classes[few], method)
+    return found
+
+
+def faithfulness(args: Saliency, network: Any, images: Any, classes: Any, maps: Any) -> dict[str, Any]:
+    """Return the curves of deletion and insertion, each (N, steps + 1)."""
     import torch
 
     from rdfia.saliency import deletion_and_insertion
 
-    maps = explain(args, network, layer, images, classes, method)
     # Where the network is only asked; maps are of float32.
     with torch.autocast(images.device.type, torch.bfloat16, enabled=args.precision == "bf16-mixed"):
         deletion, insertion = deletion_and_insertion(
             network, images, classes, maps, batch_size=args.batch_size
         )
-    few = slice(args.randomized)
-    kept = randomized(args, network, layer, images[few], classes[few], method) if args.randomized else []
-    return {"maps": maps, "deletion": deletion, "insertion": insertion, "randomized": kept}
+    return {"deletion": deletion, "insertion": insertion}
+
+
+def measure_chance(
+    args: Saliency, network: Any, layer: str, images: Any, classes: Any
+) -> dict[str, dict[str, Any]]:
+    """Return the curves of maps that know nothing of the images, by kind; blobs as smooth as the layer's."""
+    from rdfia.saliency import random_maps
+
+    output = network.tap(images[:1], [layer])[layer]
+    size = tuple(output.shape[2:]) if output.ndim == 4 else (7, 7)
+    return {
+        f"random_{kind}": faithfulness(
+            args, network, images, classes, random_maps(images, kind, maps_size=size, seed=args.seed)
+        )
+        for kind in CHANCE
+    }
 
 
 def randomized(
     args: Saliency, network: Any, layer: str, images: Any, classes: Any, method: str
-) -> list[float]:
-    """Return the mean correlations with maps of a network that is made random stage by stage."""
+) -> dict[str, list[float]]:
+    """Return the correlations with maps of a network that is made random stage by stage.
+
+    Means over the images whose map is not the same everywhere; beside them the share of the others.
+    """
     from rdfia.saliency import cascading_randomization
 
     few = dataclasses.replace(args, samples=min(args.samples, 10))  # enough to tell what stays from what goes
     alike = cascading_randomization(network, lambda one: explain(few, one, layer, images, classes, method))
-    return [float(one.mean()) for one in alike.values()]
+    return {
+        "randomized": [float(one.nanmean()) for one in alike.values()],
+        "empty": [float(one.isnan().double().mean()) for one in alike.values()],
+    }
 
 
 def last_maps(backbone: Any, image: Any) -> str:

@@ -12,8 +12,9 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional
 
-from rdfia.adversarial import fgsm, fool, judge, pgd, predict, project, rounded, rounded_towards
+from rdfia.adversarial import fgsm, fool, judge, pgd, project, quantised, rounded
 from rdfia.black_box import few_pixels, shapes
+from rdfia.classifier import lengths, predict
 from rdfia.robust_attacks import patch, random_transform, robustness, with_patch
 
 
@@ -121,7 +122,7 @@ def test_a_network_that_is_very_sure_is_climbed_as_well(margin):
     assert pgd(model, images, labels, epsilon=0.7, step=0.1, steps=7, random_start=False).success.all()
     by_l2 = pgd(model, images, labels, epsilon=1.0, norm="l2", step=0.1, steps=9, random_start=False)
     assert by_l2.success.all()
-    assert by_l2.gradients.item() == 6  # the sixth step of a tenth goes beyond a half
+    assert by_l2.gradients.item() == 5  # five tenths lie on the boundary, their nearest grey level beyond it
 
 
 def test_fool_on_a_linear_model_takes_as_many_steps_as_the_distance_to_the_boundary():
@@ -176,20 +177,54 @@ def test_a_target_that_is_the_truth_is_no_success():
     assert not judge(model, image, image, label, label).success
 
 
-def test_rounding_towards_the_image_never_leaves_the_ball():
+def test_eight_bits_never_leave_the_ball_of_linf():
     image = rounded(torch.rand(1, 3, 50, 50))
     for size in (0.5, 1.0, 2.0, 2.7):
         changed = (image + size / 255 * (2 * torch.rand_like(image) - 1)).clamp(0, 1)
-        kept = rounded_towards(image, changed)
+        kept = quantised(image, changed, size / 255, "linf")
         assert (kept - image).abs().max() <= size / 255 + 1e-6
         assert torch.equal(kept, rounded(kept))
     between = torch.rand(1, 3, 16, 16)  # of no whole levels, as after a resize in float
-    changed = (between + 2 / 255 * (2 * torch.rand_like(between) - 1)).clamp(0, 1)
-    kept = rounded_towards(between, changed)
-    assert ((kept - between).abs() <= (changed - between).abs().clamp(min=0.5 / 255) + 1e-5).all()
-    assert torch.equal(kept, rounded(kept))
-    full = rounded_towards(image, (image + 2 / 255).clamp(0, 1))
+    for size in (0.2, 2.0):
+        changed = (between + size / 255 * (2 * torch.rand_like(between) - 1)).clamp(0, 1)
+        kept = quantised(between, changed, size / 255, "linf")
+        assert (kept - between).abs().max() <= max(size, 0.5) / 255 + 1e-5
+        assert torch.equal(kept, rounded(kept))
+    full = quantised(image, (image + 2 / 255).clamp(0, 1), 2 / 255, "linf")
     torch.testing.assert_close(full, (image + 2 / 255).clamp(0, 1))
+
+
+def test_eight_bits_of_a_small_l2_change_are_the_nearest_within_the_ball():
+    """Rounding towards the image took nearly all of it: at 224 pixels most change by less than a level."""
+    torch.manual_seed(0)
+    image = rounded(0.2 + 0.6 * torch.rand(2, 3, 224, 224))
+    change = torch.randn_like(image) ** 3  # some values count more, as in a gradient
+    for epsilon in (0.15, 0.5, 2.0):
+        changed = image + epsilon * change / lengths(change)
+        kept = quantised(image, changed, epsilon, "l2")
+        assert torch.equal(kept, rounded(kept))
+        within = lengths(kept - image).flatten()
+        assert (within <= epsilon * (1 + 1e-5)).all()
+        assert (within > 0.5 * epsilon).all()
+        nearest = rounded(changed)
+        undone = kept != nearest
+        if (lengths(nearest - image) <= epsilon).all():
+            assert not undone.any()
+        elif undone.any():  # the smallest changes only
+            assert torch.equal(kept[undone], image[undone])
+            for number in range(2):
+                size = (changed - image)[number].abs()
+                stays = size[(kept != image)[number]]
+                assert size[undone[number]].max() <= stays.min() + 1e-7
+
+
+def test_what_an_l2_attack_did_before_rounding_stands_beside_it(squeezenet, photographs):
+    images, labels = photographs
+    found = pgd(squeezenet, images, labels, epsilon=0.1, norm="l2", steps=10)
+    assert found.success_unrounded.sum() >= found.success.sum()
+    exact = predict(squeezenet, found.unrounded) != labels
+    assert torch.equal(found.success_unrounded, exact)
+    assert (found.l2 <= 0.1 * (1 + 1e-5)).all()
 
 
 def test_a_file_holds_what_was_judged(squeezenet, photographs, tmp_path):

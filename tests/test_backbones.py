@@ -258,3 +258,12 @@ def test_a_network_of_timm_behind_its_own_normalisation():
     torch.testing.assert_close(found["bn2"], network.bn2(network.conv_head(network.blocks(x))))
     with pytest.raises(ValueError, match="timm has no model 'nothing'"):
         load_backbone("timm:nothing", weights="random")
+
+
+def test_a_module_that_a_pass_uses_twice_is_refused_with_the_name_of_its_block():
+    network = load_backbone("resnet18", weights="random")
+    images = torch.rand(1, 3, 64, 64)
+    with pytest.raises(ValueError, match=r"uses layer4.1.relu 2 times in a pass; name the block, layer4.1"):
+        network.tap(images, ["layer4.1.relu"])
+    found = network.tap(images, ["layer4.1", "relu"])
+    torch.testing.assert_close(found["layer4.1"], network.tap(images, ["layer4"])["layer4"])

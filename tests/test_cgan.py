@@ -186,3 +186,37 @@ def test_it_learns_what_the_labels_mean_only_if_the_discriminator_is_told(condit
     read = (images[:, None] - templates[None]).square().mean((2, 3, 4)).argmin(1)
     accuracy = (read == asked).float().mean().item()
     assert accuracy > 0.9 if told else accuracy < 0.3
+
+
+def test_scored_labels_are_drawn_as_training_had_them_and_not_as_the_scored_digits_have_them():
+    """Asked for the test set's own histogram, it was told the class shares that others are not."""
+    module = cGANModule(seed=3)
+    module.scores.update = lambda images, *, real, labels=None: seen.append((real, labels))
+    for counts in (torch.zeros(10), torch.tensor([0.0, 0, 0, 30, 0, 0, 0, 10, 0, 0])):
+        seen: list = []
+        module.label_counts.copy_(counts)
+        module._compare((torch.rand(200, 1, 32, 32), torch.full((200,), 5)), 4, 0)
+        asked = dict(seen)[False]
+        shares = torch.bincount(asked, minlength=10) / 200
+        expected = counts / counts.sum() if counts.any() else torch.full((10,), 0.1)
+        assert (shares - expected).abs().max() < 0.1
+        again: list = []
+        seen = again
+        module._compare((torch.rand(200, 1, 32, 32), torch.zeros(200, dtype=torch.long)), 4, 0)
+        assert torch.equal(dict(again)[False], asked)  # of seed and batch alone
+
+
+def test_labels_of_training_are_counted_and_kept():
+    module = cGANModule(generator_features=2, discriminator_features=2)
+    labels = torch.tensor([0, 1, 1, 7])
+    batches = DataLoader(TensorDataset(torch.rand(4, 1, 32, 32), labels), 4)
+    quiet_trainer(max_epochs=2).fit(module, batches)
+    assert module.label_counts.tolist() == [2, 4, 0, 0, 0, 0, 0, 2, 0, 0]
+    assert "label_counts" in module.state_dict()
+
+
+def test_fifteen_classes_are_named():
+    module = cGANModule(generator_features=2, discriminator_features=2)
+    batches = DataLoader(TensorDataset(torch.rand(4, 1, 32, 32), torch.tensor([0, 1, 14, 7])), 4)
+    with pytest.raises(ValueError, match="labels lie from 0 to 9, as there are 10 classes; got 0 to 14"):
+        quiet_trainer(max_epochs=1).fit(module, batches)

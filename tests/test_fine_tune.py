@@ -260,3 +260,16 @@ def test_bad_input_is_named():
         FineTuneModule(top=["relu1"])
     with pytest.raises(ValueError, match="top layers fire9 have no weights that fire4 depends on"):
         FineTuneModule(layer="fire4", top=["fire9"])
+
+
+def test_the_curves_of_training_and_validation_are_of_one_quantity(scenes):
+    """The training loss was the smoothed one, which is larger by itself."""
+    losses = []
+    for smoothing in (0.0, 0.3):
+        torch.manual_seed(0)
+        module = FineTuneModule(**{**STAGES, "head_lr": 0.0}, label_smoothing=smoothing, augment=False)
+        trainer = quiet_trainer(max_epochs=1)
+        trainer.fit(module, scenes)
+        losses.append({name: float(value) for name, value in trainer.callback_metrics.items()})
+    assert losses[0]["train/loss"] == pytest.approx(losses[1]["train/loss"], rel=1e-5)
+    assert losses[0]["train/batch_loss"] != pytest.approx(losses[1]["train/batch_loss"], rel=1e-3)

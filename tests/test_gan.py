@@ -7,7 +7,7 @@ import torch
 from conftest import quiet_trainer
 from torch import nn
 from torch.nn import functional
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from datamodules.mnist import MNISTDataModule
 from datamodules.tensors import BatchLoader, ImageTensors, ShuffledBatches
@@ -263,7 +263,7 @@ def test_the_judge_is_that_of_the_package_not_of_the_checkpoint(tmp_path):
 @pytest.mark.parametrize("groups", [0, 8])
 def test_images_of_another_size_are_named(groups):
     data = DataLoader([(torch.rand(1, 28, 28), 0)] * 8, batch_size=8)
-    with pytest.raises(ValueError, match=r"take MNISTDataModule\(image_size=32\)"):
+    with pytest.raises(ValueError, match=r"take MNISTDataModule\(image_size=32, channels=1\)"):
         quiet_trainer(max_epochs=1).fit(GANModule(**SMALL, groups=groups), data)
 
 
@@ -386,3 +386,20 @@ def test_load_from_checkpoint_gives_the_same_samples(tmp_path):
     loaded = GANModule.load_from_checkpoint(tmp_path / "gan.ckpt", weights_only=True)
     assert torch.equal(loaded.sample(4), module.sample(4))
     assert loaded.batches_done == 2
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (2 * torch.rand(8, 1, 32, 32) - 1, r"images lie in \[0, 1\]"),
+        (torch.full((8, 1, 32, 32), torch.nan), "not a number"),
+        (torch.rand(8, 3, 32, 32), r"images are \(B, 1, 32, 32\), got \(8, 3, 32, 32\)"),
+    ],
+)
+@pytest.mark.parametrize("validate", [False, True])
+def test_images_that_are_not_in_zero_to_one_are_refused(images, message, validate):
+    """[-1, 1] was mapped to [-3, 1] and trained on; RGB reached the digit judge."""
+    loader = DataLoader(TensorDataset(images, torch.zeros(8, dtype=torch.long)), 8)
+    trainer, module = quiet_trainer(max_epochs=1), GANModule(**SMALL)
+    with pytest.raises(ValueError, match=message):
+        trainer.validate(module, loader, verbose=False) if validate else trainer.fit(module, loader)

@@ -17,6 +17,7 @@ from rdfia.saliency import (
     grad_cam,
     gradient,
     integrated_gradients,
+    random_maps,
     rank_correlation,
     smooth_grad,
     strongest,
@@ -67,7 +68,7 @@ def test_no_trace_is_left_on_the_model(explain):
 
 def test_the_model_is_given_back_when_it_fails():
     model = Small().train()
-    with pytest.raises(IndexError):
+    with pytest.raises(ValueError, match="labels lie from 0 to"):
         gradient(model, torch.rand(1, 3, 12, 12), torch.tensor([99]))
     assert model.training
     assert all(weight.requires_grad for weight in model.parameters())
@@ -103,9 +104,9 @@ def test_grad_cam_by_hand():
     """One layer of two maps, the logit their mean times 3 and -2: weights are 3/4 and -2/4."""
     model = nn.Sequential(nn.Identity(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 1, bias=False))
     model[3].weight.data = torch.tensor([[3.0, -2.0]])
-    maps = torch.tensor([[[[1.0, 2], [0, 4]], [[1.0, 1], [3, 0]]]])
+    maps = torch.tensor([[[[1.0, 2], [0, 4]], [[1.0, 1], [3, 0]]]]) / 8
     found = grad_cam(model, maps, torch.tensor([0]), model[0], upsample=False)
-    torch.testing.assert_close(found, torch.tensor([[[0.25, 1.0], [0, 3.0]]]))
+    torch.testing.assert_close(found, torch.tensor([[[0.25, 1.0], [0, 3.0]]]) / 8)
     larger = grad_cam(model, 2 * maps, torch.tensor([0]), model[0], upsample=False)
     torch.testing.assert_close(larger, 2 * found)  # the scale is kept
 
@@ -221,7 +222,8 @@ def test_ranks_correlate_as_scipy_says_with_ties():
 
 def test_areas_and_constant_maps_by_hand():
     assert area(torch.tensor([[1.0, 0.5, 0.0], [1.0, 1.0, 1.0]])).tolist() == [0.5, 1.0]
-    assert rank_correlation(torch.zeros(1, 3, 3), torch.rand(1, 3, 3)).tolist() == [0.0]
+    nothing = rank_correlation(torch.zeros(1, 3, 3), torch.rand(1, 3, 3))
+    assert nothing.isnan().all()  # no order, and so no number that would look like "unlike"
 
 
 def test_equal_values_are_not_deleted_from_top_to_bottom():
@@ -266,3 +268,74 @@ def test_randomization_tells_maps_that_hang_on_the_weights_from_those_that_do_no
     assert learned["body.0"].abs().max() < 0.5
     assert edges["body.0"].min() == pytest.approx(1)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_randomization_begins_the_statistics_of_batch_norm_anew_and_says_which_maps_are_empty():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(784, 5))
+    model[1].running_mean.fill_(7.0)
+    model[1].running_var.fill_(9.0)
+    seen = []
+
+    def explain(one):
+        seen.append((one[1].running_mean.clone(), one[1].running_var.clone()))
+        # Empty for the third image, whose map has no order to compare.
+        maps = torch.rand(4, 6, 6)
+        maps[2] = 0.0
+        return maps
+
+    alike = cascading_randomization(model.eval(), explain)
+    assert torch.equal(seen[-1][0], torch.zeros(4))
+    assert torch.equal(seen[-1][1], torch.ones(4))
+    assert torch.equal(model[1].running_mean, torch.full((4,), 7.0))  # a copy was made random
+    for values in alike.values():
+        assert values.isnan().tolist() == [False, False, True, False]
+
+
+def test_grad_cam_of_a_module_that_is_used_twice_takes_the_last_use():
+    class Twice(nn.Module):
+        """The ReLU of a residual block: used before and after the second convolution."""
+
+        def __init__(self):
+            super().__init__()
+            self.one, self.two, self.relu = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.ReLU()
+            self.block = nn.Identity()
+            self.last = nn.Linear(4, 5)
+
+        def forward(self, images):
+            maps = self.block(self.relu(self.two(self.relu(self.one(images)))))
+            return self.last(maps.mean((2, 3)))
+
+    torch.manual_seed(0)
+    model, images = Twice().eval(), torch.rand(2, 3, 12, 12)
+    found = grad_cam(model, images, torch.tensor([0, 1]), model.relu, upsample=False)
+    torch.testing.assert_close(found, grad_cam(model, images, [0, 1], "block", upsample=False))
+    assert found.shape == (2, 8, 8)
+
+
+def test_chance_maps_are_as_smooth_as_said_and_know_nothing_of_the_images():
+    images = torch.rand(3, 3, 32, 32)
+    pixels, blobs = (random_maps(images, kind, maps_size=(4, 4)) for kind in ("pixels", "blobs"))
+    assert pixels.shape == blobs.shape == (3, 32, 32)
+    assert torch.equal(blobs, random_maps(1 - images, "blobs", maps_size=(4, 4)))
+    assert torch.equal(blobs[1:2], random_maps(images[:2], "blobs", maps_size=(4, 4))[1:])
+
+    def roughness(maps):
+        return (maps[..., 1:] - maps[..., :-1]).abs().mean() / maps.std()
+
+    assert roughness(pixels) > 5 * roughness(blobs)
+    coarse = torch.nn.functional.interpolate(blobs[:, None], (4, 4), mode="area")
+    again = torch.nn.functional.interpolate(coarse, (32, 32), mode="bilinear", align_corners=False)[:, 0]
+    assert rank_correlation(again, blobs).min() > 0.95  # nothing finer than the layer's maps
+
+
+@pytest.mark.parametrize(
+    ("maps", "message"),
+    [
+        (torch.rand(1, 6, 6), "maps are one for each image"),
+        (torch.full((2, 12, 12), torch.nan), "not finite"),
+    ],
+)
+def test_maps_that_give_no_order_are_refused(maps, message):
+    with pytest.raises(ValueError, match=message):
+        deletion_and_insertion(Small(), torch.rand(2, 3, 12, 12), [0, 1], maps)
