@@ -11,13 +11,15 @@ import os
 import shlex
 import shutil
 import tempfile
+import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lightning.pytorch.utilities import rank_zero_only
 
+DAY = 86_400  # seconds; no file takes longer to write
 SAMPLES = Path(__file__).parent / "samples"
 
 
@@ -70,9 +72,13 @@ def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` that becomes ``path`` if the block succeeds.
 
     A crash, a full disk or a kill at any moment leaves either the old file or the new one, never a
-    part of it.
+    part of it. (What a kill leaves beside it is cleared by the next that writes there, a day later.)
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(".*.part"):
+        with suppress(OSError):  # another process was faster
+            if left.is_file() and time.time() - left.stat().st_mtime > DAY:
+                left.unlink()
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     os.close(handle)
     part = Path(name)

@@ -2,6 +2,7 @@
 
 import re
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.files import data_root, not_found
-from datamodules.images import decode_all
+from datamodules.files import data_root, not_found, say
+from datamodules.images import decode_all, find_pictures
 from datamodules.tensors import BatchLoader, ImageTensors, describe, eval_loader
 
 # The class index is the rank of a synset among all 1000, not among the folders that happen to be there.
@@ -44,22 +45,20 @@ def load_npz(path: Path) -> tuple[Tensor, Tensor, list[str]]:
     return images, torch.from_numpy(labels).long(), [f"image {n}" for n in range(len(labels))]
 
 
-def find_pictures(folder: Path) -> list[tuple[Path, int]]:
-    """Return the pictures of a folder as (path, class index), in order of class and name.
+def with_classes(pictures: Sequence[Path]) -> list[tuple[Path, int]]:
+    """Return pictures as (path, class index), in order of class and name; -1 where the class is not known.
 
-    Either ``nXXXXXXXX_name.JPEG`` side by side, or one subfolder ``nXXXXXXXX`` per class (an ImageFolder).
+    It is by a name ``nXXXXXXXX_name.JPEG``, or in a folder ``nXXXXXXXX`` (an ImageFolder).
 
     Raises:
         ValueError: A name begins with a synset that is not one of the 1000.
     """
     found = []
-    for path in folder.glob("**/*"):
+    for path in pictures:
         match = SYNSET.match(path.name) or SYNSET.fullmatch(path.parent.name)
-        if not match or path.suffix.lower() not in (".jpeg", ".jpg", ".png"):
-            continue
-        if match[0] not in CLASS_INDEX:
+        if match and match[0] not in CLASS_INDEX:
             raise ValueError(f"{path}: {match[0]} is not one of ImageNet's 1000 synsets")
-        found.append((path, CLASS_INDEX[match[0]]))
+        found.append((path, CLASS_INDEX[match[0]] if match else -1))
     return sorted(found, key=lambda item: (item[1], item[0]))
 
 
@@ -128,7 +127,12 @@ class ImageNetSamplesDataModule(lightning.LightningDataModule):
                     f"{self.found} holds images of side {images.shape[-1]}, asked for {self.image_size}"
                 )
         else:
-            pictures = find_pictures(self.found)
+            there = find_pictures(self.found)
+            named = with_classes(there.pictures)
+            pictures = [(path, label) for path, label in named if label >= 0]
+            if there.others or len(pictures) < len(named):
+                without = f"{len(named) - len(pictures):,} pictures without a synset in their name"
+                say(f"{self.found}: {there}; left out: {without}")
             if not pictures:
                 raise FileNotFoundError(
                     f"{self.found} holds no pictures named nXXXXXXXX_name.JPEG or in folders nXXXXXXXX"

@@ -6,7 +6,7 @@ printed and stored with each result.
 """
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from datamodules.files import data_root, not_found, say
-from datamodules.images import decode_all
+from datamodules.images import Found, decode_all, find_pictures, kinds
 from datamodules.tensors import BatchLoader, ImageTensors, describe, eval_loader, train_loader
 
 CLASSES = (
@@ -69,8 +69,10 @@ class Audit:
         )
 
 
-def class_files(folder: Path) -> list[tuple[Path, int]]:
+def class_files(folder: Path) -> tuple[list[tuple[Path, int]], Counter[str]]:
     """Return the pictures of a folder with one subfolder per class, as (path, class index), in order of name.
+
+    And how many other files are there, by suffix.
 
     Raises:
         ValueError: A class is missing, or empty.
@@ -81,16 +83,18 @@ def class_files(folder: Path) -> list[tuple[Path, int]]:
         for entry in folder.iterdir()
         if entry.is_dir()
     }
-    files = []
+    files: list[tuple[Path, int]] = []
+    others = Counter[str]()
     for index, name in enumerate(CLASSES):
-        pictures = sorted(named[name].glob("*.jp*g")) if name in named else []
-        if not pictures:
+        found = find_pictures(named[name], recursive=False) if name in named else Found([], Counter())
+        if not found.pictures:
             raise ValueError(
                 f"{folder} holds no pictures of class {name!r} (expected {folder / name}/*.jpg); "
                 "unpack 15 Scene again"
             )
-        files += [(path, index) for path in pictures]
-    return files
+        files += [(path, index) for path in found.pictures]
+        others += found.others
+    return files, others
 
 
 def split_by_seed(
@@ -165,21 +169,26 @@ class Scene15DataModule(lightning.LightningDataModule):
         self.split_seed, self.duplicates = split_seed, duplicates
         self.val_fraction, self.train_on_val, self.shuffle = val_fraction, train_on_val, shuffle
         self.watch_test = watch_test
+        self.not_read = Counter[str]()  # files that are no pictures, by suffix
 
     def find(self) -> tuple[list[tuple[Path, int]], list[tuple[Path, int]], str]:
         """Return training files, test files and the name of the split."""
         root = data_root(self.data_dir)
         folder = root / "15SceneData"
         if not folder.is_dir():
-            raise not_found("15 Scene", "15SceneData/{train,test}/<class>/*.jpg", root, "scene15")
-        published = (folder / "train").is_dir()
-        if published:
-            train, test = class_files(folder / "train"), class_files(folder / "test")
+            layouts = "15SceneData/{train,test}/<class>/*.jpg, or 15SceneData/<class>/*.jpg"
+            raise not_found("15 Scene", layouts, root, "scene15")
+        if (folder / "train").is_dir() or (folder / "test").is_dir():
+            for part in ("train", "test"):
+                if not (folder / part).is_dir():
+                    raise not_found("15 Scene", f"15SceneData/{part}/<class>/*.jpg", root, "scene15")
+            (train, more), (test, others) = class_files(folder / "train"), class_files(folder / "test")
+            self.not_read = more + others
             if self.split_seed is None:
                 return train, test, "published split"
             files = sorted(train + test, key=lambda item: (item[1], item[0].name))
         else:
-            files = class_files(folder)
+            files, self.not_read = class_files(folder)
         seed = self.split_seed or 0
         return *split_by_seed(files, TRAIN_PER_CLASS, seed), f"split by seed {seed}"
 
@@ -194,7 +203,11 @@ class Scene15DataModule(lightning.LightningDataModule):
         train, test, split = self.find()
         self.split = split
         test, self.audit = audit(train, test, drop=self.duplicates == "drop_from_test")
-        say(str(self.audit))
+        # A drawn split is not that of published numbers, and what lies there and is not read may be missed.
+        drawn = "" if split == "published split" else f"; {split}, which is not the published one"
+        say(f"{self.audit}{drawn}")
+        if self.not_read:
+            say(f"not read in 15SceneData: {kinds(self.not_read)}")
         for part, files, fewest in (("training", train, 2), ("test", test, 1)):
             counts = np.bincount([label for _, label in files], minlength=len(CLASSES))
             if counts.min() < fewest:

@@ -8,7 +8,7 @@ which ends at the deepest of them.
     features = vgg.tap(images, ["pool5"])["pool5"]  # (B, 512, 7, 7)
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import resources
@@ -199,11 +199,9 @@ def load_backbone(
     network: Any = _build(name)
     found = {} if weights == "random" else _read_weights(name, weights, data_dir)
     absent: list[str] = []
-    if found:
+    if weights != "random":
         own = network.state_dict()
-        for key, value in found.items():
-            if key not in own or own[key].shape != value.shape:
-                raise ValueError(f"these weights do not fit {name}: {key} {tuple(value.shape)}")
+        found = fitting(found, own, name)
         missing = {key.rpartition(".")[0] for key in own.keys() - found.keys() if "num_batches" not in key}
         absent = [path for path, _ in network.named_modules() if path in missing]
         network.load_state_dict(found, strict=False)
@@ -230,6 +228,46 @@ def load_backbone(
         network, name=name, layers=_layer_names(name, network), without_weights=absent, mean=mean, std=std
     )
     return backbone.eval().requires_grad_(False)
+
+
+# What trainers and wrappers put around the weights of a network, or before their names.
+CONTAINERS = ("state_dict", "model_state_dict", "model", "net", "weights")
+PREFIXES = ("", "module.", "model.", "network.", "backbone.network.", "backbone.", "net.")
+
+
+def fitting(found: Mapping[str, Tensor], own: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """Return the weights of a file under a network's own names.
+
+    Names may stand behind a prefix, as in a checkpoint of `FineTuneModule`, whose head is left out.
+
+    Args:
+        found: Of the file.
+        own: Of the network, its ``state_dict``.
+        name: Of the architecture.
+
+    Raises:
+        ValueError: None fits, or one is unknown or of another shape; the message says which were found and
+            which are wanted.
+    """
+
+    def under(prefix: str) -> dict[str, Tensor]:
+        return {key.removeprefix(prefix): value for key, value in found.items() if key.startswith(prefix)}
+
+    prefix = max(PREFIXES, key=lambda prefix: len(under(prefix).keys() & own.keys()))
+    fit = under(prefix)
+    if not fit.keys() & own.keys():
+        seen = f"{', '.join(list(found)[:3])} …" if found else "nothing"
+        wanted = ", ".join(list(own)[:3])
+        raise ValueError(f"these weights do not fit {name}: found {seen}, wanted {wanted} …")
+    for key, value in fit.items():
+        if key not in own:
+            raise ValueError(f"these weights do not fit {name}: it has no {prefix}{key}")
+        if own[key].shape != value.shape:
+            shapes = f"{tuple(value.shape)}, not {tuple(own[key].shape)}"
+            raise ValueError(f"these weights do not fit {name}: {prefix}{key} is {shapes}")
+        if not value.isfinite().all():
+            raise ValueError(f"these weights are damaged: {prefix}{key} holds values that are not finite")
+    return fit
 
 
 def _build(name: str) -> nn.Module:
@@ -287,14 +325,23 @@ def _read_weights(name: str, weights: str | Path, data_dir: str | Path | None) -
         return _download_weights(name, data_dir)
     if not path.is_file():
         raise FileNotFoundError(f"weights {path} do not exist; give a file, imagenet or random")
+    tensors: Any
     try:
         if path.suffix == ".safetensors":
             tensors = load_file(path)
         else:
             tensors = torch.load(path, map_location="cpu", weights_only=True)
+        for container in CONTAINERS:  # of a trainer, ours among them
+            if isinstance(tensors, Mapping) and isinstance(tensors.get(container), Mapping):
+                tensors = tensors[container]
+                break
+        if not isinstance(tensors, Mapping):
+            raise ValueError(f"it holds a {type(tensors).__name__}")
+        tensors = {str(key): value for key, value in tensors.items() if isinstance(value, Tensor)}
         return {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}
     except (SafetensorError, OSError, RuntimeError, EOFError, AttributeError, ValueError) as error:
-        raise ValueError(f"{path} holds no readable weights ({type(error).__name__})") from error
+        why = str(error).splitlines()[0] if isinstance(error, ValueError) else type(error).__name__
+        raise ValueError(f"{path} holds no readable weights ({why})") from error
     except Exception as error:  # torch.load refuses anything but tensors by an error of its own
         raise ValueError(f"{path} is not a plain file of tensors ({type(error).__name__})") from error
 

@@ -9,6 +9,7 @@ import hashlib
 import json
 import time
 import warnings
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,6 +143,9 @@ def load_cached(folder: Path | None, recipe: Mapping[str, Any]) -> Tensor | None
         with safe_open(_cache_path(folder, recipe), framework="pt") as file:
             if json.loads(file.metadata()["recipe"]) == recipe:
                 values = file.get_tensor("values")
+                if file.metadata().get("crc32") != _checksum(values):
+                    values = None
+                    warnings.warn(f"{_cache_path(folder, recipe)} is damaged; made anew", stacklevel=2)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError):
         pass  # absent or damaged: made anew
     world_size = _processes()[1]
@@ -164,9 +168,16 @@ def save_cached(folder: Path | None, recipe: Mapping[str, Any], values: Tensor |
             if time.time() - part.stat().st_mtime > 86400:
                 part.unlink()
         with whole_file(_cache_path(folder, recipe)) as part:
-            save_file({"values": values.cpu().contiguous()}, part, metadata={"recipe": json.dumps(recipe)})
+            kept = values.cpu().contiguous()
+            metadata = {"recipe": json.dumps(recipe), "crc32": _checksum(kept)}
+            save_file({"values": kept}, part, metadata=metadata)
     except (OSError, SafetensorError) as error:
         warnings.warn(f"features are not kept in {folder}: {error}", stacklevel=2)
+
+
+def _checksum(values: Tensor) -> str:
+    """Return a checksum of the bytes of a tensor: flipped ones are not to be taken for features."""
+    return f"{zlib.crc32(values.contiguous().view(-1).view(torch.uint8).numpy().data):08x}"
 
 
 def _cache_path(folder: Path, recipe: Mapping[str, Any]) -> Path:
@@ -228,7 +239,7 @@ def open_layers(
     options: dict[str, Any] = {"batch_size": batch_size, "dtype": dtype, "grids": tuple(grids), "flip": flip}
     everything = torch.arange(count)
     recipe = {
-        "version": 1,
+        "version": 2,
         "backbone": backbone.name,
         "weights": weights_hash(backbone),
         "images": images_hash,

@@ -8,11 +8,13 @@ Run it on a machine with a network (the login node of a cluster). What is
 there and whole is left as it is, what is damaged is named and not touched.
 """
 
+import gzip
 import hashlib
 import os
 import shutil
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,12 +28,12 @@ What = Literal[
     "mnist", "mnist-m", "bsds500", "usps", "scene15", "imagenet-samples", "weights", "all", "check"
 ]
 
-BSDS500_URL = "http://www.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/BSR/BSR_bsds500.tgz"
+BSDS500_URL = "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/BSR/BSR_bsds500.tgz"
 BSDS500_COUNTS = {"train": 200, "val": 100, "test": 200}
 # The release of Lazebnik et al.: one folder per class, without the practical's split into 1,500 / 2,985.
 SCENE15_URL = "http://www-cvr.ai.uiuc.edu/ponce_grp/data/scene_categories/scene_categories.zip"
 SCENE15_MD5 = "58828019197b2ad0a7efb472e7a85c2a"
-IMAGENET_25_URL = "http://cs231n.stanford.edu/imagenet_val_25.npz"
+IMAGENET_25_URL = "https://cs231n.stanford.edu/imagenet_val_25.npz"
 
 
 @dataclass(frozen=True)
@@ -104,12 +106,15 @@ def refuse_folder(folder: Path, lacking: str) -> None:
 def check_bsds500(root: Path) -> Row:
     """Count and decode the photographs."""
     from datamodules.files import not_found
-    from datamodules.images import decode
+    from datamodules.images import decode, find_pictures
 
     folder = root / "BSDS500" / "data" / "images"
     if not folder.is_dir():
         raise not_found("BSDS500", "BSDS500/data/images/{train,val,test}/*.jpg", root, "bsds500")
-    counts = {part: sorted((folder / part).glob("*.jpg")) for part in BSDS500_COUNTS}
+    counts = {
+        part: find_pictures(folder / part).pictures if (folder / part).is_dir() else []
+        for part in BSDS500_COUNTS
+    }
     for photographs in counts.values():
         for path in photographs:
             decode(path, mode="RGB")
@@ -129,11 +134,14 @@ def get_bsds500(root: Path) -> None:
     try:
         download(BSDS500_URL, archive)
         with atomic_folder(root / "BSDS500") as part:
+            with gzip.open(archive) as file:  # tarfile stops before the checksum at the end
+                while file.read(1 << 20):
+                    pass
             with tarfile.open(archive) as tar:
                 tar.extractall(part, filter="data")
             shutil.move(part / "BSR" / "BSDS500" / "data", part / "data")
             shutil.rmtree(part / "BSR")
-    except (tarfile.TarError, EOFError, FileNotFoundError) as error:
+    except (tarfile.TarError, EOFError, FileNotFoundError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{BSDS500_URL} sent no archive of BSDS500 ({error})") from error
     finally:
         archive.unlink(missing_ok=True)

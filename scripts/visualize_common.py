@@ -110,32 +110,45 @@ def read_pictures(args: Pictures) -> Shown:
     """Return the images that the flags name, two of them in a dry run."""
     import torch
 
-    from datamodules.imagenet_samples import ImageNetSamplesDataModule, find_pictures
-    from datamodules.images import decode_all
+    from datamodules.files import say
+    from datamodules.imagenet_samples import ImageNetSamplesDataModule, with_classes
+    from datamodules.images import SUFFIXES, decode_all, find_pictures
     from datamodules.tensors import ImageTensors, describe
 
-    folder = args.images[0] if len(args.images) == 1 and args.images[0].is_dir() else None
-    if not args.images or (folder and find_pictures(folder)):  # named by synset: the classes are known
-        samples = ImageNetSamplesDataModule(args.data_dir, path=folder, image_size=args.image_size)
+    if not args.images:
+        samples = ImageNetSamplesDataModule(args.data_dir, image_size=args.image_size)
         samples.prepare_data()
         samples.setup()
         found, names, data = samples.data, samples.names, samples.describe()
     else:
         paths: list[Path] = []
         for path in args.images:
-            inside = sorted(path.rglob("*")) if path.is_dir() else [path]
-            kinds = (".jpeg", ".jpg", ".png", ".webp", ".bmp")
-            pictures = [file for file in inside if file.suffix.lower() in kinds and file.is_file()]
-            if not pictures:
-                why = "holds no pictures" if path.is_dir() else "is no picture that exists"
+            if path.is_dir():
+                there = find_pictures(path)
+                if there.others or not there.pictures:
+                    say(f"{path}: {there}")
+                if not there.pictures:
+                    raise FileNotFoundError(f"--images {path} holds no pictures ({there})")
+                paths += there.pictures
+            elif path.is_file() and path.suffix.lower() in SUFFIXES:
+                paths.append(path)
+            else:
+                why = f"has none of {' '.join(sorted(SUFFIXES))}" if path.is_file() else "does not exist"
                 raise FileNotFoundError(f"--images {path} {why}")
-            paths += pictures
+        labelled = with_classes(paths)  # the class is known of those that are named by synset
+        known = sum(label >= 0 for _, label in labelled)
+        if known == len(labelled):
+            paths = [path for path, _ in labelled]
+        classes = dict(labelled)
         pixels = decode_all(paths, mode="RGB", size=args.image_size * 8 // 7, crop=args.image_size)
-        found = ImageTensors(pixels, torch.full((len(paths),), -1))
-        names = [
-            f"{number}_{path.stem}" for number, path in enumerate(paths)
-        ]  # two folders may hold one name
-        data = describe("own images", test=found)
+        found = ImageTensors(pixels, torch.tensor([classes[path] for path in paths]))
+        names = [path.stem for path in paths]
+        if len(set(names)) < len(names) or known < len(names):  # two folders may hold one name
+            names = [f"{number}_{path.stem}" for number, path in enumerate(paths)]
+        if 0 < known < len(paths):
+            say(f"{known:,} of {len(paths):,} pictures are named by synset; of the others no class is known")
+        name = f"ImageNet samples, {args.images[0].name}" if known == len(paths) else "own images"
+        data = describe(name, test=found)
     count = 2 if args.fast_dev_run else len(found)
     images, labels = found[list(range(min(count, len(found))))]
     return Shown(images, labels, names[: len(images)], data)

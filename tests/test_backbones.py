@@ -7,6 +7,7 @@ from torch.nn import functional
 
 from rdfia.backbones import ARCHITECTURES, Backbone, describe, load_backbone
 from rdfia.features import weights_hash
+from rdfia.fine_tune import FineTuneModule
 
 IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
@@ -267,3 +268,46 @@ def test_a_module_that_a_pass_uses_twice_is_refused_with_the_name_of_its_block()
         network.tap(images, ["layer4.1.relu"])
     found = network.tap(images, ["layer4.1", "relu"])
     torch.testing.assert_close(found["layer4.1"], network.tap(images, ["layer4"])["layer4"])
+
+
+def test_a_file_without_its_weights_is_no_random_network(tmp_path):
+    for number, content in enumerate(({}, {"state_dict": {}}, {"epoch": 3}, {"a": torch.zeros(2)}, [1, 2])):
+        path = tmp_path / f"{number}.pth"
+        torch.save(content, path)
+        message = r"do not fit squeezenet1_1: found .*, wanted features.0.weight|holds a list"
+        with pytest.raises(ValueError, match=message) as error:
+            load_backbone("squeezenet1_1", weights=path)
+        assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match=r"found a …, wanted features.0.weight, features.0.bias, "):
+        load_backbone("squeezenet1_1", weights=tmp_path / "3.pth")
+
+
+@pytest.mark.parametrize(
+    ("container", "prefix"),
+    [("state_dict", ""), ("model", "module."), (None, "network."), ("model_state_dict", "model.")],
+)
+def test_weights_of_a_checkpoint_are_found_under_its_names(tmp_path, container, prefix):
+    network = torchvision.models.squeezenet1_1()
+    state = {f"{prefix}{name}": value for name, value in network.state_dict().items()}
+    torch.save({container: state, "epoch": 3} if container else state, tmp_path / "own.pth")
+    loaded = load_backbone("squeezenet1_1", weights=tmp_path / "own.pth")
+    assert torch.equal(loaded.network.classifier[1].weight, network.classifier[1].weight)
+
+
+def test_weights_of_our_own_fine_tuning_load(tmp_path):
+    module = FineTuneModule(weights="random", classes=3)
+    saved = {"state_dict": module.state_dict(), "hyper_parameters": dict(module.hparams), "epoch": 1}
+    torch.save(saved, tmp_path / "best.ckpt")  # as Lightning does
+    loaded = load_backbone("squeezenet1_1", weights=tmp_path / "best.ckpt")
+    first = loaded.network.features[0].weight
+    assert torch.equal(first, module.backbone.network.features[0].weight)
+
+
+def test_weights_of_another_shape_and_damaged_ones_are_named(tmp_path):
+    state = torchvision.models.squeezenet1_1().state_dict()
+    torch.save(state | {"features.0.weight": torch.zeros(1, 2)}, tmp_path / "shape.pth")
+    with pytest.raises(ValueError, match=r"features.0.weight is \(1, 2\), not \(64, 3, 3, 3\)"):
+        load_backbone("squeezenet1_1", weights=tmp_path / "shape.pth")
+    torch.save(state | {"features.0.bias": torch.full((64,), torch.nan)}, tmp_path / "nan.pth")
+    with pytest.raises(ValueError, match=r"features.0.bias holds values that are not finite"):
+        load_backbone("squeezenet1_1", weights=tmp_path / "nan.pth")

@@ -130,6 +130,11 @@ def test_a_damaged_cache_is_made_anew(tmp_path):
     for damaged in (b"", whole[:20], whole[:-100]):
         path.write_bytes(damaged)
         assert load_cached(tmp_path, recipe) is None
+    flipped = bytearray(whole)
+    flipped[-2000] ^= 4
+    path.write_bytes(bytes(flipped))
+    with pytest.warns(UserWarning, match="is damaged; made anew"):
+        assert load_cached(tmp_path, recipe) is None
     save_cached(tmp_path, recipe, values)
     assert torch.equal(load_cached(tmp_path, recipe), values)
     assert load_cached(tmp_path, {"layer": "fire8"}) is None

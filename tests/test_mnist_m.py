@@ -1,13 +1,23 @@
+import os
+import time
+
 import numpy as np
 import pytest
 import torch
-from conftest import write_bsds500, write_mnist, write_mnist_m
+from conftest import write_bsds500, write_mnist, write_mnist_m, write_picture
 from PIL import Image
 from safetensors import SafetensorError
 
 from datamodules.files import SAMPLES
 from datamodules.mnist import load_mnist
-from datamodules.mnist_m import MNISTMDataModule, blend, generate, load_generated
+from datamodules.mnist_m import (
+    MNISTMDataModule,
+    blend,
+    generate,
+    load_generated,
+    load_release,
+    load_whole_release,
+)
 
 
 def test_blend_is_the_absolute_difference_per_channel():
@@ -80,13 +90,52 @@ def test_a_cache_in_a_folder_that_cannot_be_written_is_used(mnist, monkeypatch):
     load_generated(mnist)
 
 
-def test_a_damaged_cache_is_made_anew(mnist):
+def test_a_damaged_cache_is_made_anew(mnist, capsys):
     write_bsds500(mnist)
     first, _ = load_generated(mnist)
+    capsys.readouterr()
     path = next((mnist / "mnist_m_generated").iterdir())
-    path.write_bytes(path.read_bytes()[:1000])
-    again, _ = load_generated(mnist)
-    assert torch.equal(first["test_images"], again["test_images"])
+    whole = path.read_bytes()
+    flipped = bytearray(whole)
+    flipped[-3000] ^= 4  # which no error of the format tells
+    for damaged in (b"", whole[:1000], bytes(flipped)):
+        path.write_bytes(damaged)
+        again, _ = load_generated(mnist)
+        assert torch.equal(first["test_images"], again["test_images"])
+        assert "damaged" in capsys.readouterr().out
+        assert path.read_bytes() == whole
+    load_generated(mnist)
+    assert capsys.readouterr().out == ""
+
+
+def test_the_release_is_decoded_once_and_again_where_it_changes(mnist, capsys, monkeypatch):
+    write_mnist_m(mnist)
+    tensors = load_whole_release(mnist)
+    assert "decoded" in capsys.readouterr().out
+    with monkeypatch.context() as without:
+        without.setattr("datamodules.mnist_m.decode_all", lambda *args, **kwargs: 1 / 0)
+        again = load_whole_release(mnist)
+        module = MNISTMDataModule(mnist, source="release")
+        module.prepare_data()
+        module.setup()
+    assert all(torch.equal(value, again[name]) for name, value in tensors.items())
+    write_picture(mnist / "mnist_m" / "mnist_m_test" / "00000003.png", (32, 32), 99)
+    assert not torch.equal(load_whole_release(mnist)["test_images"], tensors["test_images"])
+    images, labels = load_release(mnist / "mnist_m", train=True)
+    assert torch.equal(images, tensors["train_images"])
+    assert torch.equal(labels, tensors["train_labels"])
+
+
+def test_what_killed_makers_left_is_cleared_a_day_later(mnist):
+    write_bsds500(mnist)
+    folder = mnist / "mnist_m_generated"
+    folder.mkdir()
+    for name, age in ((".old.part", 2 * 86_400), (".new.part", 60)):
+        (folder / name).write_bytes(b"half")
+        os.utime(folder / name, (time.time() - age,) * 2)
+    load_generated(mnist)
+    assert not (folder / ".old.part").exists()
+    assert (folder / ".new.part").exists()  # somebody may be at it
 
 
 def test_an_interrupted_write_leaves_no_cache(mnist, monkeypatch):

@@ -180,3 +180,33 @@ def test_archives_are_unpacked_where_the_loaders_look(tmp_path, monkeypatch):
     assert states(main(Args("scene15", root))) == {"scene15": "partial"}
     assert sorted(path.name for path in root.iterdir()) == ["15SceneData", "BSDS500"]  # no archive left
     assert len(list(root.glob("BSDS500/data/images/train/*.jpg"))) == 3
+
+
+@pytest.mark.parametrize("damage", ["garbage after it", "a flipped bit", "cut short"])
+def test_a_damaged_archive_is_refused(tmp_path, monkeypatch, damage):
+    """tarfile stops at the end of the archive, before gzip's checksum: 40 bytes of garbage were complete."""
+    write_bsds500(tmp_path / "source")
+    with tarfile.open(tmp_path / "good.tgz", "w:gz") as tar:
+        tar.add(tmp_path / "source" / "BSDS500", "BSR/BSDS500")
+    whole = (tmp_path / "good.tgz").read_bytes()
+    flipped = bytearray(whole)
+    flipped[-6] ^= 1  # of the checksum
+    sent = {"garbage after it": whole + b"x" * 40, "a flipped bit": bytes(flipped), "cut short": whole[:-4]}
+
+    def download(url, path, md5=None):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(sent[damage])
+
+    monkeypatch.setattr(files, "download", download)
+    with pytest.raises(ValueError, match=r"not ready in .*: bsds500"):
+        main(Args("bsds500", tmp_path / "data"))
+    assert list((tmp_path / "data").iterdir()) == []
+
+
+def test_what_is_downloaded_comes_safely_or_is_checked():
+    for url, md5 in (
+        (prepare_data.BSDS500_URL, None),
+        (prepare_data.SCENE15_URL, prepare_data.SCENE15_MD5),
+        (prepare_data.IMAGENET_25_URL, None),
+    ):
+        assert url.startswith("https://") or md5, url
