@@ -6,6 +6,7 @@ Imports neither torch nor Lightning, so that ``--help`` and a misspelt flag are 
 import contextlib
 import errno
 import io
+import math
 import os
 import re
 import signal
@@ -18,11 +19,20 @@ from typing import Any, Literal, TypeVar
 
 import tyro
 
+from rdfia.lock import give_back
 from rdfia.memory import keep_freed_memory
 
 Flags = TypeVar("Flags")
 Item = TypeVar("Item")
 SLURM_JOB = "slurm_job.txt"  # in a run folder: the number of the job that made it
+LONGEST_NAME = 100  # bytes: a row of a table adds its own, and no file system takes more than 255
+# The most that flags can be: beyond, nothing works, and it is better said before data is read.
+MOST_OF_ALL = 10_000_000
+MOST = {"seed": 2**32 - 1, "seeds": 2**32 - 1, "max_epochs": 1_000_000, "batch_size": 1_000_000}
+MOST |= {"latent_dim": 100_000, "groups": 10_000, "domain_width": 100_000, "hidden": 100_000}
+MOST |= {"generator_features": 4096, "discriminator_features": 4096, "image_size": 4096, "grids": 512}
+MOST |= {"devices": 4096, "num_nodes": 4096, "folds": 1000, "splits": 1000, "components": 1_000_000}
+MOST |= {"samples": 100_000, "steps": 1_000_000, "frames": 10_000, "patch_steps": 1_000_000}
 Precision = Literal["float32", "bf16-mixed", "16-mixed"]
 
 
@@ -64,19 +74,47 @@ class TrainerArgs:
     """Check flags, data, folder."""
 
     def __post_init__(self) -> None:
+        check_values(self)
         limits = {"max_epochs": 1, "batch_size": 1, "seed": 0, "devices": 1, "num_nodes": 1}
         for name, smallest in limits.items():
             value = getattr(self, name)
             if value is not None and value < smallest:
                 raise ValueError(f"--{name.replace('_', '-')} is at least {smallest}, got {value}")
         if (
-            self.name != Path(self.name).name or self.name in ("", "..") or ":" in self.name
-        ):  # as rows are named on pages
-            raise ValueError(f"--name is a folder name, got {self.name!r}")
+            self.name != Path(self.name).name
+            or self.name in ("", "..")
+            or not self.name.isprintable()
+            or any(
+                sign in self.name for sign in ':*?"<>|\\'
+            )  # as rows are named on pages, and on other systems
+            or len(self.name.encode()) > LONGEST_NAME
+        ):
+            shown = self.name if len(self.name) <= 40 else f"{self.name[:40]}…"
+            raise ValueError(f"--name is a folder name of at most {LONGEST_NAME} bytes, got {shown!r}")
         if int(os.environ.get("SLURM_RESTART_COUNT", "0")):
             mark = self.output_dir / self.name / SLURM_JOB
             if mark.exists() and mark.read_text() == os.environ["SLURM_JOB_ID"]:
                 object.__setattr__(self, "overwrite", False)  # in the queue again, the job goes on
+
+
+def check_values(args: Any) -> None:
+    """Check what no flag can be: a number that is not finite, or larger than any machine could do.
+
+    Raises:
+        ValueError: One is.
+    """
+    for name, value in vars(args).items():
+        flag = f"--{name.replace('_', '-')}"
+        for one in value if isinstance(value, tuple) else (value,):
+            if isinstance(one, float) and not math.isfinite(one):
+                raise ValueError(f"{flag} is a finite number, got {one}")
+            most = MOST.get(name, MOST_OF_ALL)
+            if isinstance(one, int) and not isinstance(one, bool) and one > most:
+                raise ValueError(f"{flag} is at most {most:,}, got {one:,}")
+    seeds = getattr(args, "seeds", ())
+    if len(set(seeds)) < len(seeds):
+        twice = next(seed for seed in seeds if seeds.count(seed) > 1)
+        raise ValueError(f"--seeds are different from each other, got {twice} {seeds.count(twice)} times")
 
 
 def check_part(part: tuple[int, int] | None, overwrite: bool) -> None:
@@ -157,6 +195,12 @@ def _out_of_time(number: int, frame: Any) -> None:
     raise Interrupted("time is nearly over; the job is queued again and goes on from what is complete")
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that memory ran out, of a GPU or of the machine."""
+    words = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory")
+    return isinstance(error, MemoryError) or any(word in str(error).lower() for word in words)
+
+
 def run_script(main: Callable[[Flags], Any], flags: type[Flags]) -> None:
     """Parse the command line and call ``main``; what a user can mend is one line and exit code 2.
 
@@ -172,9 +216,17 @@ def run_script(main: Callable[[Flags], Any], flags: type[Flags]) -> None:
     except (ValueError, FileNotFoundError, ConnectionError) as error:
         fail(str(error))
     except OSError as error:
-        if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS}:
+        known = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EPERM}
+        if error.errno not in known | {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EIO}:
             raise
         fail(f"{error.filename or 'disk'}: {error.strerror}; files that were complete are kept")
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        fail(
+            "out of memory; take a smaller --batch-size or --image-size, or a device with more; "
+            + str(error)[:200]
+        )
     except (Interrupted, KeyboardInterrupt) as stop:
         said = str(stop) or "interrupted"
         if "--overwrite" in sys.argv:  # would begin anew, and lose what was saved
@@ -183,6 +235,7 @@ def run_script(main: Callable[[Flags], Any], flags: type[Flags]) -> None:
         # Slurm ends a job with its first process that fails: the one that writes is to end by itself.
         sys.exit(130 if os.environ.get("SLURM_PROCID", "0") == "0" else 0)
     finally:
+        give_back()
         if "wandb" in sys.modules:  # else slow to import
             from rdfia.wandb_run import finish_last
 

@@ -75,8 +75,8 @@ class GANModule(lightning.LightningModule):
         discriminator_features: Width of the discriminator.
         upsampling: ``transposed`` or ``nearest``, see `rdfia.dcgan.grow`.
         groups: Of like images, which the discriminator is told and the generator's latents choose, made by
-            k-means when it is first trained (`rdfia.groups`), and kept; never more than ``latent_dim``, 0
-            for none.
+            k-means when it is first trained (`rdfia.groups`), and kept; at most ``latent_dim``, 0 for none;
+            None for 50, or ``latent_dim`` if that is less.
         initialization: ``dcgan``, ``pytorch`` or ``orthogonal``, see `rdfia.dcgan.initialize`.
         loss: ``non-saturating``, ``minimax``, ``least-squares`` or ``hinge``, see `rdfia.gan_losses`.
         label_smoothing: The discriminator scores real images 1 less this; not with hinge.
@@ -109,7 +109,7 @@ class GANModule(lightning.LightningModule):
         generator_features: int = 32,
         discriminator_features: int = 32,
         upsampling: Upsampling = "nearest",
-        groups: int = 50,
+        groups: int | None = None,
         initialization: Initialization = "dcgan",
         loss: Loss = "non-saturating",
         label_smoothing: float = 0.0,
@@ -126,6 +126,8 @@ class GANModule(lightning.LightningModule):
     ) -> None:
         super().__init__()
         check_choices(GANModule.__init__, locals())
+        if groups is None:
+            groups = min(50, latent_dim)
         counts = {"latent_dim": latent_dim, "generator_features": generator_features}
         counts |= {"discriminator_features": discriminator_features}
         for name, count in (counts | {"discriminator_steps": discriminator_steps}).items():
@@ -139,6 +141,8 @@ class GANModule(lightning.LightningModule):
         for name, share in (shares | {"average_decay": average_decay}).items():
             if not 0 <= share < 1:
                 raise ValueError(f"{name} is at least 0 and below 1, got {share}")
+        if groups > latent_dim:
+            raise ValueError(f"groups are at most latent_dim, {latent_dim}, got {groups}; 0 for none")
         if label_smoothing and loss == "hinge":
             raise ValueError("the hinge loss has no labels to smooth; take label_smoothing=0")
         self.save_hyperparameters()
@@ -150,7 +154,6 @@ class GANModule(lightning.LightningModule):
         self.rates = (discriminator_lr, generator_lr)  # in the order of the optimizers
         self.betas, self.decay, self.average_decay = (beta1, beta2), decay, average_decay
         self.upsampling = upsampling
-        groups = min(groups, latent_dim)
         self.groups = Groups(groups, uniform=latents == "uniform") if groups else None
         self.generator: nn.Module = Generator(
             latent_dim,

@@ -191,8 +191,11 @@ def find_figures(folder: Path, place: str) -> list[Path]:
 def describe_data(data: Mapping[str, Any]) -> str:
     """Return in words what a run was trained on."""
     if "name" not in data:
-        return "; ".join(f"{role} {describe_data(part)}" for role, part in data.items() if part)
-    counts = [f"{data[part]:,} {part}" for part in ("train", "val", "test") if part in data]
+        parts = {role: part for role, part in data.items() if isinstance(part, Mapping) and part}
+        return "; ".join(f"{role} {describe_data(part)}" for role, part in parts.items())
+    counts = [
+        f"{data[part]:,} {part}" for part in ("train", "val", "test") if isinstance(data.get(part), int)
+    ]
     return f"{data['name']} ({', '.join(counts)})" if counts else str(data["name"])
 
 

@@ -347,19 +347,54 @@ def wilson(share: float, count: int) -> tuple[float, float]:
     return round(float(found.low), 4), round(float(found.high), 4)
 
 
+# What each results.json holds, and of which kind; that of an older version, or of another program, may not.
+RESULTS: dict[str, type | tuple[type, ...]] = {
+    "name": str,
+    "command": str,
+    "commit": str,
+    "device": str,
+    "precision": str,
+    "wall_seconds": (int, float),
+    "seeds": list,
+    "data": dict,
+    "metrics": dict,
+    "selection": str,
+    "notes": list,
+}
+
+
 def read_results(path: Path) -> dict[str, Any]:
     """Return the content of a results.json.
 
     Raises:
-        ValueError: It is damaged.
+        ValueError: It is damaged, or not of this version.
     """
     try:
-        results = dict(json.loads(path.read_text()))
-        if missing := {"command", "metrics"} - results.keys():
+        results = json.loads(path.read_text())
+        if not isinstance(results, dict):
+            raise ValueError(f"it holds a {type(results).__name__}")
+        if missing := RESULTS.keys() - results.keys():
             raise ValueError(f"it has no {', '.join(sorted(missing))}")
-    except (ValueError, TypeError) as error:
+        for name, kind in RESULTS.items():
+            if not isinstance(results[name], kind):
+                raise ValueError(f"its {name} is a {type(results[name]).__name__}")
+        for name, metric in results["metrics"].items():
+            known = isinstance(metric, dict) and isinstance(metric.get("values"), list)
+            numbers = [metric.get("mean"), metric.get("std"), *metric["values"]] if known else [""]
+            if not all(number is None or _is_number(number) for number in numbers) or "mean" not in metric:
+                raise ValueError(f"its metric {name} is not mean, std and values")
+            if "std" not in metric:
+                raise ValueError(f"its metric {name} has no std")
+            interval = metric.get("interval", [0, 0])
+            if not (isinstance(interval, list) and len(interval) == 2 and all(map(_is_number, interval))):
+                raise ValueError(f"the interval of its metric {name} is not two numbers")
+    except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}); delete it, and the command makes it again") from error
     return results
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def row_name(row: str, seed: int | Literal["*"]) -> str:

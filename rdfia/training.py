@@ -21,6 +21,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint, Timer, TQDMPr
 from lightning.pytorch.loggers import Logger
 from torch import distributed, nn
 
+from rdfia import lock
 from rdfia.callbacks import AtomicCheckpoints, EpochLines, RandomState, StopCleanly, StopWhereLossesDiverge
 from rdfia.command_line import SLURM_JOB, Checked, Interrupted, TrainerArgs
 from rdfia.devices import check_devices, processes
@@ -154,8 +155,8 @@ def open_run(
         may_change: Flags that may differ from those that the run began with.
 
     Raises:
-        ValueError: The device is missing, the folder cannot be written, or its checkpoint is not one to go on
-            from.
+        ValueError: The device is missing, the folder cannot be written or another process writes there, or
+            its checkpoint is not one to go on from.
         Checked: With ``--check``, if all is well; nothing is written.
     """
     check_devices(args)
@@ -179,6 +180,9 @@ def open_run(
         return folder
     if args.overwrite and folder.exists() and not (folder / "args.json").exists():
         raise ValueError(f"--overwrite deletes run folders, and {folder} holds no args.json")
+    shared = getattr(args, "part", None) is not None  # others write here too, each rows of its own
+    if args.check and not shared:
+        lock.check(folder)
     try:
         if args.check:
             there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
@@ -186,12 +190,18 @@ def open_run(
             each, nodes = processes(args)
             begins = "goes on" if begun and not args.overwrite else "begins"
             raise Checked(f"checked: {folder} {begins}; nodes {nodes}, processes on each {each}")
-        if args.overwrite and folder.exists():
-            shutil.rmtree(folder)
+        if not shared:
+            lock.take(folder)
+        if args.overwrite:
+            for entry in folder.iterdir():
+                if entry.is_dir() and not entry.is_symlink():
+                    shutil.rmtree(entry)
+                elif entry.name != lock.FILE:
+                    entry.unlink()
         if not last.exists():  # what a run logged that died before its first checkpoint
             (folder / "metrics.csv").unlink(missing_ok=True)
             shutil.rmtree(folder / "figures" / "film", ignore_errors=True)
-        if getattr(args, "part", None) is None:  # nobody else writes here
+        if not shared:
             for place in (folder, folder / "checkpoints", folder / "figures", folder / "figures" / "film"):
                 for part in place.glob(".*.part"):  # which a kill left
                     part.unlink(missing_ok=True)

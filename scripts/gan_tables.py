@@ -121,7 +121,7 @@ def compare(
         devices.check_devices(one)
     free = training.MAY_CHANGE_BUT_LENGTH | BESIDES.keys()
     folder = training.open_run(args, module, data, may_change=free)
-    seeds = list(dict.fromkeys(args.seeds or (args.seed,)))
+    seeds = list(args.seeds or (args.seed,))
     found: dict[str, list[dict[str, Any]]] = {row: [] for row in rows}
     for row, seed in part_of([(row, seed) for row in rows for seed in seeds], args.part):
         name = runs.row_name(row, seed)

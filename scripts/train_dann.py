@@ -327,7 +327,7 @@ def main(args: Args) -> dict[str, Any]:
             row: changes for row, changes in ABLATION.items() if changes != {"precision": args.precision}
         }
     rows[asked] = ROWS[asked]  # last, for the pseudo-labels
-    seeds = list(dict.fromkeys(args.seeds or (args.seed,)))
+    seeds = list(args.seeds or (args.seed,))
     digits = digit_pair(args)
     digits.prepare_data()
     digits.setup()

@@ -270,6 +270,10 @@ def run(
     lightning.seed_everything(args.seed, workers=True, verbose=False)
     module = build(args)
     digits = read_digits(args)
+    if module.groups is not None and module.groups.count > len(digits.train_data):
+        raise ValueError(
+            f"--groups {module.groups.count} of {len(digits.train_data)} digits; take fewer, or 0"
+        )
     epoch = len(digits.train_dataloader())
     free = training.MAY_CHANGE if module.decay == "none" else training.MAY_CHANGE_BUT_LENGTH
     folder = training.open_run(args, module, data := digits.describe(), may_change=free)

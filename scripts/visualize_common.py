@@ -1,5 +1,6 @@
 """What all subcommands of visualize.py share: flags, pictures, class names, files of images."""
 
+import io
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -196,19 +197,45 @@ def once(folder: Path, trainer: Any, name: str, work: Callable[[], Found]) -> Fo
     if not path.exists():
         started = time.perf_counter()
         found = work()
+        buffer = io.BytesIO()  # torch hides the OSError of a full disk behind one of its own
+        torch.save({"seconds": time.perf_counter() - started, "found": moved(found, "cpu")}, buffer)
         with whole_file(path) as part:
-            torch.save({"seconds": time.perf_counter() - started, "found": found}, part)
+            part.write_bytes(buffer.getbuffer())
         return found
-    kept: Found = torch.load(path, weights_only=True)["found"]
+    kept: Found = moved(read_part(path)["found"], trainer.strategy.root_device)
     return kept
+
+
+def moved(found: Any, device: Any) -> Any:
+    """Return dicts and lists with their tensors on a device: parts go on wherever the run goes on."""
+    import torch
+
+    if isinstance(found, torch.Tensor):
+        return found.to(device)
+    if isinstance(found, dict):
+        return {name: moved(value, device) for name, value in found.items()}
+    return [moved(value, device) for value in found] if isinstance(found, list) else found
+
+
+def read_part(path: Path) -> dict[str, Any]:
+    """Return what `once` kept.
+
+    Raises:
+        ValueError: The file is damaged.
+    """
+    import torch
+
+    try:
+        kept = dict(torch.load(path, map_location="cpu", weights_only=True))
+        return {"seconds": float(kept["seconds"]), "found": kept["found"]}
+    except Exception as error:  # torch.load raises whatever it comes across
+        why = type(error).__name__
+        raise ValueError(f"{path} is damaged ({why}); delete it, and that part is made again") from error
 
 
 def seconds_kept(folder: Path) -> float:
     """Return the seconds that what `once` kept took."""
-    import torch
-
-    paths = (folder / PARTS).glob("*.pt")
-    return sum(torch.load(path, weights_only=True, mmap=True)["seconds"] for path in paths)
+    return sum(read_part(path)["seconds"] for path in (folder / PARTS).glob("*.pt"))
 
 
 def kept_as_png(folder: Path, trainer: Any, attack: str, name: str, image: Any) -> Any:

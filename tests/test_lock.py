@@ -1,0 +1,132 @@
+"""One owner of a run folder at a time; what a kill leaves is taken over, and said."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from rdfia import lock
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from rdfia import lock
+try:
+    lock.take(Path(sys.argv[1]))
+except ValueError as error:
+    print(error)
+    sys.exit(3)
+print("has it", flush=True)
+time.sleep(float(sys.argv[2]))
+"""
+
+
+def hold(folder: Path, seconds: float = 60, **environment: str) -> subprocess.Popen:
+    command = [sys.executable, "-c", HOLD, str(folder), str(seconds)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | environment)
+
+
+@pytest.fixture(autouse=True)
+def _give_back():
+    yield
+    lock.give_back()
+
+
+def test_two_processes_of_one_name_do_not_meet(tmp_path):
+    first = hold(tmp_path)
+    assert first.stdout.readline() == "has it\n"
+    with pytest.raises(
+        ValueError, match=rf"{tmp_path} is in use by process {first.pid} on .*use another --name"
+    ):
+        lock.take(tmp_path)
+    with pytest.raises(ValueError, match="is in use by process"):
+        lock.check(tmp_path)
+    first.kill()
+    first.wait()
+    lock.check(tmp_path)
+
+
+def test_what_kill_9_leaves_is_taken_over_and_said(tmp_path, capsys):
+    first = hold(tmp_path)
+    first.stdout.readline()
+    first.kill()
+    first.wait()
+    lock.take(tmp_path)
+    assert f"was left by process {first.pid} on" in capsys.readouterr().out
+    assert json.loads((tmp_path / lock.FILE).read_text())["pid"] == os.getpid()
+    lock.take(tmp_path)  # again, by the same
+    lock.give_back()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_of_many_that_come_at_once_one_gets_it(tmp_path):
+    (tmp_path / lock.FILE).write_text(json.dumps(lock.owner() | {"pid": 2**22 - 1, "started": "1"}))  # stale
+    processes = [hold(tmp_path, 3) for _ in range(4)]
+    said = [process.communicate()[0] for process in processes]
+    assert sum("has it" in one for one in said) == 1
+    assert sum("is in use by process" in one for one in said) == 3
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("age", [0, 10_000])
+def test_of_another_host_it_is_known_by_when_it_was_touched(tmp_path, age, capsys):
+    other = lock.owner() | {"host": "elsewhere", "space": "other boot"}
+    (tmp_path / lock.FILE).write_text(json.dumps(other))
+    os.utime(tmp_path / lock.FILE, (time.time() - age,) * 2)
+    if age:
+        lock.take(tmp_path)
+        assert "on elsewhere" in capsys.readouterr().out
+    else:
+        with pytest.raises(ValueError, match="on elsewhere"):
+            lock.take(tmp_path)
+
+
+def test_who_holds_it_touches_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "TOUCHED_EVERY", 0.05)
+    monkeypatch.setattr(lock, "_toucher", None)
+    lock.take(tmp_path)
+    os.utime(tmp_path / lock.FILE, (1, 1))
+    for _ in range(100):
+        time.sleep(0.05)
+        if (tmp_path / lock.FILE).stat().st_mtime > 1:
+            return
+    pytest.fail("not touched")
+
+
+def test_a_job_that_was_queued_again_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    before = lock.owner() | {"host": "node1", "space": "other boot"}
+    (tmp_path / lock.FILE).write_text(json.dumps(before))  # touched just now, on another node
+    with pytest.raises(ValueError, match="on node1"):
+        lock.take(tmp_path)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    lock.take(tmp_path)
+
+
+def test_a_damaged_lock_is_nobodys_after_a_while(tmp_path):
+    path = tmp_path / lock.FILE
+    path.write_text("{")
+    with pytest.raises(ValueError, match="is in use by"):
+        lock.take(tmp_path)
+    os.utime(path, (1, 1))
+    lock.take(tmp_path)
+
+
+def test_a_file_system_without_hard_links(tmp_path, monkeypatch):
+    def refuse(*args):
+        raise PermissionError("no links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    lock.take(tmp_path)
+    assert json.loads((tmp_path / lock.FILE).read_text())["pid"] == os.getpid()
+    lock.give_back()
+    other = hold(tmp_path)
+    other.stdout.readline()
+    with pytest.raises(ValueError, match="is in use by"):
+        lock.take(tmp_path)
+    other.kill()
+    other.wait()
