@@ -17,8 +17,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from lightning.pytorch.utilities import rank_zero_only
-
 DAY = 86_400  # seconds; no file takes longer to write
 SAMPLES = Path(__file__).parent / "samples"
 
@@ -42,10 +40,13 @@ def data_root(data_dir: str | Path | None = None) -> Path:
     return root
 
 
-@rank_zero_only
 def say(text: str) -> None:
     """Print once, whatever the number of processes and the level of logging."""
-    print(text, flush=True)
+    # Imported here: where data lies can be looked up without torch.
+    from lightning.pytorch.utilities import rank_zero_only
+
+    if getattr(rank_zero_only, "rank", 0) == 0:
+        print(text, flush=True)
 
 
 def not_found(what: str, expected: str, root: Path, command: str) -> FileNotFoundError:

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.files import data_root, not_found, say
+from datamodules.files import data_root, say
 from datamodules.images import decode_all, find_pictures
+from datamodules.layouts import find_samples
 from datamodules.tensors import BatchLoader, ImageTensors, describe, eval_loader
 
 # The class index is the rank of a synset among all 1000, not among the folders that happen to be there.
@@ -104,12 +105,7 @@ class ImageNetSamplesDataModule(lightning.LightningDataModule):
             if not chosen.exists():
                 raise FileNotFoundError(f"{chosen} does not exist; expected an npz file or a folder")
             return chosen
-        root = data_root(self.data_dir)
-        for candidate in (root / "imagenet_val_25.npz", root / "imagenet-samples"):
-            if candidate.exists():
-                return candidate
-        expected = "imagenet_val_25.npz or imagenet-samples/nXXXXXXXX_name.JPEG"
-        raise not_found("ImageNet samples", expected, root, "imagenet-samples")
+        return find_samples(data_root(self.data_dir))
 
     def prepare_data(self) -> None:
         """Fail at once, in one process, if there is nothing to read. Never downloads."""

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
-from datamodules.files import SAMPLES, data_root, not_found
+from datamodules.files import SAMPLES, data_root
+from datamodules.layouts import find_idx
 from datamodules.tensors import BatchLoader, ImageTensors, describe, eval_loader, train_loader
 
 # md5 of the decompressed official files: recompressed copies have other .gz hashes, the same bytes.
@@ -22,19 +23,6 @@ OFFICIAL_MD5 = {
     "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
     "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
 }
-
-
-def find_idx(root: Path, name: str) -> Path:
-    """Return the path of one of the four files, plain or gzipped, under ``root/MNIST/raw``.
-
-    Raises:
-        FileNotFoundError: Neither is there.
-    """
-    folder = root / "MNIST" / "raw"
-    for path in (folder / name, folder / f"{name}.gz"):
-        if path.is_file():
-            return path
-    raise not_found("MNIST", f"MNIST/raw/{name}[.gz]", root, "mnist")
 
 
 def read_bytes(path: Path) -> bytes:
@@ -69,8 +57,13 @@ def read_idx(path: Path) -> Tensor:
             "0x00000803 (images) or 0x00000801 (labels)"
         )
     header = 4 + 4 * data[3]
+    if len(data) < header:
+        raise ValueError(
+            f"{path} ends within its header, after {len(data)} bytes; delete it and run: "
+            "python scripts/prepare_data.py mnist"
+        )
     shape = [int(n) for n in np.frombuffer(data[4:header], ">u4")]
-    if len(shape) != data[3] or len(data) != header + math.prod(shape):
+    if len(data) != header + math.prod(shape):
         raise ValueError(
             f"{path} has {len(data)} bytes, but its header {shape} needs "
             f"{header + math.prod(shape)}; delete it and run: python scripts/prepare_data.py mnist"

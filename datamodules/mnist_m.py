@@ -26,7 +26,8 @@ from torch import Tensor
 
 from datamodules.files import SAMPLES, atomic_file, data_root, not_found, say
 from datamodules.images import decode, decode_all, find_pictures
-from datamodules.mnist import find_idx, hold_out, load_mnist, to_size
+from datamodules.layouts import find_idx, find_mnist_m
+from datamodules.mnist import hold_out, load_mnist, to_size
 from datamodules.tensors import BatchLoader, ImageTensors, describe, eval_loader, train_loader
 
 RELEASE_COUNTS = (59_001, 9_001)
@@ -288,10 +289,9 @@ class MNISTMDataModule(lightning.LightningDataModule):
         folder = root / "mnist_m"
         if self.source == "generated" or (self.source == "auto" and not folder.is_dir()):
             return None
-        for part in ("train", "test"):
-            if not (folder / f"mnist_m_{part}_labels.txt").is_file():
-                raise not_found("MNIST-M", f"mnist_m/mnist_m_{part}_labels.txt", root, "mnist-m")
-        return folder
+        if not folder.is_dir():
+            raise not_found("MNIST-M", "mnist_m/mnist_m_train_labels.txt", root, "mnist-m")
+        return find_mnist_m(root)
 
     def prepare_data(self) -> None:
         """Generate the set, or decode the release, and cache it, in one process. Never downloads."""

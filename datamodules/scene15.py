@@ -16,8 +16,9 @@ import lightning
 import numpy as np
 import torch
 
-from datamodules.files import data_root, not_found, say
+from datamodules.files import data_root, say
 from datamodules.images import Found, decode_all, find_pictures, kinds
+from datamodules.layouts import find_scene15
 from datamodules.tensors import BatchLoader, ImageTensors, describe, eval_loader, train_loader
 
 CLASSES = (
@@ -174,14 +175,8 @@ class Scene15DataModule(lightning.LightningDataModule):
     def find(self) -> tuple[list[tuple[Path, int]], list[tuple[Path, int]], str]:
         """Return training files, test files and the name of the split."""
         root = data_root(self.data_dir)
-        folder = root / "15SceneData"
-        if not folder.is_dir():
-            layouts = "15SceneData/{train,test}/<class>/*.jpg, or 15SceneData/<class>/*.jpg"
-            raise not_found("15 Scene", layouts, root, "scene15")
-        if (folder / "train").is_dir() or (folder / "test").is_dir():
-            for part in ("train", "test"):
-                if not (folder / part).is_dir():
-                    raise not_found("15 Scene", f"15SceneData/{part}/<class>/*.jpg", root, "scene15")
+        folder = find_scene15(root)
+        if (folder / "train").is_dir():
             (train, more), (test, others) = class_files(folder / "train"), class_files(folder / "test")
             self.not_read = more + others
             if self.split_seed is None:

@@ -1,32 +1,21 @@
-"""USPS digits (Hull 1994), the 7,291 + 2,007 of 16x16 in the libsvm files that torchvision downloads."""
+"""USPS digits (Hull 1994), 7,291 + 2,007 of 16x16: in the files of libsvm and torchvision, or zip.train."""
 
 import bz2
+import zlib
 from pathlib import Path
 from typing import Any
 
 import lightning
+import numpy as np
 import torch
 from sklearn.datasets import load_svmlight_file
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from datamodules.files import data_root, not_found
+from datamodules.files import data_root
+from datamodules.layouts import USPS, find_usps
 from datamodules.mnist import check_shape, hold_out, to_size
 from datamodules.tensors import BatchLoader, ImageTensors, describe, eval_loader, train_loader
-
-FILES = {"train": "usps.bz2", "test": "usps.t.bz2"}
-
-
-def find_usps(root: Path, part: str) -> Path:
-    """Return the path of one of the two files, in ``root/USPS`` or, as torchvision has it, in ``root``.
-
-    Raises:
-        FileNotFoundError: It is in neither.
-    """
-    for path in (root / "USPS" / FILES[part], root / FILES[part]):
-        if path.is_file():
-            return path
-    raise not_found("USPS", f"USPS/{FILES[part]}", root, "usps")
 
 
 def load_usps(root: Path, part: str) -> tuple[Tensor, Tensor]:
@@ -41,18 +30,25 @@ def load_usps(root: Path, part: str) -> tuple[Tensor, Tensor]:
     """
     path = find_usps(root, part)
     try:
-        with bz2.open(path) as file:
-            pixels, labels = load_svmlight_file(file, n_features=256)
-    except (ValueError, OSError, EOFError) as error:
+        if path.suffix == ".bz2":
+            with bz2.open(path) as file:
+                pixels, labels = load_svmlight_file(file, n_features=256)
+            found, digits = pixels.toarray(), labels - 1
+        else:  # a line a digit: its class, then 256 values
+            rows = np.loadtxt(path, dtype=np.float32, ndmin=2)
+            if rows.shape[1] != 257:
+                raise ValueError(f"a line has {rows.shape[1]} numbers, not 257")
+            found, digits = rows[:, 1:], rows[:, 0]
+    except (ValueError, OSError, EOFError, zlib.error) as error:
         raise ValueError(
-            f"{path} is no libsvm file of digits ({error}); delete it and run: "
+            f"{path} is no file of USPS digits ({error}); delete it and run: "
             "python scripts/prepare_data.py usps"
         ) from error
-    values = torch.from_numpy(pixels.toarray()).float()
-    if not len(labels) or labels.min() < 1 or labels.max() > 10 or values.abs().max() > 1:
-        raise ValueError(f"{path} does not hold labels 1 to 10 and pixels in [-1, 1]")
+    values, labels = torch.from_numpy(found).float(), digits
+    if not len(labels) or labels.min() < 0 or labels.max() > 9 or not values.abs().max() <= 1:
+        raise ValueError(f"{path} does not hold digits of ten classes and pixels in [-1, 1]")
     images = ((values + 1) / 2 * 255).round().to(torch.uint8)
-    return images.reshape(-1, 1, 16, 16), torch.from_numpy(labels).long() - 1
+    return images.reshape(-1, 1, 16, 16), torch.from_numpy(labels).long()
 
 
 class USPSDataModule(lightning.LightningDataModule):
@@ -62,7 +58,8 @@ class USPSDataModule(lightning.LightningDataModule):
     of MNIST. Validation is the last twelfth of the training digits.
 
     Args:
-        data_dir: Where ``USPS/usps.bz2`` and ``USPS/usps.t.bz2`` lie. By default ``$RDFIA_DATA``, else
+        data_dir: Where ``USPS/usps.bz2`` and ``USPS/usps.t.bz2`` lie, or ``USPS/zip.train[.gz]`` and
+            ``USPS/zip.test[.gz]`` with the same digits. By default ``$RDFIA_DATA``, else
             ``./data``.
         batch_size: Images in one training step, over all processes together.
         seed: Of the order of the training batches.
@@ -96,7 +93,7 @@ class USPSDataModule(lightning.LightningDataModule):
 
     def prepare_data(self) -> None:
         """Fail at once, in one process, if a file is missing. Never downloads."""
-        for part in FILES:
+        for part in USPS:
             find_usps(data_root(self.data_dir), part)
 
     def setup(self, stage: str | None = None) -> None:

@@ -20,6 +20,7 @@ from PIL import Image
 
 from rdfia.command_line import Interrupted, requeue_job
 from rdfia.memory import peak_memory
+from rdfia.progress import EVERY
 from rdfia.runs import MetricsCSV, is_dry_run, save_figure, save_film, wandb_loggers, whole_file
 
 
@@ -221,22 +222,26 @@ class StopEarly(EarlyStopping):
 
 
 class EpochLines(Callback):
-    """One line of text per epoch, where a progress bar would fill a log file with thousands.
+    """Lines of text where a progress bar would fill a log file with thousands.
 
-    Epoch, what is monitored, seconds so far, images trained on in a second, GiB of memory used at most: of
-    the GPU, or `peak_memory`. The last two go to Weights & Biases, not to ``metrics.csv``, which says the
-    same on each machine.
+    After the first `FIRST` steps how long it will take; then, every half minute, how far it is. One line per
+    epoch: what is monitored, seconds of the epoch and so far, images trained on in a second, GiB of memory
+    used at most: of the GPU, or `peak_memory`. The last two go to Weights & Biases, not to ``metrics.csv``,
+    which says the same on each machine.
 
     Args:
-        monitor: Logged name of the metric.
+        shown: Logged names of metrics; nothing is said before the first is known.
         batch_size: Images of a step over all processes.
         printed: Whether to print the lines.
     """
 
-    def __init__(self, monitor: str, batch_size: int, *, printed: bool) -> None:
-        self.monitor, self.batch_size, self.printed = monitor, batch_size, printed
-        self.started = self.epoch_started = time.perf_counter()
+    FIRST = 20
+
+    def __init__(self, shown: tuple[str, ...], batch_size: int, *, printed: bool) -> None:
+        self.shown, self.batch_size, self.printed = shown, batch_size, printed
+        self.started = self.epoch_started = self.said = time.perf_counter()
         self.batches, self.images_per_second = 0, 0.0
+        self.steps, self.first_done = 0, 0.0  # of this process, and when its first step was done
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         """Begin to count."""
@@ -251,22 +256,37 @@ class EpochLines(Callback):
         batch_idx: int,
     ) -> None:
         """Count; a GPU has not always done what it was given, which evens out over an epoch."""
-        self.batches += 1
-        self.images_per_second = self.batches * self.batch_size / (time.perf_counter() - self.epoch_started)
+        self.batches, self.steps = self.batches + 1, self.steps + 1
+        now = time.perf_counter()
+        self.images_per_second = self.batches * self.batch_size / (now - self.epoch_started)
+        if self.steps == 1:
+            self.first_done = now
+        early = self.steps == self.FIRST
+        if not (self.printed and trainer.is_global_zero and (early or now - self.said >= EVERY)):
+            return
+        length, epochs = trainer.num_training_batches, trainer.max_epochs or -1
+        if not math.isfinite(length) or epochs < 1:
+            return
+        self.said = now
+        step = (now - self.first_done) / max(self.steps - 1, 1)
+        left = step * (length * (epochs - trainer.current_epoch) - batch_idx - 1)
+        where = f"epoch {trainer.current_epoch + 1}/{epochs}: step {batch_idx + 1:,} of {length:,}"
+        print(f"{where}, {1000 * step:,.0f} ms each, about {left:,.0f} s of steps left", flush=True)
 
     def on_validation_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         """Print the line."""
-        value = trainer.callback_metrics.get(self.monitor)
-        if not trainer.is_global_zero or trainer.sanity_checking or value is None:
+        values = {name: trainer.callback_metrics.get(name) for name in self.shown}
+        if not trainer.is_global_zero or trainer.sanity_checking or values[self.shown[0]] is None:
             return
         gpu = module.device.type == "cuda"
         memory = torch.cuda.max_memory_allocated(module.device) / 2**30 if gpu else peak_memory()
         pace = {"images_per_second": self.images_per_second, "memory_gb": memory}
         if self.printed:
-            seconds = time.perf_counter() - self.started
-            epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+            self.said = now = time.perf_counter()
+            known = ", ".join(f"{name} {value:.4g}" for name, value in values.items() if value is not None)
             print(
-                f"{epoch}: {self.monitor} {value:.4g}, {seconds:.0f} s, "
+                f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}: {known}, "
+                f"{now - self.epoch_started:.0f} s, {now - self.started:.0f} s in all, "
                 f"{pace['images_per_second']:,.0f} images/s, {pace['memory_gb']:.1f} GB",
                 flush=True,
             )

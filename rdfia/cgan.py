@@ -171,7 +171,11 @@ class cGANModule(GANModule):  # noqa: N801 - the name that the project is known 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Update both networks, and count the labels."""
         super().training_step(batch, batch_idx)
-        self.label_counts.scatter_add_(0, batch[1], torch.ones_like(batch[1], dtype=torch.float32))
+        counts = torch.zeros_like(self.label_counts)
+        counts.scatter_add_(0, batch[1], torch.ones_like(batch[1], dtype=counts.dtype))
+        if self.trainer.world_size > 1:
+            counts = self.trainer.strategy.reduce(counts, reduce_op="sum")
+        self.label_counts += counts
 
     @torch.no_grad()
     def sample(self, count: int, *, seed: int | None = None, labels: Tensor | None = None) -> Tensor:

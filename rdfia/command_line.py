@@ -33,7 +33,7 @@ MOST |= {"latent_dim": 100_000, "groups": 10_000, "domain_width": 100_000, "hidd
 MOST |= {"generator_features": 4096, "discriminator_features": 4096, "image_size": 4096, "grids": 512}
 MOST |= {"devices": 4096, "num_nodes": 4096, "folds": 1000, "splits": 1000, "components": 1_000_000}
 MOST |= {"samples": 100_000, "steps": 1_000_000, "frames": 10_000, "patch_steps": 1_000_000}
-Precision = Literal["float32", "bf16-mixed", "16-mixed"]
+Precision = Literal["auto", "float32", "bf16-mixed", "16-mixed"]
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ class TrainerArgs:
     """Processes on each node."""
     num_nodes: int | None = None
     """Nodes."""
-    precision: Precision = "float32"
-    """Number format."""
+    precision: Precision = "auto"
+    """Number format; auto: bf16 if the device has it."""
     compile: bool = False
     """Compile the networks."""
     profile: bool = False
@@ -72,6 +72,10 @@ class TrainerArgs:
     """Try a few batches, write nothing."""
     check: bool = False
     """Check flags, data, folder."""
+
+    def needs(self) -> tuple[str, ...]:
+        """Return the data sets that are read, by the names of `datamodules.layouts.FIND`."""
+        return ()
 
     def __post_init__(self) -> None:
         check_values(self)
@@ -87,10 +91,10 @@ class TrainerArgs:
             or any(
                 sign in self.name for sign in ':*?"<>|\\'
             )  # as rows are named on pages, and on other systems
-            or len(self.name.encode()) > LONGEST_NAME
         ):
-            shown = self.name if len(self.name) <= 40 else f"{self.name[:40]}…"
-            raise ValueError(f"--name is a folder name of at most {LONGEST_NAME} bytes, got {shown!r}")
+            raise ValueError(f"--name is a folder name, got {self.name[:40]!r}")
+        if (size := len(self.name.encode())) > LONGEST_NAME:
+            raise ValueError(f"--name has at most {LONGEST_NAME} bytes, {self.name[:20]!r}… has {size}")
         if int(os.environ.get("SLURM_RESTART_COUNT", "0")):
             mark = self.output_dir / self.name / SLURM_JOB
             if mark.exists() and mark.read_text() == os.environ["SLURM_JOB_ID"]:
@@ -172,7 +176,12 @@ def parse(flags: type[Flags]) -> Flags:
         rule = next((n for n, line in enumerate(lines) if set(line) <= {"─", "╰", "╯"}), len(lines))
         near = re.search(r"Perhaps you meant:\W*(--[\w-]+)", " ".join(lines))
         hint = f"did you mean {near[1]}? " if near else ""
-        fail(f"{' '.join(lines[:rule])}; {hint}--help lists all flags")
+        said = " ".join(lines[:rule]).rstrip(".")
+        if "Expected one of {" in said and "subcommand" not in said:  # what each of them does is in the help
+            sys.argv = [sys.argv[0], "--help"]
+            with contextlib.redirect_stdout(sys.stderr), contextlib.suppress(SystemExit):
+                tyro.cli(flags, config=(tyro.conf.DisallowNone,))
+        fail(f"{said}; {hint}--help lists all flags")
         raise
 
 
@@ -186,6 +195,11 @@ def requeue_job() -> None:
     except (OSError, subprocess.CalledProcessError) as error:
         why = getattr(error, "stderr", None) or error
         print(f"not requeued, submit the job again: {' '.join(command)}: {why}", file=sys.stderr)
+
+
+def _terminated(number: int, frame: Any) -> None:
+    """Leave on SIGTERM as on Ctrl-C, wherever no training saves itself first: what is begun can be kept."""
+    raise Interrupted("terminated; what is complete is kept")
 
 
 def _out_of_time(number: int, frame: Any) -> None:
@@ -209,8 +223,15 @@ def run_script(main: Callable[[Flags], Any], flags: type[Flags]) -> None:
     keep_freed_memory()
     if "SLURM_JOB_ID" in os.environ:
         signal.signal(signal.SIGUSR1, _out_of_time)
+    if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _terminated)
     try:
-        main(parse(flags))
+        args = parse(flags)
+        if isinstance(args, TrainerArgs) and (names := args.needs()):
+            from datamodules.layouts import check_there
+
+            check_there(args.data_dir, names)  # before torch is imported, which takes seconds
+        main(args)
     except Checked as well:
         print(well)
     except (ValueError, FileNotFoundError, ConnectionError) as error:

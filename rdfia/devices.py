@@ -1,11 +1,68 @@
-"""How many processes compute, on how many nodes, and whether their devices are there."""
+"""Processes and nodes, devices, number format: what a run computes on."""
 
+import dataclasses
+import functools
+import json
 import os
 import shutil
+from contextlib import suppress
+from typing import TypeVar
 
 import torch
 
 from rdfia.command_line import TrainerArgs
+from rdfia.runs import has_bfloat16_cpu, is_first_process
+
+Flags = TypeVar("Flags", bound=TrainerArgs)
+FORMATS = ("float32", "bf16-mixed", "16-mixed")
+
+
+def has_bfloat16(accelerator: str) -> bool:
+    """Return whether the device has instructions for bfloat16; a CPU without is about six times slower."""
+    if accelerator != "cpu" and torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return has_bfloat16_cpu()
+
+
+SLOW = "this CPU has no bfloat16 instructions: float32 is about 6 times faster"
+
+
+def settle(args: Flags, *, only_float32: bool = False) -> Flags:
+    """Return the flags with the number format that ``--precision auto`` stands for.
+
+    bfloat16 where the device has it, else float32. A run that goes on keeps the format that it began with.
+    ``$RDFIA_PRECISION`` is asked before the device.
+
+    Args:
+        args: The flags.
+        only_float32: What the script computes is meant in float32.
+
+    Raises:
+        ValueError: The variable holds something else.
+    """
+    if args.precision != "auto":
+        return args
+    precision = "bf16-mixed" if has_bfloat16(args.accelerator) else "float32"
+    if (asked := os.environ.get("RDFIA_PRECISION", "auto")) != "auto":
+        precision = asked
+        if precision not in FORMATS:
+            raise ValueError(f"$RDFIA_PRECISION is float32, bf16-mixed or 16-mixed, got {precision!r}")
+    if only_float32:
+        precision = "float32"
+    elif not args.overwrite and not args.fast_dev_run:
+        with suppress(OSError, ValueError, AttributeError):  # none, or damaged: said where it is read
+            began = json.loads((args.output_dir / args.name / "args.json").read_text()).get("precision")
+            precision = began if began in FORMATS else precision
+    return dataclasses.replace(args, precision=precision)  # type: ignore[arg-type] # one of the words
+
+
+@functools.cache
+def say_format(precision: str, accelerator: str) -> None:
+    """Say once in which number format is computed, and where a CPU would be slow."""
+    if is_first_process():
+        on_cpu = accelerator == "cpu" or not torch.cuda.is_available()
+        slow = f"; {SLOW}" if on_cpu and not has_bfloat16(accelerator) else ""
+        print(f"precision {precision}{slow}", flush=True)
 
 
 def processes(args: TrainerArgs) -> tuple[int, int]:

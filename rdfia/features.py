@@ -20,11 +20,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, distributed, nn
 from torch.nn import functional
-from tqdm import tqdm
 
 from rdfia.backbones import Backbone
 from rdfia.checks import check_images
 from rdfia.linear_svm import Features, Scaling, gram_matrix, signed_root, standardized, unit_length
+from rdfia.progress import progress as shown
 from rdfia.runs import is_first_process, whole_file
 
 
@@ -49,7 +49,9 @@ def layer_features(
     Raises:
         ValueError: A grid has no cells.
     """
-    if images.device.type == "cpu" or not torch.is_grad_enabled():  # to look makes a GPU wait
+    # To look makes a GPU wait; and a graph that is exported has no values yet.
+    looked_at = images.device.type == "cpu" or not torch.is_grad_enabled()
+    if looked_at and not torch.compiler.is_exporting():
         check_images(images)
     if any(cells < 1 for cells in grids):
         raise ValueError(f"grids have at least 1 cell on each side, got {list(grids)}")
@@ -77,6 +79,8 @@ def compute_features(
     batch_size: int = 32,
     dtype: torch.dtype = torch.float32,
     progress: bool = False,
+    begun: Mapping[str, Tensor] | None = None,
+    interrupted: Callable[[dict[str, Tensor]], None] | None = None,
     **pooling: Any,
 ) -> dict[str, Tensor]:
     """Return each layer's features of some images, (N, d).
@@ -91,7 +95,9 @@ def compute_features(
         layers: Names of layers.
         batch_size: Images in a forward pass.
         dtype: Number format of the forward pass; bfloat16 is about twice as fast.
-        progress: Show a bar where someone watches.
+        progress: Say how far it is.
+        begun: Features of the first images, which an interrupted pass gave; for one process.
+        interrupted: Called with those, where this pass is interrupted.
         **pooling: ``grids`` and ``flip``, see `layer_features`.
     """
     features: dict[str, Tensor] = {}
@@ -99,16 +105,29 @@ def compute_features(
     rank, world_size = _processes()
     if len(starts) < world_size:  # too few to share
         rank, world_size = 0, 1
-    hidden = None if progress and rank == 0 else True
-    for start in tqdm(starts[rank::world_size], desc="features", disable=hidden):
-        chosen = images(places[start : start + batch_size])
-        with torch.autocast(chosen.device.type, dtype, enabled=dtype != torch.float32):
-            found = layer_features(backbone, chosen, layers, **pooling)
-        for name, value in found.items():
-            # Made once at full size: joining the parts in the end would need twice the memory.
-            if name not in features:
-                features[name] = value.new_zeros(len(places), value.shape[1])
-            features[name][start : start + len(value)] = value
+    done = 0
+    if begun and world_size == 1 and begun.keys() == set(layers):
+        done = min(map(len, begun.values())) // batch_size * batch_size
+        for name, value in begun.items():
+            features[name] = value.new_zeros(len(places), value.shape[1])
+            features[name][:done] = value[:done]
+    own = starts[rank::world_size] if world_size > 1 else starts[done // batch_size :]
+    try:
+        for start in shown(own, "batches of features") if progress and rank == 0 else own:
+            chosen = images(places[start : start + batch_size])
+            with torch.autocast(chosen.device.type, dtype, enabled=dtype != torch.float32):
+                found = layer_features(backbone, chosen, layers, **pooling)
+            for name, value in found.items():
+                # Made once at full size: joining the parts in the end would need twice the memory.
+                if name not in features:
+                    features[name] = value.new_zeros(len(places), value.shape[1])
+                features[name] = features[name].to(value.device)
+                features[name][start : start + len(value)] = value
+            done = start + len(chosen)
+    except BaseException:  # Ctrl-C among others: it goes on its way
+        if interrupted and world_size == 1 and done:
+            interrupted({name: value[:done] for name, value in features.items()})
+        raise
     if world_size > 1:
         for value in features.values():
             distributed.all_reduce(value)  # each row is nought everywhere but where it was computed
@@ -258,9 +277,20 @@ def open_layers(
             narrow.append(name)
     held = {name: load_cached(cache, recipes[name]) for name in narrow}
     if absent := [name for name, values in held.items() if values is None]:
-        held |= compute_features(backbone, images, everything, absent, progress=True, **options)
+        parts = {name: recipes[name] | {"part": True} for name in absent}  # what an interrupted pass kept
+        begun = {name: part for name in absent if (part := load_cached(cache, parts[name])) is not None}
+
+        def keep(done: dict[str, Tensor]) -> None:
+            for name, values in done.items():
+                save_cached(cache, parts[name], values)
+
+        held |= compute_features(
+            backbone, images, everything, absent, progress=True, begun=begun, interrupted=keep, **options
+        )
         for name in absent:
             save_cached(cache, recipes[name], held[name])
+            if cache is not None and is_first_process():
+                _cache_path(cache, parts[name]).unlink(missing_ok=True)
 
     def as_needed(name: str) -> Features:
         return lambda places: compute_features(backbone, images, everything[places], [name], **options)[name]

@@ -23,6 +23,8 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.svm import SVC
 from torch import Tensor, nn
 
+from rdfia.progress import progress
+
 # Squared length that features must not share, as a part of it: float32 itself keeps about 1e-7.
 DISTINCT = 1e-10
 EXTENSIONS = 12  # half decades that the grid of C grows by at most
@@ -80,7 +82,9 @@ def gram_matrix(
             rows = slice(start + offset, min(start + offset + 512, block.stop))
             columns = slice(rows.start, block.stop)
             _fill(gram, rows, columns, inside[offset : offset + 512], inside[offset:])
-        for first in range(block.stop, count, streamed):
+        for first in progress(
+            range(block.stop, count, streamed), f"features beside images {start:,} to {block.stop:,}"
+        ):
             passing = slice(first, min(first + streamed, count))
             _fill(gram, block, passing, inside, shifted(passing))
     if shift is None:

@@ -84,6 +84,7 @@ def curves(
     smooth: int = 1,
     log_x: bool = False,
     images: Mapping[str, Tensor] | None = None,
+    intervals: Mapping[str, Sequence[tuple[float, float]]] | None = None,
 ) -> Figure:
     """Draw line plots side by side, more than four in rows of three.
 
@@ -94,8 +95,9 @@ def curves(
         smooth: Running mean over this many points, drawn over the pale raw line.
         log_x: Draw x on a logarithmic scale.
         images: By title, grids of images (N, C, H, W) in [0, 1] to the right of the plots.
+        intervals: By label of the line, the ends of each value's interval, drawn as bars.
     """
-    images = images or {}
+    images, intervals = images or {}, intervals or {}
     wrapped = len(panels) > 4 and not images
     widths = [6.0] * (3 if wrapped else len(panels)) + [3.4] * len(images)
     rows = math.ceil(len(panels) / 3) if wrapped else 1
@@ -116,6 +118,9 @@ def curves(
                 axes.plot(x[first : first + len(mean)], mean, color=colour, label=name)
             else:
                 axes.plot(x, y, color=colour, label=name, marker="o" if len(y) < 60 else None)
+            if name in intervals:
+                low, high = zip(*intervals[name], strict=True)
+                axes.vlines(x, low, high, color=colour, alpha=0.5, linewidth=1.5)
         if log_x:
             axes.set_xscale("log")
             values = sorted({value for x, _ in lines.values() for value in x})

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning
 import torch
@@ -24,7 +24,7 @@ from torch import distributed, nn
 from rdfia import lock
 from rdfia.callbacks import AtomicCheckpoints, EpochLines, RandomState, StopCleanly, StopWhereLossesDiverge
 from rdfia.command_line import SLURM_JOB, Checked, Interrupted, TrainerArgs
-from rdfia.devices import check_devices, processes
+from rdfia.devices import check_devices, processes, say_format, settle
 from rdfia.profile import TimeTable
 from rdfia.runs import (
     MetricsCSV,
@@ -259,6 +259,7 @@ def make_trainer(
     losses: tuple[str, ...] = (),
     two_optimizers: bool = False,
     unused_weights: bool = False,
+    shown: tuple[str, ...] = (),
 ) -> lightning.Trainer:
     """Return the trainer for a run.
 
@@ -271,10 +272,13 @@ def make_trainer(
         losses: Logged names of those that stop the run when they are not finite.
         two_optimizers: The module steps two optimizers, each of which leaves the other's network unused.
         unused_weights: Some weights have no gradient in some steps; DDP must look for them then.
+        shown: More metrics for the line of each epoch.
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     for message in MEANT:
         warnings.filterwarnings("ignore", f".*{message}")
+    args = settle(args)
+    say_format(args.precision, args.accelerator)
     loggers: list[Logger] = [MetricsCSV(folder)]
     if args.wandb and not args.fast_dev_run:
         loggers += [logger] if (logger := wandb_logger(args.name, folder, plain(args))) else []
@@ -288,12 +292,15 @@ def make_trainer(
     # Lightning's own requeueing keeps another checkpoint, which it would not read beside last.ckpt.
     slurm = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
     watched = sys.stderr.isatty()
+    assert args.precision != "auto"
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"]
+    precision = "32-true" if args.precision == "float32" else args.precision
     return lightning.Trainer(
         accelerator=args.accelerator,
         devices=each,
         num_nodes=nodes,
         strategy=strategy,
-        precision="32-true" if args.precision == "float32" else args.precision,
+        precision=precision,
         max_epochs=args.max_epochs,
         logger=loggers,
         callbacks=[
@@ -302,7 +309,7 @@ def make_trainer(
             RandomState(),
             StopWhereLossesDiverge(losses, folder),
             StopCleanly(checkpoints / "last.ckpt"),
-            EpochLines(monitor, args.batch_size, printed=not watched),
+            EpochLines((monitor, *shown), args.batch_size, printed=not watched),
             *([TQDMProgressBar(refresh_rate=10)] if watched else []),
             *callbacks,
             last,  # so that last.ckpt holds what all others have come to

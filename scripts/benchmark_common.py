@@ -42,7 +42,8 @@ class Args:
 
 def unpack_mnist(root: Path, folder: Path) -> None:
     """Write MNIST's files to ``folder``, decompressed: torchvision reads no others."""
-    from datamodules.mnist import OFFICIAL_MD5, find_idx, read_bytes
+    from datamodules.layouts import find_idx
+    from datamodules.mnist import OFFICIAL_MD5, read_bytes
 
     raw = folder / "MNIST" / "raw"
     raw.mkdir(parents=True)

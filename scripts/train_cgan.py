@@ -95,6 +95,9 @@ def train(args: Args) -> dict[str, Any]:
 
 def main(args: Args) -> dict[str, Any]:
     """Train what is asked for; return the content of results.json."""
+    from rdfia import devices
+
+    args = devices.settle(args)
     if not (args.seeds or args.compare):
         if args.part is not None:
             raise ValueError("--part is one of a table; add --seeds or --compare")

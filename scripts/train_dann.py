@@ -130,6 +130,10 @@ class Args(TrainerArgs):
     threshold: float = 0.9
     """Least probability of a pseudo-label."""
 
+    def needs(self) -> tuple[str, ...]:
+        """Return both sets of the pair."""
+        return tuple(self.pair.split(":"))
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.pseudo_label_rounds < 0 or self.pseudo_label_epochs < 1:
@@ -229,6 +233,7 @@ def train(
         mode="max",
         callbacks=[*kept],
         losses=("train/class_loss", "train/domain_loss", "train/pseudo_label_loss"),
+        shown=(SELECTIONS["information"],),
     )
     scores = {"seconds": training.fit(args, trainer, module, digits)}
     if not args.fast_dev_run:
@@ -316,10 +321,11 @@ def main(args: Args) -> dict[str, Any]:
     # Imported here, so that --help does not wait for torch.
     import lightning
 
-    from rdfia import callbacks, embeddings, plots, runs, training, wandb_run
+    from rdfia import callbacks, devices, embeddings, plots, runs, training, wandb_run
     from rdfia.dann import DANNModule
     from rdfia.domain_scores import information
 
+    args = devices.settle(args)
     asked = args.row()
     rows = {row: ROWS[row] for row in args.compare if row != asked}
     if args.ablation:

@@ -60,6 +60,10 @@ class Args(TrainerArgs):
     watch_test: bool = False
     """Draw test curves too; they choose nothing."""
 
+    def needs(self) -> tuple[str, ...]:
+        """Return what is classified."""
+        return (self.dataset,)
+
 
 def main(args: Args) -> dict[str, Any]:
     """Train, test and draw; return the content of results.json."""
@@ -69,7 +73,7 @@ def main(args: Args) -> dict[str, Any]:
     from datamodules.files import data_root
     from datamodules.mnist import MNISTDataModule
     from datamodules.scene15 import CLASSES, Scene15DataModule
-    from rdfia import callbacks, plots, runs, training, wandb_run
+    from rdfia import callbacks, devices, plots, runs, training, wandb_run
     from rdfia.fine_tune import FineTuneModule
 
     if args.compile:
@@ -80,6 +84,7 @@ def main(args: Args) -> dict[str, Any]:
         raise ValueError(f"--patience is at least 1, got {args.patience}")
     if args.train_on_val and args.patience:
         raise ValueError("--patience needs images that are not trained on; leave --train-on-val out")
+    args = devices.settle(args)
     reading: dict[str, Any] = {
         "batch_size": args.batch_size,
         "seed": args.seed,

@@ -73,6 +73,10 @@ class GANArgs(TrainerArgs):
     average_decay: float | None = None
     """Of the average generator."""
 
+    def needs(self) -> tuple[str, ...]:
+        """Return MNIST."""
+        return ("mnist",)
+
     def __post_init__(self) -> None:
         if self.batch_size is None:
             object.__setattr__(self, "batch_size", 128 if self.preset == "practical" else 64)
@@ -361,6 +365,9 @@ def run(
 def main(args: Args) -> dict[str, Any]:
     """Train what is asked for; return the content of results.json."""
     # Imported in functions, so that --help does not wait for torch.
+    from rdfia import devices
+
+    args = devices.settle(args)
     if not (args.seeds or args.ablation):
         if args.part is not None:
             raise ValueError("--part is one of a table; add --seeds or --ablation")

@@ -54,6 +54,10 @@ class Args(TrainerArgs):
     cache_dir: Path = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "rdfia" / "features"
     """Where they are kept."""
 
+    def needs(self) -> tuple[str, ...]:
+        """Return what is classified."""
+        return (self.dataset,)
+
 
 def layers_by_network(args: Args) -> dict[str, list[str]]:
     """Return which layers of which networks ``--features`` names."""
@@ -96,13 +100,14 @@ def main(args: Args) -> dict[str, Any]:
     from datamodules.mnist import MNISTDataModule
     from datamodules.scene15 import CLASSES, TRAIN_PER_CLASS, Scene15DataModule, audit, split_by_seed
     from datamodules.tensors import ImageTensors
-    from rdfia import runs, training, wandb_run
+    from rdfia import devices, runs, training, wandb_run
     from rdfia.backbones import load_backbone
     from rdfia.feature_extractor_svm import FeatureExtractorSVM
     from rdfia.features import compute_features, layer_gram, open_layers
     from rdfia.linear_svm import learning_curve, principal_components, try_svm
     from rdfia.memory import give_back_memory
 
+    args = devices.settle(args)
     size = 64 if args.fast_dev_run else args.image_size
     scenes, classes = Scene15DataModule(args.data_dir, image_size=size, train_on_val=True), CLASSES
     if args.dataset == "mnist":

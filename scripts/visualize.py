@@ -56,17 +56,20 @@ def main(
 ) -> dict[str, Any]:
     """Look, draw and write; return the content of results.json."""
     if isinstance(args, ClassVisualization) and args.table:
-        return compare_settings(args, main)
+        from rdfia.devices import settle
+
+        return compare_settings(settle(args), main)
     # Imported here, so that --help does not wait for torch.
     import shutil
     import time
 
     import torch
 
-    from rdfia import report, runs, training, wandb_run
+    from rdfia import devices, report, runs, training, wandb_run
 
     small = {name: value for name, value in SMALL.items() if hasattr(args, name) and args.fast_dev_run}
     args = dataclasses.replace(args, devices=1, num_nodes=1, **small)
+    args = devices.settle(args, only_float32=not isinstance(args, ClassVisualization | Saliency))
     if args.precision == "16-mixed" or (
         args.precision != "float32" and not isinstance(args, ClassVisualization | Saliency)
     ):

@@ -28,6 +28,7 @@ def success_curves(
     metrics: dict[str, list[float]] = {}
     units = {"success": "L-infinity distance in grey levels of 255", "success_l2": "L2 distance"}
     panels: dict[str, dict[str, Any]] = {}
+    intervals: dict[str, list[tuple[float, float]]] = {}
     for name in [name for name in ("fgsm", "pgd", "pgd_l2") if name in args.attacks]:
         rates, ever = [], torch.zeros(len(images), dtype=torch.bool, device=images.device)
         levels, unit = (args.curve_l2, 1) if name == "pgd_l2" else (args.curve, 255)
@@ -39,9 +40,11 @@ def success_curves(
             ever = success if name == "fgsm" else success | ever
             rates.append(float(ever.double().mean()))
             metrics |= share(f"{name}/success_at_{level:g}", ever)
+        intervals[name] = [runs.wilson(rate, len(images)) for rate in rates]
         panels.setdefault("success_l2" if name == "pgd_l2" else "success", {})[name] = (sorted(levels), rates)
     for panel, lines in panels.items():
-        figure = plots.curves({"share that fools": lines}, x_label=units[panel], log_x=True)
+        label = f"share of {len(images)} images that fools, 95 % interval"
+        figure = plots.curves({label: lines}, x_label=units[panel], log_x=True, intervals=intervals)
         runs.save_figure(folder, panel, figure, trainer)
     return metrics
 

@@ -64,6 +64,10 @@ class Pictures(Network):
     images: tuple[Path, ...] = ()
     """Files or folders; else the ImageNet samples of --data-dir."""
 
+    def needs(self) -> tuple[str, ...]:
+        """Return the samples, where no images are named."""
+        return () if self.images else ("imagenet-samples",)
+
 
 class Shown(NamedTuple):
     """Images (N, 3, H, W) in [0, 1], labels (N,) with -1 where not known, names, and a description."""

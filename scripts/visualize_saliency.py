@@ -36,7 +36,7 @@ class Saliency(Pictures):
     """Copies for smooth_grad, steps for integrated_gradients."""
     faithfulness: bool = True
     """Measure deletion and insertion."""
-    randomized: int = 10
+    randomized: int = 4
     """Images for the randomization check."""
 
 

@@ -42,6 +42,7 @@ def _no_network(monkeypatch, request):
 def _own_surroundings(monkeypatch, tmp_path, request):
     """Keep caches in the test's folder, and forget the user's settings (but for tests on real data)."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("RDFIA_PRECISION", "float32")  # the same on all machines
     if "reference" not in request.keywords:
         monkeypatch.delenv("RDFIA_DATA", raising=False)
     torch.manual_seed(0)

@@ -164,3 +164,30 @@ def test_writers_of_the_same_file_do_not_meet(tmp_path):
     assert seen
     assert [writer.returncode for writer in writers] == [0, 0]
     assert len(list(folder.iterdir())) == 1  # no part is left
+
+
+def test_an_interrupted_extraction_keeps_what_it_has(tmp_path, squeezenet):
+    pixels, asked = torch.rand(11, 3, 64, 64), []
+
+    def images(places):
+        asked.extend(places.tolist())
+        if len(asked) > 7 and not whole:
+            raise KeyboardInterrupt
+        return pixels[places]
+
+    def features() -> torch.Tensor:
+        layers = open_layers(
+            squeezenet, images, 11, ["fire9"], images_hash="these", memory=1e9, cache=tmp_path, batch_size=2
+        )
+        return layers["fire9"].features(torch.arange(11))
+
+    whole = False
+    with pytest.raises(KeyboardInterrupt):
+        features()
+    asked.clear()
+    whole = True
+    found = features()
+    assert asked == [0, *range(6, 11)]  # one for the width, then what was lacking
+    assert len(list(tmp_path.iterdir())) == 1  # no part is left
+    expected = compute_features(squeezenet, pixels.__getitem__, torch.arange(11), ["fire9"], batch_size=2)
+    torch.testing.assert_close(found, expected["fire9"])

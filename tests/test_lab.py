@@ -22,7 +22,7 @@ SCRIPT = [sys.executable, str(ROOT / "scripts" / "lab.py")]
 
 
 @pytest.mark.parametrize("scale", ["full", "demo"])
-@pytest.mark.parametrize("precision", ["float32", "bf16-mixed"])
+@pytest.mark.parametrize("precision", ["auto", "float32", "bf16-mixed"])
 def test_every_command_is_one_that_its_script_takes(scale, precision):
     args = lab.Args(data_dir=Path("sample"), scale=scale, seeds=2, precision=precision)
     found = lab.commands(args)
@@ -36,7 +36,7 @@ def test_every_command_is_one_that_its_script_takes(scale, precision):
         )
         assert parsed.name == name
         exact = script == "scripts/visualize.py" and not {"class", "saliency"} & set(flags)
-        assert parsed.precision == ("float32" if exact else precision)
+        assert parsed.precision == ("auto" if exact else precision)
         if lab.EXPERIMENTS[name].seeds:
             assert parsed.seeds == (0, 1)
 
@@ -52,9 +52,10 @@ def test_only_some_are_run():
 
 def test_what_another_command_made_is_not_done(tmp_path):
     assert not lab.is_done(tmp_path, ["scripts/train_gan.py"])
-    (tmp_path / "results.json").write_text(
-        json.dumps({"command": "python scripts/train_gan.py", "metrics": {}})
-    )
+    kept = {"name": "gan", "commit": "", "device": "", "precision": "", "wall_seconds": 1.0, "seeds": [0]}
+    kept |= {"data": {}, "metrics": {}, "selection": "", "notes": []}
+    command = "python scripts/train_gan.py"
+    (tmp_path / "results.json").write_text(json.dumps(kept | {"command": command}))
     assert lab.is_done(tmp_path, ["scripts/train_gan.py"])
     assert not lab.is_done(tmp_path, ["scripts/train_gan.py", "--seeds", "0"])
     for recorded, asked, same in (
@@ -63,11 +64,11 @@ def test_what_another_command_made_is_not_done(tmp_path):
         ("data", "/data", False),
     ):
         command = f"python scripts/train_gan.py --data-dir {recorded} --name gan"
-        (tmp_path / "results.json").write_text(json.dumps({"command": command, "metrics": {}}))
+        (tmp_path / "results.json").write_text(json.dumps(kept | {"command": command}))
         asked_command = ["scripts/train_gan.py", "--data-dir", asked, "--name", "gan"]
         assert lab.is_done(tmp_path, asked_command) == same
     (tmp_path / "results.json").write_text(
-        json.dumps({"command": "python scripts/visualize.py class", "metrics": {}})
+        json.dumps(kept | {"command": "python scripts/visualize.py class"})
     )
     assert not lab.is_done(tmp_path, ["scripts/visualize.py", "class"])  # its page is written last
     (tmp_path / "index.html").touch()

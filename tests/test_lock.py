@@ -1,5 +1,6 @@
 """One owner of a run folder at a time; what a kill leaves is taken over, and said."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -8,8 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
-from rdfia import lock
+from rdfia import lock, training
+from rdfia.command_line import TrainerArgs
 
 HOLD = """
 import sys, time
@@ -130,3 +133,42 @@ def test_a_file_system_without_hard_links(tmp_path, monkeypatch):
         lock.take(tmp_path)
     other.kill()
     other.wait()
+
+
+@pytest.mark.parametrize("flags", [{}, {"overwrite": True}, {"check": True}, {"seed": 5}])
+def test_a_second_run_of_one_name_is_refused_and_nothing_is_lost(tmp_path, flags):
+    folder = tmp_path / "run"
+    args = TrainerArgs(output_dir=tmp_path, accelerator="cpu")
+    training.open_run(args, torch.nn.Linear(1, 1), {})
+    lock.give_back()
+    (folder / "metrics.csv").write_text("step\n")
+    before = {path.name: path.read_text() for path in folder.iterdir() if path.is_file()}
+    other = hold(folder)
+    other.stdout.readline()
+    with pytest.raises(ValueError, match="is in use by process"):
+        training.open_run(dataclasses.replace(args, **flags), torch.nn.Linear(1, 1), {})
+    after = {path.name: path.read_text() for path in folder.iterdir() if path.is_file()}
+    assert {name: text for name, text in after.items() if name != lock.FILE} == before
+    other.kill()
+    other.wait()
+
+
+def test_parts_of_a_table_share_its_folder(tmp_path):
+    class Table(TrainerArgs):
+        part = (0, 2)
+
+    other = hold(tmp_path / "run")
+    other.stdout.readline()
+    training.open_run(Table(output_dir=tmp_path, accelerator="cpu"), torch.nn.Linear(1, 1), {})
+    other.kill()
+    other.wait()
+
+
+def test_overwriting_keeps_the_lock(tmp_path):
+    args = TrainerArgs(output_dir=tmp_path, accelerator="cpu")
+    training.open_run(args, torch.nn.Linear(1, 1), {})
+    (tmp_path / "run" / "old").mkdir()
+    (tmp_path / "run" / "old.txt").write_text("x")
+    training.open_run(dataclasses.replace(args, overwrite=True), torch.nn.Linear(1, 1), {})
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names == {lock.FILE, "args.json", "checkpoints"}

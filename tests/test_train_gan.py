@@ -93,7 +93,7 @@ def test_each_flag_is_a_keyword_of_the_module_and_the_preset_fills_the_rest():
         for changes in rows.values():
             GANModule(**module_flags(dataclasses.replace(Args(preset="practical", latent_dim=4), **changes)))
     for changes in TRIED.values():
-        GANModule(**module_flags(dataclasses.replace(Args(latent_dim=4), **changes)))
+        GANModule(**module_flags(dataclasses.replace(Args(generator_features=4), **changes)))
 
 
 def test_the_numbers_of_the_curves_by_hand():
@@ -232,7 +232,7 @@ def test_who_began_anew_is_told_to_go_on_without_that(monkeypatch, capsys):
     def stop(args):
         raise Interrupted("saved, the same command goes on from there")
 
-    monkeypatch.setattr(sys, "argv", [SCRIPT, "--overwrite"])
+    monkeypatch.setattr(sys, "argv", [SCRIPT, "--overwrite", "--data-dir", "sample"])
     with pytest.raises(SystemExit):
         run_script(stop, Args)
     assert capsys.readouterr().err == "saved, the same command without --overwrite goes on from there\n"

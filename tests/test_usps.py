@@ -1,8 +1,10 @@
 import bz2
+import gzip
 
 import pytest
 import torch
 from conftest import write_usps
+from sklearn.datasets import load_svmlight_file
 from torchvision.datasets import USPS
 
 from datamodules.usps import USPSDataModule, load_usps
@@ -47,3 +49,34 @@ def test_missing_and_damaged_files_are_named(tmp_path):
         (tmp_path / "usps.bz2").write_bytes(content)
         with pytest.raises(ValueError, match=r"usps.bz2"):
             load_usps(tmp_path, "train")
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_the_same_digits_in_the_other_format(tmp_path, suffix):
+    """Hastie et al. have a line a digit: its class, then 256 values. It lay there and was "not found"."""
+    write_usps(tmp_path / "a" / "USPS")
+    for part, name in (("train", "zip.train"), ("test", "zip.test")):
+        images, labels = load_usps(tmp_path / "a", part)
+        with bz2.open(tmp_path / "a" / "USPS" / f"usps.{'t.' if part == 'test' else ''}bz2") as file:
+            pixels, _ = load_svmlight_file(file, n_features=256)
+        rows = [
+            f"{label}.0000 " + " ".join(f"{value:.4f}" for value in row) + " \n"
+            for label, row in zip(labels.tolist(), pixels.toarray(), strict=True)
+        ]
+        path = tmp_path / "b" / "USPS" / f"{name}{suffix}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = "".join(rows).encode()
+        path.write_bytes(gzip.compress(text) if suffix else text)
+        again, same = load_usps(tmp_path / "b", part)
+        assert torch.equal(images, again)
+        assert torch.equal(labels, same)
+
+
+def test_a_damaged_file_of_the_other_format_is_named(tmp_path):
+    (tmp_path / "USPS").mkdir()
+    (tmp_path / "USPS" / "zip.train").write_text("5.0 0.1 0.2\n")
+    with pytest.raises(ValueError, match=r"zip.train is no file of USPS digits \(a line has 3 numbers"):
+        load_usps(tmp_path, "train")
+    (tmp_path / "USPS" / "zip.train").write_text("x y\n")
+    with pytest.raises(ValueError, match=r"zip.train is no file of USPS digits"):
+        load_usps(tmp_path, "train")

@@ -113,7 +113,7 @@ def test_grey_images_through_added_up_filters_look_like_repeated_ones():
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (Classify(images=(Path("absent.jpg"),)), "--images absent.jpg is no picture that exists"),
+        (Classify(images=(Path("absent.jpg"),)), "--images absent.jpg does not exist"),
         (Classify(images=(Path("rdfia"),)), "--images rdfia holds no pictures"),
         (Classify(top=0), "--top is 1 to 1000, got 0"),
         (Classify(precision="bf16-mixed"), "--precision is float32"),

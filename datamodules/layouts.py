@@ -1,0 +1,117 @@
+"""Where each data set lies in a data folder. Without torch: that something is missing is said at once."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from datamodules.files import data_root, not_found
+
+IDX = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
+# libsvm's files, which torchvision downloads, and those of Hastie et al., with the same digits.
+USPS = {"train": ("usps.bz2", "zip.train", "zip.train.gz"), "test": ("usps.t.bz2", "zip.test", "zip.test.gz")}
+
+
+def find_idx(root: Path, name: str) -> Path:
+    """Return the path of one of MNIST's four files, plain or gzipped, under ``root/MNIST/raw``.
+
+    Raises:
+        FileNotFoundError: Neither is there.
+    """
+    folder = root / "MNIST" / "raw"
+    for path in (folder / name, folder / f"{name}.gz"):
+        if path.is_file():
+            return path
+    raise not_found("MNIST", f"MNIST/raw/{name}[.gz]", root, "mnist")
+
+
+def find_usps(root: Path, part: str) -> Path:
+    """Return the path of one of the two files, in ``root/USPS`` or, as torchvision has it, in ``root``.
+
+    Raises:
+        FileNotFoundError: It is in neither.
+    """
+    for folder in (root / "USPS", root):
+        for name in USPS[part]:
+            if (folder / name).is_file():
+                return folder / name
+    first, other, _ = USPS[part]
+    raise not_found("USPS", f"USPS/{first} or USPS/{other}[.gz]", root, "usps")
+
+
+def find_mnist_m(root: Path) -> Path | None:
+    """Return the folder of the common release of MNIST-M, or None: the set is generated then.
+
+    Raises:
+        FileNotFoundError: The release lacks a list of labels.
+    """
+    folder = root / "mnist_m"
+    if not folder.is_dir():
+        return None
+    for part in ("train", "test"):
+        if not (folder / f"mnist_m_{part}_labels.txt").is_file():
+            raise not_found("MNIST-M", f"mnist_m/mnist_m_{part}_labels.txt", root, "mnist-m")
+    return folder
+
+
+def find_scene15(root: Path) -> Path:
+    """Return the folder of 15 Scene.
+
+    Raises:
+        FileNotFoundError: It is not there, or one half of its split is not.
+    """
+    folder = root / "15SceneData"
+    if not folder.is_dir():
+        layouts = "15SceneData/{train,test}/<class>/*.jpg, or 15SceneData/<class>/*.jpg"
+        raise not_found("15 Scene", layouts, root, "scene15")
+    parts = [part for part in ("train", "test") if not (folder / part).is_dir()]
+    if len(parts) == 1:
+        raise not_found("15 Scene", f"15SceneData/{parts[0]}/<class>/*.jpg", root, "scene15")
+    return folder
+
+
+def find_samples(root: Path) -> Path:
+    """Return the npz file or the folder of ImageNet samples.
+
+    Raises:
+        FileNotFoundError: Neither is there.
+    """
+    for candidate in (root / "imagenet_val_25.npz", root / "imagenet-samples"):
+        if candidate.exists():
+            return candidate
+    expected = "imagenet_val_25.npz or imagenet-samples/nXXXXXXXX_name.JPEG"
+    raise not_found("ImageNet samples", expected, root, "imagenet-samples")
+
+
+def _mnist(root: Path) -> None:
+    for name in IDX:
+        find_idx(root, name)
+
+
+def _mnist_m(root: Path) -> None:
+    if find_mnist_m(root) is None:
+        _mnist(root)
+
+
+def _usps(root: Path) -> None:
+    for part in USPS:
+        find_usps(root, part)
+
+
+FIND: dict[str, Callable[[Path], object]] = {
+    "mnist": _mnist,
+    "mnist-m": _mnist_m,
+    "usps": _usps,
+    "scene15": find_scene15,
+    "imagenet-samples": find_samples,
+}
+
+
+def check_there(data_dir: Path | str | None, names: tuple[str, ...]) -> None:
+    """Check that data sets lie in the data folder, or what they are made of.
+
+    Raises:
+        FileNotFoundError: One does not, or there is no such folder.
+    """
+    root = data_root(data_dir)
+    for name in names:
+        if name in FIND:
+            FIND[name](root)
