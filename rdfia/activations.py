@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from rdfia.backbones import Backbone
-from rdfia.checks import check_images
 
 
 @torch.no_grad()
@@ -33,7 +32,6 @@ def activation_maps(
     Raises:
         ValueError: The layer has no maps, or fewer.
     """
-    check_images(images)
     output = backbone.tap(images, [layer])[layer].float()
     if output.ndim != 4:
         raise ValueError(f"{layer} of {backbone.name} has no maps, its output is {tuple(output.shape[1:])}")

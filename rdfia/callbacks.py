@@ -270,8 +270,8 @@ class EpochLines(Callback):
         self.said = now
         step = (now - self.first_done) / max(self.steps - 1, 1)
         left = step * (length * (epochs - trainer.current_epoch) - batch_idx - 1)
-        where = f"epoch {trainer.current_epoch + 1}/{epochs}: step {batch_idx + 1:,} of {length:,}"
-        print(f"{where}, {1000 * step:,.0f} ms each, about {left:,.0f} s of steps left", flush=True)
+        where = f"step {batch_idx + 1:,} of {length:,}, epoch {trainer.current_epoch + 1} of {epochs}"
+        print(f"{where}: {1000 * step:,.0f} ms a step, about {left:,.0f} s of steps left", flush=True)
 
     def on_validation_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         """Print the line."""

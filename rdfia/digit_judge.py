@@ -20,6 +20,8 @@ from torch.nn import functional
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from rdfia.checks import check_images
+
 # The judge was trained on MNIST's training digits from this one on; the embedded sample is of earlier ones.
 FIRST_JUDGED = 5848
 WEIGHTS = Path(__file__).with_name("digit_judge.safetensors")
@@ -207,7 +209,14 @@ class DigitScores(Metric):
             images: (B, 1, 28, 28) or (B, 1, 32, 32) in [0, 1].
             real: Or generated.
             labels: (B,), what real digits are and what generated ones were asked to be.
+
+        Raises:
+            ValueError: They are not such digits. Those of a generator that diverged may be nan, as its scores
+                are then.
         """
+        if images.ndim != 4 or images.shape[1:] not in ((1, 28, 28), (1, 32, 32)):
+            raise ValueError(f"digits are (B, 1, 28, 28) or (B, 1, 32, 32), got {tuple(images.shape)}")
+        check_images(images.nan_to_num(0.0) if images.is_floating_point() else images, "digits")
         (self.real if real else self.generated).append(self.judge.features(images))
         # One for each image: what is gathered from several processes cannot be absent.
         known = torch.full((len(images),), -1, device=images.device) if labels is None else labels

@@ -22,7 +22,6 @@ from torch import Tensor, distributed, nn
 from torch.nn import functional
 
 from rdfia.backbones import Backbone
-from rdfia.checks import check_images
 from rdfia.linear_svm import Features, Scaling, gram_matrix, signed_root, standardized, unit_length
 from rdfia.progress import progress as shown
 from rdfia.runs import is_first_process, whole_file
@@ -49,10 +48,6 @@ def layer_features(
     Raises:
         ValueError: A grid has no cells.
     """
-    # To look makes a GPU wait; and a graph that is exported has no values yet.
-    looked_at = images.device.type == "cpu" or not torch.is_grad_enabled()
-    if looked_at and not torch.compiler.is_exporting():
-        check_images(images)
     if any(cells < 1 for cells in grids):
         raise ValueError(f"grids have at least 1 cell on each side, got {list(grids)}")
     features = {name: _flat(output, grids) for name, output in backbone.tap(images, layers).items()}

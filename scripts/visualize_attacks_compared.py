@@ -30,21 +30,26 @@ def success_curves(
     panels: dict[str, dict[str, Any]] = {}
     intervals: dict[str, list[tuple[float, float]]] = {}
     for name in [name for name in ("fgsm", "pgd", "pgd_l2") if name in args.attacks]:
-        rates, ever = [], torch.zeros(len(images), dtype=torch.bool, device=images.device)
         levels, unit = (args.curve_l2, 1) if name == "pgd_l2" else (args.curve, 255)
+        lines: dict[str, list[float]] = {name: [], f"{name}, before 8 bits": []}
+        ever = {line: torch.zeros(len(images), dtype=torch.bool, device=images.device) for line in lines}
         for level in sorted(levels):
             found = attack(args, name, network, images, truth, epsilon=level / unit)[0]
-            success = found.success
-            metrics |= share(f"{name}/success_unrounded_at_{level:g}", found.success_unrounded)
-            # What pgd found nearer by lies in the larger ball, too; fgsm takes one step of full length.
-            ever = success if name == "fgsm" else success | ever
-            rates.append(float(ever.double().mean()))
-            metrics |= share(f"{name}/success_at_{level:g}", ever)
-        intervals[name] = [runs.wilson(rate, len(images)) for rate in rates]
-        panels.setdefault("success_l2" if name == "pgd_l2" else "success", {})[name] = (sorted(levels), rates)
-    for panel, lines in panels.items():
+            both = {"success": found.success, "success_unrounded": found.success_unrounded}
+            for (line, rates), (score, success) in zip(lines.items(), both.items(), strict=True):
+                # What pgd found nearer by lies in the larger ball, too; fgsm takes one step of full length.
+                ever[line] = success if name == "fgsm" else success | ever[line]
+                rates.append(float(ever[line].double().mean()))
+                metrics |= share(f"{name}/{score}_at_{level:g}", ever[line])
+        for line, rates in lines.items():
+            intervals[line] = [runs.wilson(rate, len(images)) for rate in rates]
+            panels.setdefault("success_l2" if name == "pgd_l2" else "success", {})[line] = (
+                sorted(levels),
+                rates,
+            )
+    for panel, drawn in panels.items():
         label = f"share of {len(images)} images that fools, 95 % interval"
-        figure = plots.curves({label: lines}, x_label=units[panel], log_x=True, intervals=intervals)
+        figure = plots.curves({label: drawn}, x_label=units[panel], log_x=True, intervals=intervals)
         runs.save_figure(folder, panel, figure, trainer)
     return metrics
 

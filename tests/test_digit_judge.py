@@ -186,3 +186,17 @@ def test_a_generator_that_makes_one_image_of_each_class_has_no_diversity(digits)
 def test_what_was_not_asked_for_has_no_conditional_scores(digits):
     images, labels = digits.test_data[range(50)]
     assert "conditional_accuracy" not in score_images(images, images, real_labels=labels)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (2 * torch.rand(9, 1, 32, 32) - 1, r"digits lie in \[0, 1\]"),
+        (torch.randint(0, 256, (9, 1, 32, 32), dtype=torch.uint8), "got torch.uint8"),
+        (torch.rand(9, 3, 32, 32), r"got \(9, 3, 32, 32\)"),
+        (torch.rand(1, 32, 32), r"got \(1, 32, 32\)"),
+    ],
+)
+def test_what_is_no_digit_is_not_scored(images, message):
+    with pytest.raises(ValueError, match=message):
+        score_images(images, torch.rand(9, 1, 32, 32))

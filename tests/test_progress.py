@@ -51,7 +51,7 @@ def test_after_twenty_steps_the_time_to_expect_then_each_half_minute(capsys, mon
     quiet_trainer(max_epochs=2, callbacks=[lines]).fit(Plain(), data, data)
     said = capsys.readouterr().out.splitlines()
     assert len(said) == 3
-    assert re.fullmatch(r"epoch 1/2: step 20 of 25, \d+ ms each, about \d+ s of steps left", said[0])
+    assert re.fullmatch(r"step 20 of 25, epoch 1 of 2: \d+ ms a step, about \d+ s of steps left", said[0])
     for number, text in enumerate(said[1:], 1):
         expected = rf"epoch {number}/2: val/score 0.5, val/information 1.5, \d+ s, \d+ s in all, .*"
         assert re.fullmatch(expected, text)

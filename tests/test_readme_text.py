@@ -95,8 +95,9 @@ SENTENCES = [
     f"{of('class_penalty', 'penalty 0.001/top_5', 3)},",
     f"{of('class_steps', '1000 steps/top_5', 3)} in place of {of('class_steps', '200 steps/top_5', 3)}.",
     f"a rank correlation of {agreement('gradient')} (gradients) up to {agreement('grad_cam')} (Grad-CAM)",
-    f"the 95 % interval of 13 of 13 is {wilson(1.0, 13)[0]:.2f} to {wilson(1.0, 13)[1]:.2f}, that of 4 of 13 is "
-    f"{wilson(4 / 13, 13)[0]:.2f} to {wilson(4 / 13, 13)[1]:.2f}.",
+    "the 95 % interval of 13 of 13 is {:.2f} to {:.2f}, that of 4 of 13 is {:.2f} to {:.2f}.".format(
+        *wilson(1.0, 13), *wilson(4 / 13, 13)
+    ),
     # Domain adaptation
     f"highest target accuracy, too ({of(DANN, f'{CHOSEN}/target_accuracy', 3)} ± "
     f"{of(DANN, f'{CHOSEN}/target_accuracy', 3, 'std')};",
