@@ -28,7 +28,7 @@ MOST_PIXELS = 200_000_000  # 0.6 GB once decoded; a file of a few bytes can clai
 
 
 class Found(NamedTuple):
-    """Pictures in a folder, in order of their paths, and how many other files there are by their suffix."""
+    """Pictures in a folder, in order of their paths, and how much else there is: by suffix, or what it is."""
 
     pictures: list[Path]
     others: Counter[str]
@@ -58,15 +58,27 @@ def find_pictures(folder: Path, *, recursive: bool = True) -> Found:
         recursive: Look into subfolders too.
     """
     pictures, others = [], Counter[str]()
-    for path in sorted(folder.rglob("*") if recursive else folder.iterdir()):
-        inside = path.relative_to(folder)
-        if is_litter(path) or any(part.startswith(".") for part in inside.parts) or not path.is_file():
-            continue
-        if path.suffix.lower() in SUFFIXES:
-            pictures.append(path)
-        else:
-            others[path.suffix.lower()] += 1
-    return Found(pictures, others)
+    seen = {folder.resolve()}
+
+    def look(place: Path) -> None:
+        for path in sorted(place.iterdir()):
+            if is_litter(path):
+                continue
+            if path.is_dir():
+                if recursive and (real := path.resolve()) not in seen:  # a link may lead back
+                    seen.add(real)
+                    look(path)
+                elif not recursive:
+                    others["folders"] += 1
+            elif not path.is_file():
+                others["broken links"] += 1
+            elif path.suffix.lower() in SUFFIXES:
+                pictures.append(path)
+            else:
+                others[path.suffix.lower()] += 1
+
+    look(folder)
+    return Found(sorted(pictures), others)
 
 
 def as_shown(image: Image.Image) -> Image.Image:

@@ -41,7 +41,7 @@ def find_mnist_m(root: Path) -> Path | None:
     """Return the folder of the common release of MNIST-M, or None: the set is generated then.
 
     Raises:
-        FileNotFoundError: The release lacks a list of labels.
+        FileNotFoundError: The release lacks a list of labels, or the folder of its pictures.
     """
     folder = root / "mnist_m"
     if not folder.is_dir():
@@ -49,6 +49,8 @@ def find_mnist_m(root: Path) -> Path | None:
     for part in ("train", "test"):
         if not (folder / f"mnist_m_{part}_labels.txt").is_file():
             raise not_found("MNIST-M", f"mnist_m/mnist_m_{part}_labels.txt", root, "mnist-m")
+        if not (folder / f"mnist_m_{part}").is_dir():
+            raise not_found("MNIST-M", f"mnist_m/mnist_m_{part}/*.png", root, "mnist-m")
     return folder
 
 

@@ -126,7 +126,8 @@ def _cache_file(root: Path, folder: str, digest: str) -> Path:
     In the data folder; in the user's cache if that is not writable and does not hold it.
     """
     path = root / folder / f"{digest}.safetensors"
-    if path.exists() or (root != SAMPLES and os.access(root, os.W_OK)):
+    writable = root != SAMPLES and os.access(path.parent if path.parent.exists() else root, os.W_OK)
+    if writable or (path.exists() and _kept(path) is not None):
         return path
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return cache / "rdfia" / folder / path.name
@@ -145,6 +146,17 @@ def _checksum(tensors: Mapping[str, Tensor]) -> str:
     return f"{value:08x}"
 
 
+def _kept(path: Path) -> dict[str, Tensor] | None:
+    """Return the tensors that a file keeps; None if there is none, or it is damaged."""
+    try:
+        with safe_open(path, "pt") as file:
+            kept = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+            known = (file.metadata() or {}).get("crc32")
+    except (SafetensorError, OSError, ValueError, KeyError):
+        return None
+    return kept if known == _checksum(kept) else None
+
+
 def _cached(path: Path, make: Callable[[], dict[str, Tensor]], done: str) -> dict[str, Tensor]:
     """Return the tensors that a file keeps, or make and keep them; a damaged file is made anew.
 
@@ -156,17 +168,10 @@ def _cached(path: Path, make: Callable[[], dict[str, Tensor]], done: str) -> dic
     Raises:
         ValueError: The file cannot be written.
     """
-    try:
-        with safe_open(path, "pt") as file:
-            kept = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
-            known = (file.metadata() or {}).get("crc32")
-        if known == _checksum(kept):
-            return kept
+    if (kept := _kept(path)) is not None:
+        return kept
+    if path.exists():
         say(f"{path} is damaged, or of an earlier version; made anew")
-    except FileNotFoundError:
-        pass
-    except (SafetensorError, OSError, ValueError, KeyError):
-        say(f"{path} is damaged; made anew")
     started = time.perf_counter()
     tensors = make()
     with atomic_file(path) as part:

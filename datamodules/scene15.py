@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from datamodules.files import data_root, say
-from datamodules.images import Found, decode_all, find_pictures, kinds
+from datamodules.images import Found, decode_all, find_pictures, is_litter, kinds
 from datamodules.layouts import find_scene15
 from datamodules.tensors import BatchLoader, ImageTensors, describe, eval_loader, train_loader
 
@@ -79,13 +79,22 @@ def class_files(folder: Path) -> tuple[list[tuple[Path, int]], Counter[str]]:
         ValueError: A class is missing, or empty.
     """
     # Some copies put the origin before the name: MITcoast, CALsuburb, PARoffice.
-    named = {
-        entry.name.removeprefix("MIT").removeprefix("CAL").removeprefix("PAR").lower(): entry
-        for entry in folder.iterdir()
-        if entry.is_dir()
-    }
-    files: list[tuple[Path, int]] = []
+    named: dict[str, Path] = {}
     others = Counter[str]()
+    for entry in sorted(folder.iterdir()):
+        name = entry.name.removeprefix("MIT").removeprefix("CAL").removeprefix("PAR").lower()
+        if is_litter(entry):
+            continue
+        if not entry.is_dir():
+            others[f"{entry.suffix.lower()} beside the classes"] += 1
+        elif name not in CLASSES:
+            others["folders that are no class"] += 1
+        elif name in named:
+            both = f"{named[name].name} and {entry.name}"
+            raise ValueError(f"{folder} holds two folders of class {name!r}, {both}; join them")
+        else:
+            named[name] = entry
+    files: list[tuple[Path, int]] = []
     for index, name in enumerate(CLASSES):
         found = find_pictures(named[name], recursive=False) if name in named else Found([], Counter())
         if not found.pictures:

@@ -71,8 +71,8 @@ def quantised(images: Tensor, changed: Tensor, epsilon: float, norm: Literal["li
     """Return ``changed`` as 8 bits a channel hold it, within ``epsilon`` of ``images``.
 
     Each value goes to the nearest grey level. Where that is farther from the image than ``epsilon``, values
-    go one level nearer (L-infinity), or the smallest changes are undone until it is not (L2). An image need
-    not lie on the grid itself: a level then stands for no change if it is the nearest to its value.
+    go one level nearer (L-infinity), or the smallest changes are undone until it is not (L2). The image is
+    meant as a file holds it, too: what rounding does to one that lies between grey levels is no change.
 
     Args:
         images: (B, C, H, W) in [0, 1].
@@ -80,21 +80,25 @@ def quantised(images: Tensor, changed: Tensor, epsilon: float, norm: Literal["li
         epsilon: Largest distance, in the norm.
         norm: ``linf`` or ``l2``.
     """
-    own, levels = images * 255, (changed.clamp(0, 1) * 255).round()
-    unchanged = own.round()
+    # In float32 at least: half precision holds no grey levels.
+    own = (images.clamp(0, 1).to(torch.promote_types(images.dtype, torch.float32)) * 255).round()
+    change = changed.to(own.dtype) - images.to(own.dtype)
+    levels = (own + change * 255).clamp(0, 255).round()
     if norm == "linf":
         limit = 255 * epsilon + 1e-3  # what float rounding took
         levels = torch.where((levels - own).abs() > limit, levels - (levels - own).sign(), levels)
-        return torch.where((levels - own).abs() > limit, unchanged, levels) / 255
+        return (levels / 255).to(images.dtype)
     limit = (255 * epsilon) ** 2 * (1 + 1e-6)
-    far, near = (levels - own).double().square(), (unchanged - own).double().square()
-    for place in (far.sum((1, 2, 3)) > limit).nonzero()[:, 0].tolist():
-        gained = (far[place] - near[place]).flatten()
-        size = torch.where(gained > 0, (changed[place] - images[place]).abs().flatten(), torch.inf)
+    for place in ((levels - own).flatten(1).square().sum(1) > limit).nonzero()[:, 0].tolist():
+        flat, unchanged = levels[place].flatten(), own[place].flatten()
+        gained = (flat - unchanged).square()
+        size = torch.where(gained > 0, change[place].abs().flatten(), torch.inf)
         order = size.argsort()
-        count = int(torch.searchsorted(gained[order].cumsum(0), far[place].sum() - limit)) + 1
-        levels[place].view(-1)[order[:count]] = unchanged[place].flatten()[order[:count]]
-    return levels / 255
+        surplus = gained.sum() - limit
+        flat_order = order[: int(torch.searchsorted(gained[order].cumsum(0), surplus)) + 1]
+        flat[flat_order] = unchanged[flat_order]
+        levels[place] = flat.view_as(levels[place])
+    return (levels / 255).to(images.dtype)
 
 
 def some(targets: Tensor | None, places: Tensor) -> Tensor | None:
@@ -152,11 +156,15 @@ def judge(
         batch_size: Images that go through the model at once.
     """
     labels, wanted = prepared(model, originals, labels, targets)
+    if images.shape != originals.shape or not images.is_floating_point() or not images.isfinite().all():
+        seen = f"{images.dtype} {tuple(images.shape)}"
+        raise ValueError(f"attacked images are finite floats {tuple(originals.shape)}, got {seen}")
     kept, exact_images = rounded(images), images if unrounded is None else unrounded
     before, after = predict(model, originals, batch_size), predict(model, kept, batch_size)
     exact = predict(model, exact_images.clamp(0, 1), batch_size)
     right = before == labels
-    change = kept - originals
+    # An original need not lie on the grid of 8 bits: what rounding alone does is no change.
+    change = kept - rounded(originals)
     error = change.square().mean((1, 2, 3))
     counts = [torch.as_tensor(count).expand(len(labels)) for count in (queries, gradients)]
     return Attacked(
@@ -169,8 +177,7 @@ def judge(
         success_unrounded=right & (exact != labels) & fooled(exact, labels, wanted),
         queries=counts[0],
         gradients=counts[1],
-        # An original need not lie on the grid of 8 bits: what rounding alone does is no change.
-        l0=((kept - rounded(originals)).abs().amax(1) > 0).sum((1, 2)),
+        l0=(change.abs().amax(1) > 0).sum((1, 2)),
         l2=lengths(change).flatten(),
         linf=change.abs().amax((1, 2, 3)),
         psnr=-10 * error.clamp(min=1e-12).log10(),
@@ -199,12 +206,13 @@ def fool(
         batch_size: Images that go through the model at once, which bounds the memory.
     """
     labels, wanted = prepared(model, images, labels, targets)
-    assert wanted is not None
+    if wanted is None:
+        raise ValueError("fool steps towards targets, got None; fgsm and pgd need none")
     changed = images.clone()
     queries, steps = torch.zeros_like(labels), torch.zeros_like(labels)
     batches = torch.split(torch.arange(len(images), device=images.device), batch_size)
-    for active in progress(batches, "fool"):
-        for step in range(max_steps + 1):
+    for number, active in enumerate(batches, 1):
+        for step in progress(range(max_steps + 1), f"fool, batch {number} of {len(batches)}, steps at most"):
             queries[active] += 1
             active = active[predict(model, rounded(changed[active])) != wanted[active]]
             if not len(active) or step == max_steps:
@@ -259,7 +267,8 @@ def fgsm(
     check_epsilon(epsilon, images)
     labels, wanted = prepared(model, images, labels, targets)
     changed = images.clone()
-    for places in torch.split(torch.arange(len(images), device=images.device), batch_size):
+    every = torch.arange(len(images), device=images.device)
+    for places in progress(torch.split(every, batch_size), "fgsm, batches"):
         slopes = loss_gradient(model, images[places], labels[places], some(wanted, places))
         changed[places] = (images[places] + epsilon * slopes.sign()).clamp(0, 1)
     return judge(
@@ -340,7 +349,7 @@ def pgd(
         return places[~fooled(told, labels[places], some(wanted, places))]
 
     batches = torch.split(torch.arange(len(images), device=images.device), batch_size)
-    for active in progress(batches, "pgd"):
+    for batch, active in enumerate(batches, 1):
         for restart in range(restarts):
             if restart and not stop_early:
                 active = still_right(active)
@@ -350,7 +359,7 @@ def pgd(
                 if starts:
                     start = images[active] + epsilon * torch.stack(starts).to(images)
                     kept[active] = project(start, images[active], epsilon, norm)
-            for number in range(steps):
+            for number in progress(range(steps), f"pgd, batch {batch} of {len(batches)}, steps"):
                 if not len(active):
                     break
                 place, truth, asked = kept[active], labels[active], some(wanted, active)

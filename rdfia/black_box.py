@@ -15,7 +15,7 @@ from rdfia.adversarial import Attacked, judge, prepared, rounded
 from rdfia.checks import Classes
 from rdfia.classifier import Ask, as_it_was
 from rdfia.draws import keyed_generator
-from rdfia.progress import progress
+from rdfia.progress import Teller, progress
 
 
 def _misses(logits: Tensor, label: int, target: int | None) -> tuple[Tensor, Tensor]:
@@ -102,7 +102,7 @@ class _PixelSearch:
     ) -> None:
         self.ask, self.image, self.label, self.target = ask, rounded(image), label, target
         self.pixels, self.batch_size = pixels, batch_size
-        self.queries = 0
+        self.queries, self.said = 0, Teller("pixels, queries for one image")
         self.best: np.ndarray = np.zeros(0)
 
     def painted(self, candidates: np.ndarray) -> Tensor:
@@ -126,6 +126,7 @@ class _PixelSearch:
         logits = torch.cat([self.ask(self.painted(part)) for part in parts])
         misses, hit = _misses(logits, self.label, self.target)
         self.queries += len(logits)
+        self.said.tell(self.queries)
         if hit.any():
             self.best = candidates.T[int(hit.nonzero()[0, 0])]
             raise _Found
@@ -185,7 +186,9 @@ def shapes(
             genes[:, 3] = 0  # nothing is seen at first
             queries[number] += 1
             best, hit = _misses(ask(rounded(image[None])), label, target)
-            for generation in range(generations):
+            for generation in progress(
+                range(generations), f"shapes, image {number + 1}, generations at most"
+            ):
                 # Strong and weak changes: what is found early is far off, what is found late is near.
                 chosen = generation % count
                 spread = torch.rand(candidates, 1, generator=generator).to(image)

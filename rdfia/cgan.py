@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rdfia.checks import Classes, as_classes, check_classes
 from rdfia.choices import check_choices
 from rdfia.dcgan import Discriminator, Initialization, Upsampling, grow, initialize, shrink, up
 from rdfia.draws import drawn
@@ -153,6 +154,11 @@ class cGANModule(GANModule):  # noqa: N801 - the name that the project is known 
         self.average_generator = copy.deepcopy(self.generator).requires_grad_(False)
         self.register_buffer("label_counts", torch.zeros(CLASSES))  # of the training images seen so far
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Load checkpoints of a version that counted no labels, too: all ten are asked for alike then."""
+        super().on_load_checkpoint(checkpoint)
+        checkpoint["state_dict"].setdefault("label_counts", torch.zeros(CLASSES))
+
     def condition(self, labels: Tensor) -> tuple[Tensor, ...]:
         """Return what both networks are told beside latents and images: the labels (B,)."""
         return (labels,)
@@ -178,18 +184,20 @@ class cGANModule(GANModule):  # noqa: N801 - the name that the project is known 
         self.label_counts += counts
 
     @torch.no_grad()
-    def sample(self, count: int, *, seed: int | None = None, labels: Tensor | None = None) -> Tensor:
+    def sample(self, count: int, *, seed: int | None = None, labels: Classes | None = None) -> Tensor:
         """Generate images (count, 1, 32, 32) in [0, 1]; the same seed gives the same latents.
 
         Args:
             count: Of the images.
             seed: Of the latents, by default the module's own.
-            labels: (count,), by default 0 to 9 again and again.
+            labels: (count,), or one for all; by default 0 to 9 again and again.
+
+        Raises:
+            ValueError: They are not so many digits from 0 to 9.
         """
-        labels = torch.arange(count) % CLASSES if labels is None else labels
-        if labels.shape != (count,) or not ((labels >= 0) & (labels < CLASSES)).all():
-            raise ValueError(f"labels are {count} digits from 0 to 9, got {tuple(labels.shape)} {labels}")
-        return self._generate(count, seed, labels)
+        asked = torch.arange(count) % CLASSES if labels is None else as_classes(labels, torch.empty(count))
+        check_classes(asked, CLASSES)
+        return self._generate(count, seed, asked)
 
     @torch.no_grad()
     def class_grid(self, latents: Tensor) -> Tensor:

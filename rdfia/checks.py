@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Literal
 
 import torch
@@ -91,8 +92,10 @@ def as_classes(classes: Classes, images: Tensor, what: str = "labels") -> Tensor
     Raises:
         ValueError: They are something else.
     """
-    if isinstance(classes, int) and not isinstance(classes, bool):
-        return torch.full((len(images),), classes, device=images.device)
+    if isinstance(classes, Tensor) and classes.ndim == 0 and not classes.is_floating_point():
+        classes = int(classes)
+    if isinstance(classes, Integral) and not isinstance(classes, bool):
+        return torch.full((len(images),), int(classes), device=images.device)
     try:
         found = torch.as_tensor(classes, device=images.device)
     except (TypeError, ValueError, RuntimeError) as error:

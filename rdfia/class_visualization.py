@@ -71,8 +71,8 @@ def total_variation(images: Tensor) -> Tensor:
 
 
 def visualize_classes(
-    models: Sequence[nn.Module],
-    classes: Tensor,
+    models: Sequence[nn.Module] | nn.Module,
+    classes: Tensor | Sequence[int],
     *,
     size: int = 224,
     start: Tensor | None = None,
@@ -97,7 +97,7 @@ def visualize_classes(
     learning rate falls from ``rate`` (0.05 is usual) along half a cosine.
 
     Args:
-        models: Each maps images (B, 3, H, W) in [0, 1] to logits (B, K); the mean of theirs is raised.
+        models: One or several, from images (B, 3, H, W) in [0, 1] to logits (B, K), whose mean is raised.
         classes: (N,), what to draw.
         size: Side of the images.
         start: (N, 3, size, size) in [0, 1] to begin with; else grey noise. For ``pixels``.
@@ -121,6 +121,8 @@ def visualize_classes(
     """
     if parametrization == "fourier" and start is not None:
         raise ValueError("--parametrization fourier begins with noise; take pixels to begin with an image")
+    models = [models] if isinstance(models, nn.Module) else models
+    classes = torch.as_tensor(classes)
     if start is not None:
         check_images(start, "start")
     fourier, parts, found = parametrization == "fourier", crop < 1 or rotation != 0, []

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from rdfia.checks import check_classes
+from rdfia.progress import progress
 
 # Maps images (B, C, H, W) in [0, 1] to logits (B, K).
 Ask = Callable[[Tensor], Tensor]
@@ -31,8 +32,8 @@ def logits_of(output: Any) -> Tensor:
             raise ValueError(f"the model gives {', '.join(map(str, output))}, wanted logits (B, K)")
     elif hasattr(output, "logits"):
         found = output.logits
-    elif isinstance(output, tuple | list) and output:
-        found = output[0]
+    elif isinstance(output, tuple | list) and output:  # of which a loss may be the first
+        found = next((one for one in output if isinstance(one, Tensor) and one.ndim == 2), output[0])
     if not isinstance(found, Tensor):
         raise ValueError(f"the model gives {type(output).__name__}, wanted logits (B, K) as a tensor")
     if found.ndim != 2:
@@ -73,7 +74,8 @@ def as_it_was(model: nn.Module) -> Iterator[Ask]:
 def all_logits(model: nn.Module, images: Tensor, batch_size: int = 64) -> Tensor:
     """Return the logits (N, K) of images (N, C, H, W), so many at a time."""
     with as_it_was(model) as ask:
-        return torch.cat([ask(part) for part in torch.split(images, batch_size)])
+        parts = progress(torch.split(images, batch_size), "batches")
+        return torch.cat([ask(part) for part in parts])
 
 
 def predict(model: nn.Module, images: Tensor, batch_size: int = 64) -> Tensor:

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from rdfia.checks import check_images
 
 
 class _DomainBatchNorm(nn.modules.batchnorm._BatchNorm):
@@ -42,6 +44,12 @@ class _DomainBatchNorm(nn.modules.batchnorm._BatchNorm):
             var = torch.where(self.source_seen, var, self.running_var)
         momentum = 0.1 if self.momentum is None else self.momentum
         return functional.batch_norm(x, mean, var, self.weight, self.bias, self.training, momentum, self.eps)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
+        """Load weights of a version without statistics of the source, too: it never saw any."""
+        for name in ("source_mean", "source_var", "source_seen"):
+            state_dict.setdefault(prefix + name, getattr(self, name).detach().clone())
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def keep_as_source(self) -> None:
         """Make the usual statistics those of the source, too."""
@@ -150,6 +158,8 @@ class DomainAdversarialNetwork(nn.Module):
             size = " x ".join(map(str, images.shape[1:]))
             mend = "give the data module image_size=28, and channels=3 if it is a grey one"
             raise ValueError(f"images of 3 x 28 x 28 wanted, got {size}; {mend}")
+        if images.device.type == "cpu":  # to look makes a GPU wait; `DANNModule` looks at first batches there
+            check_images(images)
         if self.scaling == "symmetric":
             images = images * 2 - 1
         elif self.scaling == "standardized":

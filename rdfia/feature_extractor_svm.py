@@ -114,7 +114,8 @@ class FeatureExtractorSVM(lightning.LightningModule):
 
     def extract(self, images: Tensor) -> Tensor:
         """Map images (B, 3, H, W) in [0, 1] to features (B, d) float32, the layers side by side."""
-        images = images.contiguous(memory_format=torch.channels_last)
+        if images.ndim == 4:  # others are named by what follows
+            images = images.contiguous(memory_format=torch.channels_last)
         found = layer_features(self.backbone, images, self.layers, grids=self.grids, flip=self.flip)
         return torch.cat([self.scaled(features.float()) for features in found.values()], 1)
 

@@ -288,7 +288,9 @@ def open_layers(
                 _cache_path(cache, parts[name]).unlink(missing_ok=True)
 
     def as_needed(name: str) -> Features:
-        return lambda places: compute_features(backbone, images, everything[places], [name], **options)[name]
+        return lambda places: compute_features(
+            backbone, images, everything[places], [name], progress=True, **options
+        )[name]
 
     return {
         name: Layer(

@@ -165,7 +165,8 @@ class FineTuneModule(lightning.LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (B, 3, H, W) in [0, 1] to logits (B, classes)."""
-        images = images.contiguous(memory_format=torch.channels_last)
+        if images.ndim == 4:  # others are named by what follows
+            images = images.contiguous(memory_format=torch.channels_last)
         features = layer_features(self.backbone, images, [self.layer], grids=self.grids)[self.layer]
         logits: Tensor = self.head(features)
         return logits

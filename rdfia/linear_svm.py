@@ -25,8 +25,8 @@ from torch import Tensor, nn
 
 from rdfia.progress import progress
 
-# Squared length that features must not share, as a part of it: float32 itself keeps about 1e-7.
-DISTINCT = 1e-10
+# The least part of their squared length by which features must differ: what float32 keeps, squared.
+DISTINCT = 1e-13
 EXTENSIONS = 12  # half decades that the grid of C grows by at most
 Scaling = Literal["raw", "l2", "power", "standard"]
 # The features (B, d) of some images, by their places; ``__getitem__`` of a tensor (N, d) is such a function.
@@ -90,7 +90,10 @@ def gram_matrix(
     if shift is None:
         return gram
     # (x + s)(y + s) = xy + xs + ys + ss, of features less the shift.
-    return gram + along[:, None] + along[None, :] + shift.double().square().sum().cpu()
+    gram += along[:, None]
+    gram += along[None, :]
+    gram += shift.double().square().sum().cpu()
+    return gram
 
 
 def _fill(gram: Tensor, rows: slice, columns: slice, left: Tensor, right: Tensor) -> None:
@@ -191,8 +194,8 @@ def c_grid(gram: Tensor, count: int = 8) -> list[float]:
     apart = (gram.diagonal().mean() - gram.mean()).item()
     if not apart > DISTINCT * length:
         raise ValueError(
-            f"features differ by {max(apart, 0.0) / length:.1g} of their squared length, less than float32 "
-            "keeps of it; subtract their mean first, as scaling standard does"
+            f"features differ by {max(apart, 0.0) / length:.1g} of their squared length, less than their "
+            "float32 values keep of it; subtract their mean first, as scaling standard does"
         )
     count += int(2 * math.log10(length / apart))
     return [10 ** (-1.5 + 0.5 * step) / length for step in range(count)]

@@ -148,6 +148,9 @@ def take(folder: Path) -> None:
     finally:
         with suppress(OSError):
             written.unlink()
+    found = _other(path, mine)  # who takes a stale lock over may have moved ours away, and another has it
+    if found and found[1]:
+        raise _refuse(folder, found[0])
     _held[path] = mine
     _touch_from_now_on()
 
@@ -159,7 +162,9 @@ def _take_away(path: Path, other: dict[str, Any], folder: Path) -> None:
         path.rename(gone)
         with suppress(OSError, ValueError):
             if dict(json.loads(gone.read_text())).get("pid") not in (other.get("pid"), None):
-                gone.rename(path)  # somebody was faster, and has it
+                with suppress(OSError):
+                    os.link(gone, path)  # somebody was faster, and has it, unless a third one has it by now
+                gone.unlink()
                 return
         gone.unlink()
         who = f"process {other['pid']} on {other['host']}, since {other['since']}"

@@ -30,6 +30,25 @@ def _in_lines(items: Iterable[Item], what: str) -> Iterator[Item]:
         yield item
 
 
+class Teller:
+    """Says how far something without a loop is, where there is no terminal.
+
+    Args:
+        what: Is counted.
+    """
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self.started = self.said = time.monotonic()
+
+    def tell(self, done: int) -> None:
+        """Print a line if the last one is half a minute old."""
+        now = time.monotonic()
+        if now - self.said >= EVERY and not sys.stderr.isatty():
+            self.said = now
+            print(line(self.what, done, None, now - self.started), file=sys.stderr, flush=True)
+
+
 def line(what: str, done: int, count: int | None, seconds: float) -> str:
     """Return how far something is: done of count, seconds so far, and about how many are left."""
     if count is None:

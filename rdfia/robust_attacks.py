@@ -78,7 +78,7 @@ def robustness(
     """
     labels, wanted = prepared(model, images, labels, targets)
     shares = torch.zeros(len(images), device=images.device)
-    for view in range(views):
+    for view in progress(range(views), "views"):
         told = predict(model, transform(images, (seed, view)), batch_size)
         shares += fooled(told, labels, wanted).float() / views
     return shares

@@ -347,7 +347,7 @@ def write_results(
     with suppress(OSError, ValueError):  # there is none, or it is damaged
         before = read_results(path)
         if before.get("wall_seconds") == training["wall_seconds"]:
-            training = {name: before[name] for name in training}
+            training = {name: before.get(name, value) for name, value in training.items()}
     results = {
         "name": folder.name,
         "technique": technique,
@@ -379,6 +379,7 @@ def wilson(share: float, count: int) -> tuple[float, float]:
 # What each results.json holds, and of which kind; that of an older version, or of another program, may not.
 RESULTS: dict[str, type | tuple[type, ...]] = {
     "name": str,
+    "technique": str,
     "command": str,
     "commit": str,
     "device": str,

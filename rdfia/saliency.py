@@ -44,8 +44,8 @@ def gradient(model: nn.Module, images: Tensor, labels: Classes, *, batch_size: i
     """
     check_images(images)
     labels = as_classes(labels, images)
-    parts = zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True)
-    return torch.cat([strongest(class_gradient(model, *part)) for part in parts])
+    parts = list(zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True))
+    return torch.cat([strongest(class_gradient(model, *part)) for part in progress(parts, "gradients")])
 
 
 def mean_gradient(
@@ -183,9 +183,8 @@ def grad_cam(
     with as_it_was(model) as ask, torch.enable_grad():
         handle = layer.register_forward_hook(keep)
         try:
-            for part, asked in zip(
-                torch.split(images, batch_size), torch.split(labels, batch_size), strict=True
-            ):
+            parts = list(zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True))
+            for part, asked in progress(parts, "Grad-CAM"):
                 kept.clear()
                 # Without this, nothing before the layer would need gradients, nor the layer's maps.
                 logits = ask(part.detach().requires_grad_())

@@ -193,6 +193,8 @@ def open_run(
         if not shared:
             lock.take(folder)
         if args.overwrite:
+            for row in folder.rglob(lock.FILE):  # of a table, which another process trains
+                lock.check(row.parent)
             for entry in folder.iterdir():
                 if entry.is_dir() and not entry.is_symlink():
                     shutil.rmtree(entry)

@@ -297,7 +297,7 @@ def self_train(
             scores[f"round_{number}_coverage"] = len(numbers) / len(target)
             right = (target.labels[numbers.to(target.labels.device)].cpu() == labels).float().mean()
             scores[f"round_{number}_label_accuracy"] = right.item()
-        lightning.seed_everything(args.seed + 1000 * number, workers=True, verbose=False)
+        lightning.seed_everything((args.seed + 1000 * number) % 2**32, workers=True, verbose=False)
         student = PseudoLabelModule(
             form=args.pseudo_labels, threshold=args.threshold, seed=args.seed, **module_flags(args)
         )

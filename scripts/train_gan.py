@@ -332,10 +332,13 @@ def run(
         runs.save_figure(folder, name, figure, trainer)
     for name, frames in films(module).items():
         runs.save_film(folder, name, frames, trainer)
-    judged = max(0, count - FIRST_JUDGED) if digits.describe()["name"] == "MNIST" else 0
+    judged_at_all = digits.describe()["name"] == "MNIST"
+    judged = max(0, count - FIRST_JUDGED) if judged_at_all else 0
+    # Held-out digits are the last of the training set, which trained the judge; the GAN has not seen them.
+    known = " (all of which trained the judge)" if held_out and judged_at_all else ""
     note = (
-        f"judge-FID uses the features of rdfia's digit judge, against {kind}; the floor is what the first "
-        f"{count:,} training digits get, of which {judged:,} trained the judge"
+        f"judge-FID uses the features of rdfia's digit judge, against {kind}{known}; the floor is what the "
+        f"first {count:,} training digits get, of which {judged:,} trained the judge"
     )
     results = runs.write_results(
         folder,

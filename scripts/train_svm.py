@@ -89,7 +89,7 @@ def layers_by_network(args: Args) -> dict[str, list[str]]:
 
 def main(args: Args) -> dict[str, Any]:
     """Extract, choose C, fit, test and draw; return the content of results.json."""
-    wanted = layers_by_network(args)
+    layers_by_network(args)  # says what is wrong before torch is imported
     # Imported here, so that --help does not wait for torch.
     import time
 
@@ -108,6 +108,7 @@ def main(args: Args) -> dict[str, Any]:
     from rdfia.memory import give_back_memory
 
     args = devices.settle(args)
+    wanted = layers_by_network(args)
     size = 64 if args.fast_dev_run else args.image_size
     scenes, classes = Scene15DataModule(args.data_dir, image_size=size, train_on_val=True), CLASSES
     if args.dataset == "mnist":

@@ -112,7 +112,9 @@ def influence_of_targets(
     )
     runs.save_figure(folder, "influence_of_the_target", figure, trainer)
     alike = rank_correlation(rank[None].double(), distance[None].double()) if len(rank) else torch.zeros(1)
-    metrics = share("influence/success", found.success)
+    # One image is one trial, whatever the number of its targets.
+    metrics = {"influence/success": [float(found.success.double().mean())]}
+    metrics["influence/success_of"] = [float(len(images))]
     metrics["influence/correlation_with_rank"] = [float(alike)]
     ends = {"nearest": line[1][0], "farthest": line[1][-1]} if parts else {}
     return metrics | {f"influence/median_l2_of_{end}_eighth": [value] for end, value in ends.items()}
@@ -156,4 +158,6 @@ def attack_with_patch(
     title = f"a patch for {classes[target]}, on images that it was not made with"
     figure = plots.captioned(adversarial.rounded(shown).cpu(), captions, columns=6, title=title, side=2.2)
     runs.save_figure(folder, "patch", figure, trainer)
-    return share("success", told == target) | {"share_of_the_area": [area]}
+    # One image is one trial, whatever the number of its views.
+    rate = [float((told == target).double().mean())]
+    return {"success": rate, "success_of": [float(len(held_out))], "share_of_the_area": [area]}

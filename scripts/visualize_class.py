@@ -171,6 +171,7 @@ def draw_classes(
         metrics[f"{name}/confidence"] = [float(chances[name].mean())]
         metrics[f"{name}/top_1"] = [float((before < 1).double().mean())]
         metrics[f"{name}/top_5"] = [float((before < 5).double().mean())]
+        metrics |= {f"{name}/{score}_of": [float(len(before))] for score in ("top_1", "top_5")}
         kind = "made them" if name in makers else "judges"
         print(
             f"{name:28}{kind:12}confidence {metrics[f'{name}/confidence'][0]:.3f}, recognised first "

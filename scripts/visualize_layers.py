@@ -115,7 +115,8 @@ def classify_images(args: Classify, backbone: Any, shown: Shown, folder: Path, t
     any_of = [float(any(hits)) for hits in right]
     metrics = {"top_1": [sum(first) / len(first)], f"top_{args.top}": [sum(any_of) / len(any_of)]}
     print(", ".join(f"{name.replace('_', '-')} accuracy {value:.3f}" for name, (value,) in metrics.items()))
-    return metrics, [f"over {len(right)} images"]
+    counts = {f"{name}_of": [float(len(right))] for name in metrics}  # for their intervals
+    return metrics | counts, [f"over {len(right)} images"]
 
 
 def prepare_activations(

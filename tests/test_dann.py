@@ -455,3 +455,10 @@ def test_two_processes_train_as_one_does(tmp_path):
 def test_images_of_another_size_are_named():
     with pytest.raises(ValueError, match=r"images of 3 x 28 x 28 wanted, got 3 x 32 x 32; .*image_size=28"):
         DANNModule()(torch.rand(2, 3, 32, 32))
+
+
+def test_weights_of_a_version_without_statistics_of_the_source_load():
+    module = DANNModule(**SMALL)
+    old = {name: value for name, value in module.state_dict().items() if "source_" not in name.split(".")[-1]}
+    assert len(old) < len(module.state_dict())
+    DANNModule(**SMALL).load_state_dict(old)

@@ -178,3 +178,31 @@ def test_pictures_without_a_synset_are_not_lost_behind_one_that_has_one(tmp_path
     samples.setup()
     assert len(samples.data) == 1
     assert "left out: 2 pictures without a synset in their name" in capsys.readouterr().out
+
+
+def test_linked_folders_are_looked_into_and_broken_links_counted(tmp_path, picture):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "there").mkdir()
+    picture.save(tmp_path / "there" / "a.png")
+    (tmp_path / "here" / "linked").symlink_to(tmp_path / "there")
+    (tmp_path / "here" / "back").symlink_to(tmp_path / "here")
+    (tmp_path / "here" / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    found = find_pictures(tmp_path / "here")
+    assert str(found) == "1 pictures; not read: 1 broken links"
+
+
+def test_two_folders_of_one_class_are_named_and_what_is_no_class_is_counted(tmp_path, capsys):
+    root = tmp_path / "15SceneData"
+    for number, name in enumerate(CLASSES):
+        (root / name).mkdir(parents=True)
+        for place in range(104):
+            Image.new("L", (8, 8), (number + 15 * place) % 256).save(root / name / f"{place}.png")
+    (root / "beach").mkdir()
+    (root / "list.txt").write_text("x")
+    (root / "bedroom" / "more").mkdir()
+    Scene15DataModule(tmp_path, image_size=8).setup()
+    said = capsys.readouterr().out
+    assert "1 .txt beside the classes, 1 folders, 1 folders that are no class" in said
+    (root / "MITcoast").mkdir()
+    with pytest.raises(ValueError, match="two folders of class 'coast', MITcoast and coast; join them"):
+        Scene15DataModule(tmp_path, image_size=8).setup()

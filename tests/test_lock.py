@@ -172,3 +172,16 @@ def test_overwriting_keeps_the_lock(tmp_path):
     training.open_run(dataclasses.replace(args, overwrite=True), torch.nn.Linear(1, 1), {})
     names = {path.name for path in (tmp_path / "run").iterdir()}
     assert names == {lock.FILE, "args.json", "checkpoints"}
+
+
+def test_overwriting_a_table_waits_for_who_trains_a_row(tmp_path):
+    args = TrainerArgs(output_dir=tmp_path, accelerator="cpu")
+    training.open_run(args, torch.nn.Linear(1, 1), {})
+    other = hold(tmp_path / "run" / "row_seed_0")
+    other.stdout.readline()
+    (tmp_path / "run" / "row_seed_0" / "metrics.csv").write_text("step\n")
+    with pytest.raises(ValueError, match=r"row_seed_0 is in use by process"):
+        training.open_run(dataclasses.replace(args, overwrite=True), torch.nn.Linear(1, 1), {})
+    assert (tmp_path / "run" / "row_seed_0" / "metrics.csv").exists()
+    other.kill()
+    other.wait()
