@@ -127,6 +127,8 @@ SENTENCES = [
     f"by mutual information ({by('information')}) but not by density ({by('density')})",
     # Generation
     f"the digits are better ({ablation('rates 0.02 and 0.05')} instead of {ablation('practical')})",
+    f"have {of('gan_ladder', 'practical/floor_judge_fid', 3)} here.",
+    f"It alone was tested, and has {of('gan_ladder', '+ 50 groups/test_judge_fid', 3)} there.",
     f"for it alone gives {ablation('G rate 0.001')}, for both {ablation('rates 0.001 and 0.001')}, and",
     f"it is worse ({ablation('nz 1000')})",
     f"a better judge-FID ({ablation('nz 10')}), but it covers less of the real digits (recall "
@@ -243,3 +245,10 @@ def test_the_recipe_that_needs_no_labels_to_be_chosen_is_the_one_that_is_named()
             if name.endswith(f"/target_{score}")
         }
         assert max(found, key=found.get) == CHOSEN
+
+
+def test_the_last_row_of_the_ladder_is_the_best_on_held_out_digits():
+    metrics = results("gan_ladder")["metrics"]
+    found = {name: one["mean"] for name, one in metrics.items() if name.endswith("/judge_fid")}
+    assert min(found, key=found.get) == "+ 50 groups/judge_fid"
+    assert {name.split("/")[0] for name in metrics if "/test_" in name} == {"+ 50 groups"}
