@@ -52,7 +52,15 @@ def test_only_some_are_run():
 
 def test_what_another_command_made_is_not_done(tmp_path):
     assert not lab.is_done(tmp_path, ["scripts/train_gan.py"])
-    kept = {"name": "gan", "commit": "", "device": "", "precision": "", "wall_seconds": 1.0, "seeds": [0]}
+    kept = {
+        "name": "gan",
+        "technique": "gan",
+        "commit": "",
+        "device": "",
+        "precision": "",
+        "wall_seconds": 1.0,
+        "seeds": [0],
+    }
     kept |= {"data": {}, "metrics": {}, "selection": "", "notes": []}
     command = "python scripts/train_gan.py"
     (tmp_path / "results.json").write_text(json.dumps(kept | {"command": command}))
