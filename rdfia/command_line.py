@@ -256,6 +256,8 @@ def run_script(main: Callable[[Flags], Any], flags: type[Flags]) -> None:
         # Slurm ends a job with its first process that fails: the one that writes is to end by itself.
         sys.exit(130 if os.environ.get("SLURM_PROCID", "0") == "0" else 0)
     finally:
+        if signal.getsignal(signal.SIGTERM) == _terminated:  # there is nothing left to keep
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
         give_back()
         if "wandb" in sys.modules:  # else slow to import
             from rdfia.wandb_run import finish_last

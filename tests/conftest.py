@@ -18,6 +18,7 @@ from rdfia.memory import keep_freed_memory
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 keep_freed_memory()  # as the scripts do
+os.environ["RDFIA_PRECISION"] = "float32"  # the same on all machines, and in all that tests start
 if (
     "PYTEST_XDIST_WORKER" in os.environ
 ):  # tests run side by side: threads of theirs would only wait for each other
@@ -42,7 +43,6 @@ def _no_network(monkeypatch, request):
 def _own_surroundings(monkeypatch, tmp_path, request):
     """Keep caches in the test's folder, and forget the user's settings (but for tests on real data)."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv("RDFIA_PRECISION", "float32")  # the same on all machines
     if "reference" not in request.keywords:
         monkeypatch.delenv("RDFIA_DATA", raising=False)
     torch.manual_seed(0)
