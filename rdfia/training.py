@@ -24,7 +24,7 @@ from torch import distributed, nn
 from rdfia import lock
 from rdfia.callbacks import AtomicCheckpoints, EpochLines, RandomState, StopCleanly, StopWhereLossesDiverge
 from rdfia.command_line import SLURM_JOB, Checked, Interrupted, TrainerArgs
-from rdfia.devices import check_devices, processes, say_format, settle
+from rdfia.devices import check_devices, exact_float32, processes, say_format, settle
 from rdfia.profile import TimeTable
 from rdfia.runs import (
     MetricsCSV,
@@ -281,6 +281,7 @@ def make_trainer(
         warnings.filterwarnings("ignore", f".*{message}")
     args = settle(args)
     say_format(args.precision, args.accelerator)
+    exact_float32()
     loggers: list[Logger] = [MetricsCSV(folder)]
     if args.wandb and not args.fast_dev_run:
         loggers += [logger] if (logger := wandb_logger(args.name, folder, plain(args))) else []

@@ -9,7 +9,7 @@ from lightning.pytorch.utilities import CombinedLoader
 from datamodules.mnist import MNISTDataModule
 from datamodules.mnist_to_mnist_m import MNISTToMNISTMDataModule
 from datamodules.scene15 import Scene15DataModule
-from rdfia import adversarial, black_box, robust_attacks, saliency
+from rdfia import adversarial, black_box, devices, robust_attacks, saliency
 from rdfia.cgan import cGANModule
 from rdfia.class_visualization import visualize_classes
 from rdfia.dann import DANNModule
@@ -19,6 +19,12 @@ from rdfia.gan import PRACTICAL, GANModule
 
 DEVICE = "cuda"
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+
+
+@pytest.fixture(autouse=True)
+def exact():
+    """Compare float32 with float32, as `make_trainer` has it."""
+    devices.exact_float32()
 
 
 def make(name: str, folder) -> tuple[lightning.LightningModule, lightning.LightningDataModule]:
@@ -114,14 +120,14 @@ def test_maps_are_those_of_the_cpu(squeezenet, photographs, kind):
     images, labels = photographs
     explain = getattr(saliency, kind)
     expected = explain(squeezenet, images, labels)
-    found = explain(squeezenet.cuda(), images.cuda(), labels.cuda())
+    found = explain(squeezenet.to(DEVICE), images.to(DEVICE), labels.to(DEVICE))
     squeezenet.cpu()
     torch.testing.assert_close(found.cpu(), expected, rtol=0.05, atol=1e-3 * float(expected.abs().max()))
 
 
 def test_attacks_fool(squeezenet, photographs):
-    images, labels = (part.cuda() for part in photographs)
-    squeezenet.cuda()
+    images, labels = (part.to(DEVICE) for part in photographs)
+    squeezenet.to(DEVICE)
     try:
         labels = adversarial.predict(squeezenet, images)
         kinds = {
@@ -137,11 +143,11 @@ def test_attacks_fool(squeezenet, photographs):
         }
         for name, attack in kinds.items():
             found = attack()
-            assert found.images.is_cuda, name
+            assert found.images.device.type == DEVICE, name
             if name in ("fool", "pgd", "pgd_l2"):
                 assert found.success.all(), name
         patch = robust_attacks.patch(squeezenet, images, 859, steps=2, batch_size=2)
-        assert patch.is_cuda
+        assert patch.device.type == DEVICE
     finally:
         squeezenet.cpu()
 
@@ -150,8 +156,8 @@ def test_attacks_fool(squeezenet, photographs):
 def test_classes_are_drawn(squeezenet, parametrization):
     rate = 5.0 if parametrization == "pixels" else 0.05
     images = visualize_classes(
-        [squeezenet.cuda()],
-        torch.tensor([281, 9]).cuda(),
+        [squeezenet.to(DEVICE)],
+        torch.tensor([281, 9]).to(DEVICE),
         size=96,
         parametrization=parametrization,
         steps=5,
@@ -160,5 +166,5 @@ def test_classes_are_drawn(squeezenet, parametrization):
         crop=0.5,
     )
     squeezenet.cpu()
-    assert images.is_cuda
+    assert images.device.type == DEVICE
     assert images.isfinite().all()

@@ -224,10 +224,12 @@ def test_the_strategy_is_chosen(tmp_path, changes, two_optimizers, processes, st
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16-mixed"])
-def test_precision_reaches_the_trainer(tmp_path, precision):
+def test_precision_reaches_the_trainer(tmp_path, precision, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)  # torch's default, of convolutions
     args = arguments(tmp_path, precision=precision)
     trainer = training.make_trainer(args, tmp_path, monitor="x", mode="min", callbacks=[])
     assert trainer.precision == {"float32": "32-true"}.get(precision, precision)
+    assert not torch.backends.cudnn.allow_tf32  # float32 is meant
 
 
 def test_a_run_does_not_go_on_with_other_data(tmp_path):
