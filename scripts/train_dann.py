@@ -349,6 +349,7 @@ def main(args: Args) -> dict[str, Any]:
 
     def looked_at(module: DANNModule) -> dict[str, float]:
         """Return how far apart the domains' features are, and the score that can choose a row."""
+        module.to(trainer.strategy.root_device)  # Lightning leaves it on the CPU after a test
         features = [outputs(module, some, source=name == "source")[0] for name, some in drawn.items()]
         told = outputs(module, digits.target.train_data)[1]
         return {
