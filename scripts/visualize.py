@@ -86,8 +86,11 @@ def main(
         return results
     folder = training.open_run(args, networks[args.backbone], data)
     trainer = training.make_trainer(args, folder, monitor="none", mode="max", callbacks=[])
+    device = trainer.strategy.root_device
+    # Faster on a CPU. On a GPU it is slower in float32, by far where each channel has a kernel of its own.
+    layout = torch.channels_last if device.type == "cpu" else torch.contiguous_format
     for network in networks.values():
-        network.to(trainer.strategy.root_device, memory_format=torch.channels_last)
+        network.to(device, memory_format=layout)
     if not (args.fast_dev_run or (folder / PARTS).exists()):
         for place in ("figures", "images"):
             shutil.rmtree(folder / place, ignore_errors=True)  # what a kill left, of other pictures perhaps

@@ -168,12 +168,15 @@ def measure(
     args: Saliency, network: Any, layer: str, images: Any, classes: Any, method: str
 ) -> dict[str, Any]:
     """Return maps (N, H, W), curves of deletion and insertion (N, steps + 1), correlations once random."""
+    import torch
+
     maps = explain(args, network, layer, images, classes, method)
     found: dict[str, Any] = {"maps": maps, "randomized": [], "empty": []}
     if args.faithfulness:
         found |= faithfulness(args, network, images, classes, maps)
     if args.randomized:
-        few = slice(args.randomized)
+        # Spread over all, which often lie sorted by class: those of one class share one row of weights.
+        few = torch.linspace(0, len(images) - 1, min(args.randomized, len(images))).round().long()
         found |= randomized(args, network, layer, images[few], classes[few], method)
     return found
 

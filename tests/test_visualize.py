@@ -175,6 +175,19 @@ def test_saliency_is_drawn_and_measured(tmp_path):
     assert len(figures) == results["data"]["test"] + 1
 
 
+def test_the_images_of_the_randomization_are_spread_over_all(monkeypatch):
+    seen = {}
+    monkeypatch.setattr(visualize_saliency, "explain", lambda *given: torch.zeros(len(given[3]), 4, 4))
+    monkeypatch.setattr(
+        visualize_saliency, "randomized", lambda *given: seen.update(places=given[4].tolist()) or {}
+    )
+    places, args = torch.arange(250), visualize_saliency.Saliency(randomized=10, faithfulness=False)
+    visualize_saliency.measure(args, None, "fire9", torch.zeros(250, 3, 4, 4), places, "gradient")
+    assert seen["places"][0] == 0
+    assert seen["places"][-1] == 249
+    assert len({place // 25 for place in seen["places"]}) == 10  # of as many classes, where they lie sorted
+
+
 def test_images_are_attacked_written_read_and_judged_again(tmp_path):
     given = {"image_size": 96, "steps": 4, "output_dir": tmp_path, "accelerator": "cpu", "curve": (1.0, 8.0)}
     results = main(Adversarial(data_dir=SAMPLE, attacks=("fgsm", "pgd"), target="any", epsilon=8.0, **given))
