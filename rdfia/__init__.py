@@ -1,4 +1,4 @@
-"""The techniques: one file, one technique, each readable top to bottom.
+"""The techniques: one folder, one technique.
 
 Importing this package imports nothing else, so ``import rdfia`` needs no data, network or GPU.
 """

@@ -46,14 +46,14 @@ from benchmark_gan import measure_gan
 from benchmark_seeing import measure_seeing
 from benchmark_svm import measure_svm
 
-from rdfia.command_line import run_script
+from rdfia.engine.command_line import run_script
 
 
 def main(args: Args) -> dict[str, Any]:
     """Measure, print and write the figures."""
     import torch
 
-    from rdfia.runs import git_commit, write_json
+    from rdfia.engine.runs import git_commit, write_json
 
     commit = git_commit()  # before anything changes
     measures = {"data": measure_data, "svm": measure_svm, "dann": measure_dann, "gan": measure_gan}

@@ -14,7 +14,7 @@ import tyro
 if TYPE_CHECKING:
     import lightning
 
-    from rdfia.command_line import Precision
+    from rdfia.engine.command_line import Precision
 
 BATCH_SIZE = 128
 WARM = 5  # steps before those that count
@@ -62,9 +62,9 @@ def in_turns(repeats: int, work: dict[str, Callable[[], float]]) -> dict[str, li
     """Return the seconds that each kind of work says it took, in each of the turns.
 
     What is named usual runs with malloc as glibc has it, as far as one process goes back to that, ours as our
-    scripts do, see `rdfia.memory`.
+    scripts do, see `rdfia.common.memory`.
     """
-    from rdfia.memory import give_back_memory, keep_freed_memory
+    from rdfia.common.memory import give_back_memory, keep_freed_memory
 
     times: dict[str, list[float]] = {name: [] for name in work}
     for _ in range(repeats):
@@ -92,8 +92,8 @@ def seconds_a_batch(
     """Return how long a batch takes in a script's own trainer: through Lightning, with logging."""
     import lightning
 
-    from rdfia import training
-    from rdfia.command_line import TrainerArgs
+    from rdfia.engine import training
+    from rdfia.engine.command_line import TrainerArgs
 
     class Clock(lightning.Callback):
         def on_train_batch_start(self, *step: Any) -> None:

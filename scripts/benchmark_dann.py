@@ -47,9 +47,9 @@ def measure_dann(args: Args) -> dict[str, Any]:
 
     from datamodules.files import data_root
     from datamodules.mnist_to_mnist_m import MNISTToMNISTMDataModule
-    from rdfia.dann import DANNModule, domain_loss, ganin, reverse_gradient
-    from rdfia.dann_network import DomainAdversarialNetwork, standardized
-    from rdfia.optimization import update_average
+    from rdfia.adaptation.dann import DANNModule, domain_loss, ganin, reverse_gradient
+    from rdfia.adaptation.network import DomainAdversarialNetwork, standardized
+    from rdfia.common.optimization import update_average
 
     root = data_root(args.data_dir)
     digits = MNISTToMNISTMDataModule(args.data_dir, batch_size=BATCH_SIZE, image_size=28)

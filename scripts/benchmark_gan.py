@@ -21,7 +21,7 @@ from benchmark_common import (
 from gan_tables import LADDER
 
 if TYPE_CHECKING:
-    from rdfia.command_line import Precision
+    from rdfia.engine.command_line import Precision
 
 
 def measure_gan(args: Args) -> dict[str, Any]:
@@ -36,9 +36,9 @@ def measure_gan(args: Args) -> dict[str, Any]:
 
     from datamodules.files import data_root
     from datamodules.mnist import MNISTDataModule
-    from rdfia.gan import PRACTICAL, GANModule
-    from rdfia.gan_losses import discriminator_loss, generator_loss
-    from rdfia.optimization import update_average
+    from rdfia.common.optimization import update_average
+    from rdfia.generation.gan import PRACTICAL, GANModule
+    from rdfia.generation.losses import discriminator_loss, generator_loss
 
     digits, half = (
         MNISTDataModule(args.data_dir, batch_size=size, image_size=32, train_on_val=True)

@@ -21,7 +21,7 @@ def draw_alone(network: "nn.Module", label: int, steps: int) -> None:
     import numpy as np
     import torch
 
-    from rdfia.saliency import gaussian_blur
+    from rdfia.interpret.saliency import gaussian_blur
 
     image, generator = 0.1 * torch.randn(1, 3, 224, 224), np.random.default_rng(label)
     for step in range(steps):
@@ -52,11 +52,11 @@ def measure_seeing(args: Args) -> dict[str, Any]:
     import torch
 
     from datamodules.imagenet_samples import ImageNetSamplesDataModule
-    from rdfia.adversarial import predict, rounded
-    from rdfia.backbones import load_backbone
-    from rdfia.black_box import few_pixels
-    from rdfia.class_visualization import visualize_classes
-    from rdfia.saliency import smooth_grad
+    from rdfia.common.backbones import load_backbone
+    from rdfia.interpret.adversarial import predict, rounded
+    from rdfia.interpret.black_box_attacks import few_pixels
+    from rdfia.interpret.class_visualization import visualize_classes
+    from rdfia.interpret.saliency import smooth_grad
 
     samples = ImageNetSamplesDataModule(args.data_dir)
     samples.prepare_data()

@@ -42,10 +42,10 @@ def measure_svm(args: Args) -> dict[str, Any]:
     from datamodules.images import decode_all
     from datamodules.scene15 import Scene15DataModule
     from datamodules.tensors import ImageTensors
-    from rdfia.backbones import load_backbone
-    from rdfia.feature_extractor_svm import FeatureExtractorSVM
-    from rdfia.features import compute_features, open_layers
-    from rdfia.linear_svm import c_grid, fit_svm, gram_matrix
+    from rdfia.common.backbones import load_backbone
+    from rdfia.transfer.features import compute_features, open_layers
+    from rdfia.transfer.linear_svm import c_grid, fit_svm, gram_matrix
+    from rdfia.transfer.svm_module import FeatureExtractorSVM
 
     root = data_root(args.data_dir)
     scenes = Scene15DataModule(args.data_dir, train_on_val=True, shuffle=False, batch_size=32)

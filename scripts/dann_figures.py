@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     import torch
 
     from datamodules.tensors import ImageTensors
-    from rdfia.dann import DANNModule
+    from rdfia.adaptation.dann import DANNModule
 
 
 def outputs(
@@ -20,7 +20,7 @@ def outputs(
     """
     import torch
 
-    from rdfia.dann_network import of_source
+    from rdfia.adaptation.network import of_source
 
     network = module.evaluated.eval()
     features, probabilities = [], []
@@ -54,7 +54,9 @@ def draw(
     """
     import torch
 
-    from rdfia import embeddings, plots, runs
+    from rdfia.adaptation import embeddings
+    from rdfia.common import plots
+    from rdfia.engine import runs
 
     def save(name: str, figure: "plots.Figure") -> None:
         runs.save_figure(folder, name, figure, trainer)

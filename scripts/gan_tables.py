@@ -4,12 +4,12 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from rdfia.command_line import part_of
+from rdfia.engine.command_line import part_of
 
 if TYPE_CHECKING:
     from train_gan import GANArgs
 
-    from rdfia.gan import GANModule
+    from rdfia.generation.gan import GANModule
 
 # What the practicals vary, by the flags that differ from their recipe (--preset practical).
 ABLATION: dict[str, dict[str, dict[str, Any]]] = {
@@ -109,7 +109,8 @@ def compare(
         train_one: Trains one and returns its results.
         data: What all are trained on.
     """
-    from rdfia import callbacks, devices, plots, runs, training, wandb_run
+    from rdfia.common import plots
+    from rdfia.engine import callbacks, devices, runs, training, wandb_run
 
     module = build(args)
     if (args.output_dir / args.name / "metrics.csv").exists() and not args.overwrite:

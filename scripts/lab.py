@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from rdfia.command_line import Failed, Interrupted, run_script
+from rdfia.engine.command_line import Failed, Interrupted, run_script
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -214,7 +214,7 @@ def meant(command: list[str]) -> list[str]:
 
 def is_done(folder: Path, command: list[str]) -> bool:
     """Return whether a run folder holds the results of a command, and what is written after them."""
-    from rdfia.runs import read_results
+    from rdfia.engine.runs import read_results
 
     last = folder / ("index.html" if command[0] == "scripts/visualize.py" else "results.json")
     path = folder / "results.json"
@@ -266,7 +266,7 @@ def main(args: Args) -> None:
     from lab_questions import CHAPTERS, SUMMARY
 
     from datamodules.files import data_root
-    from rdfia import report
+    from rdfia.engine import report
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, interrupt)

@@ -4,7 +4,7 @@ from lab_questions_gan import GENERATION
 from train_dann import ABLATION as DANN_ABLATION
 from visualize_class import TABLES
 
-from rdfia.report import Chapter, Question
+from rdfia.engine.report import Chapter, Question
 
 SVM = {
     "accuracy": "accuracy",

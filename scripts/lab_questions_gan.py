@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from gan_tables import ABLATION, LADDER
 
-from rdfia.report import Question
+from rdfia.engine.report import Question
 
 DIGITS = {
     "judge-FID": "judge_fid",

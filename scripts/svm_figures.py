@@ -10,8 +10,9 @@ import torch
 from sklearn.metrics import confusion_matrix
 
 from datamodules.tensors import ImageTensors
-from rdfia import plots, runs
-from rdfia.linear_svm import Trial, fit_svm
+from rdfia.common import plots
+from rdfia.engine import runs
+from rdfia.transfer.linear_svm import Trial, fit_svm
 
 
 def draw_trial(

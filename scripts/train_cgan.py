@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import train_gan
 from gan_tables import compare
 
-from rdfia.command_line import run_script
+from rdfia.engine.command_line import run_script
 
 if TYPE_CHECKING:
     import torch
 
-    from rdfia.cgan import cGANModule
-    from rdfia.plots import Figure
+    from rdfia.common.plots import Figure
+    from rdfia.generation.cgan import cGANModule
 
 # What can be trained for comparison, and the flags in which it differs.
 ROWS: dict[str, dict[str, Any]] = {
@@ -54,7 +54,7 @@ def style_scores(module: "cGANModule", count: int = 1000) -> dict[str, float]:
     """
     import torch
 
-    from rdfia.digit_style import slant, style_correlation, thickness
+    from rdfia.generation.digit_style import slant, style_correlation, thickness
 
     scores = {}
     together = module.class_grid(module.draw(count, 6))
@@ -68,7 +68,7 @@ def style_scores(module: "cGANModule", count: int = 1000) -> dict[str, float]:
 
 def build(args: Args) -> "cGANModule":
     """Return the module that the flags describe."""
-    from rdfia.cgan import cGANModule
+    from rdfia.generation.cgan import cGANModule
 
     conditioning = args.conditioning or ("one-hot" if args.preset == "practical" else "projection")
     own = {"conditioning": conditioning, "label_in_discriminator": args.label_in_discriminator}
@@ -77,7 +77,7 @@ def build(args: Args) -> "cGANModule":
 
 def train(args: Args) -> dict[str, Any]:
     """Train one conditional GAN, test it, draw; return the content of results.json."""
-    from rdfia import plots
+    from rdfia.common import plots
 
     def preview(gan: "cGANModule") -> "torch.Tensor":
         return gan.class_grid(gan.preview_latents).flatten(0, 1)
@@ -95,7 +95,7 @@ def train(args: Args) -> dict[str, Any]:
 
 def main(args: Args) -> dict[str, Any]:
     """Train what is asked for; return the content of results.json."""
-    from rdfia import devices
+    from rdfia.engine import devices
 
     args = devices.settle(args)
     if not (args.seeds or args.compare):

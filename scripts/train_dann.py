@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from dann_figures import draw, outputs
 
-from rdfia.command_line import TrainerArgs, check_part, part_of, run_script
+from rdfia.engine.command_line import TrainerArgs, check_part, part_of, run_script
 
 if TYPE_CHECKING:
     import lightning
 
     from datamodules.domain_pair import Domain, DomainPairDataModule
-    from rdfia.dann import DANNModule
+    from rdfia.adaptation.dann import DANNModule
 
 # What can be trained for comparison, and the flags in which it differs from what is asked for.
 ROWS: dict[str, dict[str, Any]] = {
@@ -188,7 +188,7 @@ def digit_pair(args: Args) -> "DomainPairDataModule":
 
 def module_flags(args: Args) -> dict[str, Any]:
     """Return the keywords of `DANNModule` that follow from the flags."""
-    from rdfia.dann import PAPER
+    from rdfia.adaptation.dann import PAPER
 
     names = ("scaling", "batch_norm", "dropout", "domain_width", "initialization", "passes", "optimizer")
     names += ("lr", "momentum", "decay", "average_decay")
@@ -213,7 +213,7 @@ def train(
     """
     from lightning.pytorch.callbacks import ModelCheckpoint
 
-    from rdfia import training, wandb_run
+    from rdfia.engine import training, wandb_run
 
     folder = training.open_run(args, module, data, may_change=training.MAY_CHANGE_BUT_LENGTH)
     wandb_run.finish_last()  # that of the row before
@@ -255,7 +255,7 @@ def statistics_alone(module: "DANNModule", digits: "DomainPairDataModule") -> "D
 
     import torch
 
-    from rdfia.dann_network import reestimate_statistics
+    from rdfia.adaptation.network import reestimate_statistics
 
     target, other = digits.target.train_data, copy.deepcopy(module)
     batches = torch.split(torch.arange(len(target)), 1000)
@@ -276,8 +276,8 @@ def self_train(
     """Train on pseudo-labels in rounds, or on mixed batches; return scores, last module and trainer."""
     import lightning
 
-    from rdfia.features import weights_hash
-    from rdfia.pseudo_labels import PseudoLabelModule, confident
+    from rdfia.adaptation.pseudo_labels import PseudoLabelModule, confident
+    from rdfia.transfer.features import weights_hash
 
     scores, module, seconds = {}, adapted, 0.0
     target = digits.target.train_data
@@ -321,9 +321,11 @@ def main(args: Args) -> dict[str, Any]:
     # Imported here, so that --help does not wait for torch.
     import lightning
 
-    from rdfia import callbacks, devices, embeddings, plots, runs, training, wandb_run
-    from rdfia.dann import DANNModule
-    from rdfia.domain_scores import information
+    from rdfia.adaptation import embeddings
+    from rdfia.adaptation.dann import DANNModule
+    from rdfia.adaptation.scores import information
+    from rdfia.common import plots
+    from rdfia.engine import callbacks, devices, runs, training, wandb_run
 
     args = devices.settle(args)
     asked = args.row()

@@ -6,7 +6,7 @@ Example: python scripts/train_fine_tune.py --data-dir data --unfreeze-top-at 4 -
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from rdfia.command_line import TrainerArgs, run_script
+from rdfia.engine.command_line import TrainerArgs, run_script
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Args(TrainerArgs):
     dataset: Literal["scene15", "mnist"] = "scene15"
     """What is classified."""
     backbone: str = "squeezenet1_1"
-    """Architecture, see rdfia.backbones."""
+    """Architecture, see rdfia.common.backbones."""
     layer: str = "fire9"
     """The head takes this layer's output."""
     weights: str = "imagenet"
@@ -73,8 +73,9 @@ def main(args: Args) -> dict[str, Any]:
     from datamodules.files import data_root
     from datamodules.mnist import MNISTDataModule
     from datamodules.scene15 import CLASSES, Scene15DataModule
-    from rdfia import callbacks, devices, plots, runs, training, wandb_run
-    from rdfia.fine_tune import FineTuneModule
+    from rdfia.common import plots
+    from rdfia.engine import callbacks, devices, runs, training, wandb_run
+    from rdfia.transfer.fine_tune import FineTuneModule
 
     if args.compile:
         raise ValueError("--compile is for GANs and DANN; leave it out")

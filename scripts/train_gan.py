@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from gan_tables import ABLATION, LADDER, TRIED, compare
 
-from rdfia.command_line import TrainerArgs, check_part, run_script
+from rdfia.engine.command_line import TrainerArgs, check_part, run_script
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
     from datamodules.mnist import MNISTDataModule
-    from rdfia.gan import GANModule
-    from rdfia.plots import Figure
+    from rdfia.common.plots import Figure
+    from rdfia.generation.gan import GANModule
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class Args(GANArgs):
 
 def module_flags(args: GANArgs) -> dict[str, Any]:
     """Return the keywords of `GANModule` that follow from the flags."""
-    from rdfia.gan import PRACTICAL, GANModule
+    from rdfia.generation.gan import PRACTICAL, GANModule
 
     keywords = inspect.signature(GANModule).parameters
     own = [field.name for field in dataclasses.fields(args) if field.name in keywords]
@@ -124,7 +124,7 @@ def module_flags(args: GANArgs) -> dict[str, Any]:
 
 def build(args: Args) -> "GANModule":
     """Return the module that the flags describe."""
-    from rdfia.gan import GANModule
+    from rdfia.generation.gan import GANModule
 
     return GANModule(**module_flags(args))
 
@@ -177,8 +177,8 @@ def halfway_scores(module: "GANModule", count: int) -> dict[str, float]:
     """Return the `confident_share` of ``count`` images, each halfway between two latents, by way."""
     import torch
 
-    from rdfia.digit_judge import confident_share
-    from rdfia.latents import interpolate
+    from rdfia.generation.digit_judge import confident_share
+    from rdfia.generation.latents import interpolate
 
     first, second = module.draw(count, 8), module.draw(count, 9)
     with torch.no_grad():
@@ -202,7 +202,7 @@ def walks(module: "GANModule", pairs: list[tuple[int, int]], steps: int) -> dict
     """
     import torch
 
-    from rdfia.latents import interpolate
+    from rdfia.generation.latents import interpolate
 
     latents = module.draw(1000, 5)
     with torch.no_grad():
@@ -219,7 +219,7 @@ def train(args: Args) -> dict[str, Any]:
     """Train one GAN, test it, draw; return the content of results.json."""
     import torch
 
-    from rdfia import plots
+    from rdfia.common import plots
 
     def preview(gan: "GANModule") -> "torch.Tensor":
         images: torch.Tensor = gan(gan.preview_latents)
@@ -268,8 +268,9 @@ def run(
     """
     import lightning
 
-    from rdfia import callbacks, plots, runs, training, wandb_run
-    from rdfia.digit_judge import FIRST_JUDGED, score_images
+    from rdfia.common import plots
+    from rdfia.engine import callbacks, runs, training, wandb_run
+    from rdfia.generation.digit_judge import FIRST_JUDGED, score_images
 
     lightning.seed_everything(args.seed, workers=True, verbose=False)
     module = build(args)
@@ -368,7 +369,7 @@ def run(
 def main(args: Args) -> dict[str, Any]:
     """Train what is asked for; return the content of results.json."""
     # Imported in functions, so that --help does not wait for torch.
-    from rdfia import devices
+    from rdfia.engine import devices
 
     args = devices.settle(args)
     if not (args.seeds or args.ablation):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from rdfia.command_line import TrainerArgs, run_script
+from rdfia.engine.command_line import TrainerArgs, run_script
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Args(TrainerArgs):
     dataset: Literal["scene15", "mnist"] = "scene15"
     """What is classified."""
     features: tuple[str, ...] = ("vgg16/pool5",)
-    """Network/layer, see rdfia.backbones; each gets an SVM."""
+    """Network/layer, see rdfia.common.backbones; each gets an SVM."""
     together: bool = False
     """One more SVM on all features side by side."""
     weights: str = "imagenet"
@@ -100,12 +100,12 @@ def main(args: Args) -> dict[str, Any]:
     from datamodules.mnist import MNISTDataModule
     from datamodules.scene15 import CLASSES, TRAIN_PER_CLASS, Scene15DataModule, audit, split_by_seed
     from datamodules.tensors import ImageTensors
-    from rdfia import devices, runs, training, wandb_run
-    from rdfia.backbones import load_backbone
-    from rdfia.feature_extractor_svm import FeatureExtractorSVM
-    from rdfia.features import compute_features, layer_gram, open_layers
-    from rdfia.linear_svm import learning_curve, principal_components, try_svm
-    from rdfia.memory import give_back_memory
+    from rdfia.common.backbones import load_backbone
+    from rdfia.common.memory import give_back_memory
+    from rdfia.engine import devices, runs, training, wandb_run
+    from rdfia.transfer.features import compute_features, layer_gram, open_layers
+    from rdfia.transfer.linear_svm import learning_curve, principal_components, try_svm
+    from rdfia.transfer.svm_module import FeatureExtractorSVM
 
     args = devices.settle(args)
     wanted = layers_by_network(args)

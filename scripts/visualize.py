@@ -27,7 +27,7 @@ from visualize_layers import (
 )
 from visualize_saliency import Saliency, prepare_saliency
 
-from rdfia.command_line import run_script
+from rdfia.engine.command_line import run_script
 
 Args = (
     Annotated[Describe, tyro.conf.subcommand("describe")]
@@ -56,7 +56,7 @@ def main(
 ) -> dict[str, Any]:
     """Look, draw and write; return the content of results.json."""
     if isinstance(args, ClassVisualization) and args.table:
-        from rdfia.devices import settle
+        from rdfia.engine.devices import settle
 
         return compare_settings(settle(args), main)
     # Imported here, so that --help does not wait for torch.
@@ -65,7 +65,7 @@ def main(
 
     import torch
 
-    from rdfia import devices, report, runs, training, wandb_run
+    from rdfia.engine import devices, report, runs, training, wandb_run
 
     small = {name: value for name, value in SMALL.items() if hasattr(args, name) and args.fast_dev_run}
     args = dataclasses.replace(args, devices=1, num_nodes=1, **small)

@@ -49,8 +49,10 @@ def attack_images(
     """
     import torch
 
-    from rdfia import plots, robust_attacks, runs
-    from rdfia.saliency import gradient
+    from rdfia.common import plots
+    from rdfia.engine import runs
+    from rdfia.interpret import robust_attacks
+    from rdfia.interpret.saliency import gradient
 
     network, size = networks[args.backbone], args.batch_size
     images, truth, right = classified_right(shown, network, size)
@@ -142,10 +144,11 @@ def judge(
     """
     import torch
 
-    from rdfia import adversarial, network_plots, robust_attacks, runs
-    from rdfia.backbones import imagenet_classes
-    from rdfia.classifier import predict
-    from rdfia.saliency import rank_correlation
+    from rdfia.common.backbones import imagenet_classes
+    from rdfia.engine import runs
+    from rdfia.interpret import adversarial, network_plots, robust_attacks
+    from rdfia.interpret.classifier import predict
+    from rdfia.interpret.saliency import rank_correlation
 
     network, size, classes = networks[args.backbone], args.batch_size, imagenet_classes()
     found, targets = attack(args, name, network, images, truth)

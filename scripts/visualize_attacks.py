@@ -10,7 +10,7 @@ from visualize_common import Pictures, Shown, class_of, known_classes
 if TYPE_CHECKING:
     import torch
 
-    from rdfia.adversarial import Attacked
+    from rdfia.interpret.adversarial import Attacked
 
 NO_CLASS = ("any", "random", "least-likely")  # what --target is besides names
 DISCS = 32  # that shapes tries at once for one of those that it draws
@@ -77,7 +77,7 @@ def pick_targets(args: Adversarial, target: str, network: Any, images: Any, trut
     """Return the classes (N,) that shall win; None for any. One that is the true class can never win."""
     import torch
 
-    from rdfia.classifier import all_logits
+    from rdfia.interpret.classifier import all_logits
 
     if target == "any":
         return None
@@ -94,7 +94,7 @@ def classified_right(
     shown: Shown, network: Any, batch_size: int
 ) -> "tuple[torch.Tensor, torch.Tensor, list[int]]":
     """Return the images (N, 3, H, W) that a network classifies right, their classes (N,) and their places."""
-    from rdfia.classifier import predict
+    from rdfia.interpret.classifier import predict
 
     images = shown.images.to(network.mean.device)
     told = predict(network, images, batch_size)
@@ -118,7 +118,7 @@ def attack(
     """
     import torch
 
-    from rdfia import adversarial, black_box, robust_attacks
+    from rdfia.interpret import adversarial, black_box_attacks, robust_attacks
 
     targets = pick_targets(args, aim(args, name), network, images, truth)
     limit = {"targets": targets, "batch_size": args.batch_size}
@@ -136,7 +136,7 @@ def attack(
         "pgd_l2": lambda: pgd(epsilon=within, norm="l2", steps=args.steps, **seeded),
         "plain": lambda: pgd(**strong),
         "eot": lambda: pgd(**strong, transform=robust_attacks.random_transform, views=4),
-        "pixels": lambda: black_box.few_pixels(
+        "pixels": lambda: black_box_attacks.few_pixels(
             asked,
             images,
             truth,
@@ -145,7 +145,7 @@ def attack(
             iterations=args.queries // population - 1,
             **seeded,
         ),
-        "shapes": lambda: black_box.shapes(
+        "shapes": lambda: black_box_attacks.shapes(
             asked,
             images,
             truth,
@@ -162,7 +162,7 @@ def also_fooled(
     network: Any, images: "torch.Tensor", changed: "torch.Tensor", truth: "torch.Tensor", batch_size: int
 ) -> "torch.Tensor":
     """Return, of each image that a network had right, whether it has it wrong when changed, (M,) bool."""
-    from rdfia.classifier import predict
+    from rdfia.interpret.classifier import predict
 
     before = predict(network, images, batch_size) == truth
     after = predict(network, changed, batch_size) != truth
@@ -177,8 +177,8 @@ def scrambled(images: "torch.Tensor", changed: "torch.Tensor", seed: int) -> "to
     """
     import torch
 
-    from rdfia.adversarial import rounded
-    from rdfia.draws import keyed_generator
+    from rdfia.common.draws import keyed_generator
+    from rdfia.interpret.adversarial import rounded
 
     change = (changed - images).flatten(2)
     orders = [

@@ -23,7 +23,8 @@ def success_curves(
     """Draw the share of images that fool against the size of the change, for fgsm, pgd and pgd_l2."""
     import torch
 
-    from rdfia import plots, runs
+    from rdfia.common import plots
+    from rdfia.engine import runs
 
     metrics: dict[str, list[float]] = {}
     units = {"success": "L-infinity distance in grey levels of 255", "success_l2": "L2 distance"}
@@ -60,7 +61,8 @@ def transfer_matrix(
     """Attack each network; return, of what fools it, the share that fools each other one that was right."""
     import torch
 
-    from rdfia import plots, runs
+    from rdfia.common import plots
+    from rdfia.engine import runs
 
     shares = torch.full((len(networks), len(networks)), torch.nan)
     metrics: dict[str, list[float]] = {}
@@ -92,9 +94,11 @@ def influence_of_targets(
     """Fool each image to several targets; return how far a target is, by how probable it was before."""
     import torch
 
-    from rdfia import adversarial, plots, runs
-    from rdfia.classifier import all_logits
-    from rdfia.saliency import rank_correlation
+    from rdfia.common import plots
+    from rdfia.engine import runs
+    from rdfia.interpret import adversarial
+    from rdfia.interpret.classifier import all_logits
+    from rdfia.interpret.saliency import rank_correlation
 
     generator = torch.Generator().manual_seed(args.seed)
     steps = torch.stack([torch.randperm(999, generator=generator)[: args.influence] + 1 for _ in images])
@@ -131,8 +135,10 @@ def attack_with_patch(
     """Make one patch with every other image; return what share of the others it turns into the target."""
     import torch
 
-    from rdfia import adversarial, plots, robust_attacks, runs
-    from rdfia.backbones import imagenet_classes
+    from rdfia.common import plots
+    from rdfia.common.backbones import imagenet_classes
+    from rdfia.engine import runs
+    from rdfia.interpret import adversarial, robust_attacks
 
     target = TOASTER if args.target in NO_CLASS else class_of(args.target)
     others = images[truth != target]

@@ -128,10 +128,11 @@ def draw_classes(
     """Draw classes; return how sure the makers are of them, and how many of them each judge recognises."""
     import torch
 
-    from rdfia import plots, runs
-    from rdfia.adversarial import rounded
-    from rdfia.backbones import imagenet_classes
-    from rdfia.class_visualization import recognized, visualize_classes
+    from rdfia.common import plots
+    from rdfia.common.backbones import imagenet_classes
+    from rdfia.engine import runs
+    from rdfia.interpret.adversarial import rounded
+    from rdfia.interpret.class_visualization import recognized, visualize_classes
 
     makers, found = [args.backbone, *args.ensemble], settings(args)
     device = networks[args.backbone].mean.device
@@ -203,7 +204,8 @@ def compare_settings(args: ClassVisualization, run_one: Callable[[Any], dict[str
 
     import torch
 
-    from rdfia import plots, report, runs, training, wandb_run
+    from rdfia.common import plots
+    from rdfia.engine import report, runs, training, wandb_run
 
     if args.table is None or not args.judges:
         raise ValueError("--table compares networks that judge each other; name one or more as --judges")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from rdfia.command_line import TrainerArgs
+from rdfia.engine.command_line import TrainerArgs
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +33,7 @@ class Network(TrainerArgs):
     batch_size: int = 32
     """Images in a pass, which bounds the memory."""
     backbone: str = "squeezenet1_1"
-    """Architecture, see rdfia.backbones."""
+    """Architecture, see rdfia.common.backbones."""
     weights: str = "imagenet"
     """`imagenet`, `random` or a weight file."""
     image_size: int = 224
@@ -87,7 +87,7 @@ def load_networks(args: Network) -> dict[str, Any]:
     import torch
 
     from datamodules.files import data_root
-    from rdfia.backbones import load_backbone
+    from rdfia.common.backbones import load_backbone
 
     try:
         root = data_root(args.data_dir)
@@ -167,7 +167,7 @@ def class_of(name: str) -> int:
     """
     import difflib
 
-    from rdfia.backbones import imagenet_classes
+    from rdfia.common.backbones import imagenet_classes
 
     classes = imagenet_classes()
     if name.isdecimal() and int(name) < len(classes):
@@ -193,7 +193,7 @@ def once(folder: Path, trainer: Any, name: str, work: Callable[[], Found]) -> Fo
     """
     import torch
 
-    from rdfia.runs import is_dry_run, whole_file
+    from rdfia.engine.runs import is_dry_run, whole_file
 
     path = folder / PARTS / f"{name}.pt"
     if is_dry_run(trainer):
@@ -246,7 +246,7 @@ def kept_as_png(folder: Path, trainer: Any, attack: str, name: str, image: Any) 
     """Write an image (3, H, W) in [0, 1] as PNG and return what reading it gives; nothing in a dry run."""
     from PIL import Image
 
-    from rdfia.runs import is_dry_run, whole_file
+    from rdfia.engine.runs import is_dry_run, whole_file
 
     if is_dry_run(trainer):
         return image

@@ -50,8 +50,9 @@ def prepare_description(
 
 def describe_layers(args: Describe, backbone: Any, folder: Path, trainer: Any) -> Numbers:
     """Print the layers and draw those with weights; return the sums."""
-    from rdfia import plots, runs
-    from rdfia.backbones import describe
+    from rdfia.common import plots
+    from rdfia.common.backbones import describe
+    from rdfia.engine import runs
 
     rows = describe(backbone, args.image_size)
     print(f"{'layer':28}{'kind':20}{'output':>16}{'parameters':>14}{'multiply-adds':>17}")
@@ -89,8 +90,9 @@ def classify_images(args: Classify, backbone: Any, shown: Shown, folder: Path, t
     """Print and draw the most probable classes; return the accuracies where the classes are known."""
     import torch
 
-    from rdfia import network_plots, runs
-    from rdfia.backbones import classify, imagenet_classes
+    from rdfia.common.backbones import classify, imagenet_classes
+    from rdfia.engine import runs
+    from rdfia.interpret import network_plots
 
     images, labels, names, _ = shown
     classes, right = imagenet_classes(), []
@@ -123,7 +125,7 @@ def prepare_activations(
     args: Activations, networks: dict[str, Any], shown: Shown
 ) -> Callable[[Path, Any], Numbers]:
     """Check that the layer has so many maps; return what draws them, for a folder and a trainer."""
-    from rdfia.activations import activation_maps
+    from rdfia.interpret.activations import activation_maps
 
     backbone = networks[args.backbone]
     layer = args.layer or next(iter(backbone.layers))
@@ -137,8 +139,9 @@ def draw_activations(
     """Draw the maps of a layer for each image; return how many of its values are not zero."""
     import torch
 
-    from rdfia import network_plots, runs
-    from rdfia.activations import activation_maps
+    from rdfia.engine import runs
+    from rdfia.interpret import network_plots
+    from rdfia.interpret.activations import activation_maps
 
     shares = []
     for image, name in zip(shown.images, shown.names, strict=True):

@@ -10,7 +10,10 @@ from typing import Any, Literal
 
 from visualize_common import Numbers, Pictures, Shown, class_of, known_classes, notes_on_classes, once
 
-CHANCE: tuple[Literal["pixels", "blobs"], ...] = ("pixels", "blobs")  # see rdfia.saliency.random_maps
+CHANCE: tuple[Literal["pixels", "blobs"], ...] = (
+    "pixels",
+    "blobs",
+)  # see rdfia.interpret.saliency.random_maps
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ def prepare_saliency(
 
 def explain(args: Saliency, network: Any, layer: str, images: Any, classes: Any, method: str) -> Any:
     """Return the maps (N, H, W) of a method."""
-    from rdfia import saliency
+    from rdfia.interpret import saliency
 
     size = {"batch_size": args.batch_size}
     if method == "smooth_grad":
@@ -89,10 +92,12 @@ def draw_saliency(
     """
     import torch
 
-    from rdfia import network_plots, plots, runs
-    from rdfia.backbones import imagenet_classes
-    from rdfia.classifier import predict
-    from rdfia.saliency import area, rank_correlation
+    from rdfia.common import plots
+    from rdfia.common.backbones import imagenet_classes
+    from rdfia.engine import runs
+    from rdfia.interpret import network_plots
+    from rdfia.interpret.classifier import predict
+    from rdfia.interpret.saliency import area, rank_correlation
 
     images = shown.images.to(networks[args.backbone].mean.device)
     classes = imagenet_classes()
@@ -185,7 +190,7 @@ def faithfulness(args: Saliency, network: Any, images: Any, classes: Any, maps: 
     """Return the curves of deletion and insertion, each (N, steps + 1)."""
     import torch
 
-    from rdfia.saliency import deletion_and_insertion
+    from rdfia.interpret.saliency import deletion_and_insertion
 
     # Where the network is only asked; maps are of float32.
     with torch.autocast(images.device.type, torch.bfloat16, enabled=args.precision == "bf16-mixed"):
@@ -199,7 +204,7 @@ def measure_chance(
     args: Saliency, network: Any, layer: str, images: Any, classes: Any
 ) -> dict[str, dict[str, Any]]:
     """Return the curves of maps that know nothing of the images, by kind; blobs as smooth as the layer's."""
-    from rdfia.saliency import random_maps
+    from rdfia.interpret.saliency import random_maps
 
     output = network.tap(images[:1], [layer])[layer]
     size = tuple(output.shape[2:]) if output.ndim == 4 else (7, 7)
@@ -218,7 +223,7 @@ def randomized(
 
     Means over the images whose map is not the same everywhere; beside them the share of the others.
     """
-    from rdfia.saliency import cascading_randomization
+    from rdfia.interpret.saliency import cascading_randomization
 
     few = dataclasses.replace(args, samples=min(args.samples, 10))  # enough to tell what stays from what goes
     alike = cascading_randomization(network, lambda one: explain(few, one, layer, images, classes, method))

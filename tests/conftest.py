@@ -13,8 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from rdfia import runs
-from rdfia.memory import keep_freed_memory
+from rdfia.common.memory import keep_freed_memory
+from rdfia.engine import runs
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 keep_freed_memory()  # as the scripts do
@@ -160,7 +160,7 @@ def quiet_trainer(**settings) -> lightning.Trainer:
 @pytest.fixture(scope="session")
 def squeezenet() -> torch.nn.Module:
     """SqueezeNet with the embedded weights."""
-    from rdfia.backbones import load_backbone
+    from rdfia.common.backbones import load_backbone
 
     return load_backbone("squeezenet1_1", data_dir="sample")
 

@@ -11,7 +11,7 @@ import lightning
 import torch
 
 from datamodules.mnist_to_mnist_m import MNISTToMNISTMDataModule
-from rdfia.dann import DANNModule
+from rdfia.adaptation.dann import DANNModule
 
 
 class Notes(lightning.Callback):

@@ -10,7 +10,7 @@ import lightning
 import torch
 
 from datamodules.scene15 import Scene15DataModule
-from rdfia.fine_tune import FineTuneModule
+from rdfia.transfer.fine_tune import FineTuneModule
 
 
 def main(data_dir: str, processes: int, output: Path) -> None:

@@ -11,17 +11,17 @@ import lightning
 import torch
 from lightning.pytorch.loggers.logger import DummyLogger
 
-import rdfia.gan
+import rdfia.generation.gan
 from datamodules.mnist import MNISTDataModule
 from datamodules.tensors import EveryItemOnce
-from rdfia.cgan import cGANModule
-from rdfia.digit_judge import DigitScores
+from rdfia.generation.cgan import cGANModule
+from rdfia.generation.digit_judge import DigitScores
 
 SMALL = {"latent_dim": 8, "generator_features": 4, "discriminator_features": 4}
 # More ways to train, each for two batches.
 OTHERS = {
-    "penalty": lambda: rdfia.gan.GANModule(**SMALL, r1=1.0),
-    "two steps": lambda: rdfia.gan.GANModule(**SMALL, discriminator_steps=2),
+    "penalty": lambda: rdfia.generation.gan.GANModule(**SMALL, r1=1.0),
+    "two steps": lambda: rdfia.generation.gan.GANModule(**SMALL, discriminator_steps=2),
     "conditional": lambda: cGANModule(**SMALL, conditioning="one-hot"),
     "projection": lambda: cGANModule(**SMALL, conditioning="projection"),
 }
@@ -63,7 +63,7 @@ class Notes(lightning.Callback):
 
 def main(data_dir: str, output: Path) -> None:
     """Train three batches and save the notes of this process; then a batch of each of some other settings."""
-    latents, draw_latents = [], rdfia.gan.draw_latents
+    latents, draw_latents = [], rdfia.generation.gan.draw_latents
 
     def noted(*args, **kwargs):
         latents.append(draw_latents(*args, **kwargs))
@@ -71,9 +71,11 @@ def main(data_dir: str, output: Path) -> None:
 
     torch.manual_seed(0)
     digits = MNISTDataModule(data_dir, image_size=32, batch_size=16, train_on_val=True)
-    module = rdfia.gan.GANModule(**SMALL, **rdfia.gan.PRACTICAL | {"average_decay": 0.999})
+    module = rdfia.generation.gan.GANModule(
+        **SMALL, **rdfia.generation.gan.PRACTICAL | {"average_decay": 0.999}
+    )
     initial = {name: value.clone() for name, value in module.state_dict().items()}
-    rdfia.gan.draw_latents = noted
+    rdfia.generation.gan.draw_latents = noted
     notes = Notes()
     settings = {
         "accelerator": "cpu",
@@ -87,7 +89,7 @@ def main(data_dir: str, output: Path) -> None:
     }
     trainer = lightning.Trainer(**settings, limit_train_batches=3, callbacks=[notes])
     trainer.fit(module, digits)
-    rdfia.gan.draw_latents = draw_latents
+    rdfia.generation.gan.draw_latents = draw_latents
     seen = {"train": notes.train, "val": notes.val, "latents": latents, "batches": module.batches_done}
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     scores = {"scores": notes.scores, "val_metrics": metrics}

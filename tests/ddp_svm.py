@@ -10,7 +10,7 @@ import lightning
 import torch
 
 from datamodules.scene15 import Scene15DataModule
-from rdfia.feature_extractor_svm import FeatureExtractorSVM
+from rdfia.transfer.svm_module import FeatureExtractorSVM
 
 
 def main(data_dir: str, processes: int, output: Path) -> None:

@@ -12,10 +12,10 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional
 
-from rdfia.adversarial import fgsm, fool, judge, pgd, project, quantised, rounded
-from rdfia.black_box import few_pixels, shapes
-from rdfia.classifier import lengths, predict
-from rdfia.robust_attacks import patch, random_transform, robustness, with_patch
+from rdfia.interpret.adversarial import fgsm, fool, judge, pgd, project, quantised, rounded
+from rdfia.interpret.black_box_attacks import few_pixels, shapes
+from rdfia.interpret.classifier import lengths, predict
+from rdfia.interpret.robust_attacks import patch, random_transform, robustness, with_patch
 
 
 @pytest.fixture(scope="module")

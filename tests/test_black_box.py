@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from rdfia.adversarial import rounded
-from rdfia.black_box import few_pixels, shapes
+from rdfia.interpret.adversarial import rounded
+from rdfia.interpret.black_box_attacks import few_pixels, shapes
 
 
 def test_one_pixel_is_found_where_one_decides():

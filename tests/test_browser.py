@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 from test_report import metric, write_picture, write_run
 
-from rdfia import report
-from rdfia.report import Chapter, Question
+from rdfia.engine import report
+from rdfia.engine.report import Chapter, Question
 
 pytestmark = pytest.mark.browser
 

@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from datamodules.mnist import MNISTDataModule
 from datamodules.tensors import BatchLoader, ImageTensors, ShuffledBatches
-from rdfia.cgan import ConditionalDiscriminator, ConditionalGenerator, cGANModule
-from rdfia.dcgan import Discriminator
+from rdfia.generation.cgan import ConditionalDiscriminator, ConditionalGenerator, cGANModule
+from rdfia.generation.networks import Discriminator
 
 SMALL = {"latent_dim": 8, "generator_features": 4, "discriminator_features": 4}
 EVERY = ["one-hot", "embedding", "projection"]

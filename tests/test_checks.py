@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from rdfia.adversarial import fgsm, fool, judge, pgd
-from rdfia.black_box import few_pixels, shapes
-from rdfia.checks import Normalized, as_classes, check_epsilon, check_images
-from rdfia.class_visualization import recognized, visualize_classes
-from rdfia.classifier import logits_of, predict
-from rdfia.robust_attacks import patch, robustness
-from rdfia.saliency import (
+from rdfia.common.checks import Normalized, as_classes, check_epsilon, check_images
+from rdfia.interpret.adversarial import fgsm, fool, judge, pgd
+from rdfia.interpret.black_box_attacks import few_pixels, shapes
+from rdfia.interpret.class_visualization import recognized, visualize_classes
+from rdfia.interpret.classifier import logits_of, predict
+from rdfia.interpret.robust_attacks import patch, robustness
+from rdfia.interpret.saliency import (
     deletion_and_insertion,
     grad_cam,
     gradient,

@@ -7,14 +7,14 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from rdfia.class_visualization import (
+from rdfia.interpret.class_visualization import (
     fourier_image,
     random_parts,
     recognized,
     total_variation,
     visualize_classes,
 )
-from rdfia.saliency import gaussian_blur
+from rdfia.interpret.saliency import gaussian_blur
 
 PLAIN = {"penalty": 0.0, "blur_every": 0, "jitter": 0}
 

@@ -12,10 +12,10 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from datamodules.mnist_to_mnist_m import MNISTToMNISTMDataModule
-from rdfia.callbacks import RandomState
-from rdfia.dann import PAPER, SCHEDULES, DANNModule, domain_loss, ganin, reverse_gradient
-from rdfia.dann_network import of_source, reestimate_statistics
-from rdfia.optimization import rate_factor
+from rdfia.adaptation.dann import PAPER, SCHEDULES, DANNModule, domain_loss, ganin, reverse_gradient
+from rdfia.adaptation.network import of_source, reestimate_statistics
+from rdfia.common.optimization import rate_factor
+from rdfia.engine.callbacks import RandomState
 
 SMALL = {"network": "paper", "domain_width": 10}
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from rdfia.dann import DANNModule
-from rdfia.dann_network import DomainAdversarialNetwork, standardized
+from rdfia.adaptation.dann import DANNModule
+from rdfia.adaptation.network import DomainAdversarialNetwork, standardized
 
 
 def test_the_paper_network_has_the_parameters_of_the_paper():

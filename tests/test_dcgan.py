@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from rdfia.dcgan import Discriminator, Generator, Halve, RepeatAndConvolve
+from rdfia.generation.networks import Discriminator, Generator, Halve, RepeatAndConvolve
 
 
 def test_networks_have_the_shapes_and_sizes_of_the_paper():

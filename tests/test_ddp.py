@@ -11,10 +11,10 @@ from torch.nn import functional
 
 from datamodules.mnist import MNISTDataModule
 from datamodules.tensors import ShuffledBatches
-from rdfia.digit_judge import score_images
-from rdfia.gan import PRACTICAL, GANModule
-from rdfia.groups import Groups
-from rdfia.latents import draw_latents
+from rdfia.generation.clusters import Groups
+from rdfia.generation.digit_judge import score_images
+from rdfia.generation.gan import PRACTICAL, GANModule
+from rdfia.generation.latents import draw_latents
 
 WORKER = Path(__file__).with_name("ddp_gan.py")
 

@@ -5,7 +5,7 @@ from scipy import linalg
 from sklearn.neighbors import NearestNeighbors
 
 from datamodules.mnist import MNISTDataModule
-from rdfia.digit_judge import (
+from rdfia.generation.digit_judge import (
     WEIGHTS,
     DigitScores,
     diversity,

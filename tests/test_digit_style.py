@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from datamodules.mnist import MNISTDataModule
-from rdfia.digit_style import slant, style_correlation, thickness
+from rdfia.generation.digit_style import slant, style_correlation, thickness
 
 
 def bar(width: float, lean: float) -> torch.Tensor:

@@ -9,10 +9,17 @@ import pytest
 from conftest import write_scene15, write_usps
 
 ROOT = Path(__file__).parents[1]
+
+
+def module_name(path: Path) -> str:
+    """Return the dotted name of a file of the project."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
 MODULES = [
-    f"{folder}.{path.stem}"
+    module_name(path)
     for folder in ("rdfia", "datamodules")
-    for path in sorted((ROOT / folder).glob("*.py"))
+    for path in sorted((ROOT / folder).rglob("*.py"))
     if ">>>" in path.read_text()
 ]
 
@@ -30,7 +37,7 @@ def test_examples(name, tmp_path, monkeypatch):
 
 def test_each_module_and_data_module_has_an_example():
     for folder in ("rdfia", "datamodules"):
-        for path in (ROOT / folder).glob("*.py"):
+        for path in (ROOT / folder).rglob("*.py"):
             for kind in re.findall(r"^class (\w+Module)\(.*Module\)", path.read_text(), re.MULTILINE):
-                module = importlib.import_module(f"{folder}.{path.stem}")
+                module = importlib.import_module(module_name(path))
                 assert ">>>" in getattr(module, kind).__doc__, f"{kind} shows no example"

@@ -7,7 +7,7 @@ import torch
 from sklearn.metrics import accuracy_score, log_loss
 from torch.nn import functional
 
-from rdfia.domain_scores import DomainScores, information, neighbourhood_density
+from rdfia.adaptation.scores import DomainScores, information, neighbourhood_density
 
 
 def test_information_is_that_of_the_joint_distribution():

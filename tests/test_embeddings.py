@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from rdfia.embeddings import proxy_a_distance, sample, tsne
+from rdfia.adaptation.embeddings import proxy_a_distance, sample, tsne
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 10, 40])

@@ -11,8 +11,8 @@ from sklearn.preprocessing import Normalizer, StandardScaler
 from sklearn.svm import SVC
 
 from datamodules.scene15 import Scene15DataModule
-from rdfia.backbones import load_backbone
-from rdfia.feature_extractor_svm import FeatureExtractorSVM
+from rdfia.common.backbones import load_backbone
+from rdfia.transfer.svm_module import FeatureExtractorSVM
 
 SMALL = {"backbone": "squeezenet1_1", "layers": ["fire9"], "folds": 3}
 
@@ -157,7 +157,7 @@ def test_a_checkpoint_knows_the_weights_it_was_fitted_on(scenes, tmp_path, monke
     run.fit(named, scenes)
     run.save_checkpoint(tmp_path / "named.ckpt")
     other = load_backbone("squeezenet1_1", weights="random")
-    monkeypatch.setattr("rdfia.feature_extractor_svm.load_backbone", lambda *args, **kwargs: other)
+    monkeypatch.setattr("rdfia.transfer.svm_module.load_backbone", lambda *args, **kwargs: other)
     with pytest.raises(ValueError, match="fitted on other weights of squeezenet1_1"):
         FeatureExtractorSVM.load_from_checkpoint(tmp_path / "named.ckpt", weights_only=True)
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from rdfia.backbones import load_backbone
-from rdfia.features import (
+from rdfia.common.backbones import load_backbone
+from rdfia.transfer.features import (
     compute_features,
     layer_features,
     layer_gram,
@@ -145,7 +145,7 @@ def test_a_damaged_cache_is_made_anew(tmp_path):
 
 WRITER = """
 import pathlib, sys, torch
-from rdfia.features import save_cached
+from rdfia.transfer.features import save_cached
 for _ in range(30):
     save_cached(pathlib.Path(sys.argv[1]), {"same": "recipe"}, torch.full((50_000,), float(sys.argv[2])))
 """

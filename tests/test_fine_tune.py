@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from datamodules.scene15 import Scene15DataModule
 from datamodules.tensors import ShuffledBatches
-from rdfia.fine_tune import FineTuneModule, stage_of
+from rdfia.transfer.fine_tune import FineTuneModule, stage_of
 
 STAGES = {"unfreeze_top_at": 1, "unfreeze_all_at": 2}
 

@@ -17,9 +17,9 @@ import train_gan
 import train_svm
 import visualize_attacks
 
-from rdfia import devices
-from rdfia.command_line import LONGEST_NAME, Failed, TrainerArgs, out_of_memory, run_script
-from rdfia.gan import GANModule
+from rdfia.engine import devices
+from rdfia.engine.command_line import LONGEST_NAME, Failed, TrainerArgs, out_of_memory, run_script
+from rdfia.generation.gan import GANModule
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 

@@ -26,10 +26,10 @@ from safetensors.torch import save_file
 from datamodules.files import SAMPLES
 from datamodules.images import decode_all
 from datamodules.mnist import load_mnist
-from rdfia import report
-from rdfia.backbones import load_backbone
-from rdfia.command_line import Failed, run_script
-from rdfia.runs import read_results
+from rdfia.common.backbones import load_backbone
+from rdfia.engine import report
+from rdfia.engine.command_line import Failed, run_script
+from rdfia.engine.runs import read_results
 
 
 def mutated(data: bytes, generator: np.random.Generator) -> bytes:

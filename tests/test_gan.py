@@ -11,11 +11,11 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from datamodules.mnist import MNISTDataModule
 from datamodules.tensors import BatchLoader, ImageTensors, ShuffledBatches
-from rdfia.gan import PRACTICAL, GANModule
-from rdfia.gan_losses import discriminator_loss, generator_loss
-from rdfia.latents import draw_latents
-from rdfia.optimization import rate_factor
-from rdfia.runs import MetricsCSV
+from rdfia.common.optimization import rate_factor
+from rdfia.engine.runs import MetricsCSV
+from rdfia.generation.gan import PRACTICAL, GANModule
+from rdfia.generation.latents import draw_latents
+from rdfia.generation.losses import discriminator_loss, generator_loss
 
 SMALL = {"latent_dim": 8, "generator_features": 4, "discriminator_features": 4}
 

@@ -7,8 +7,8 @@ import torch
 from conftest import quiet_trainer
 from test_gan import SMALL, some_batches
 
-from rdfia.gan import PRACTICAL, GANModule
-from rdfia.runs import MetricsCSV
+from rdfia.engine.runs import MetricsCSV
+from rdfia.generation.gan import PRACTICAL, GANModule
 
 
 def test_bf16_follows_float32(tmp_path):

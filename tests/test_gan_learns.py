@@ -7,7 +7,7 @@ from test_gan import SMALL
 
 from datamodules.mnist import MNISTDataModule
 from datamodules.tensors import BatchLoader, ImageTensors, ShuffledBatches
-from rdfia.gan import GANModule
+from rdfia.generation.gan import GANModule
 
 
 def test_learns_a_simple_distribution():

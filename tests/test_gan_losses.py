@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from rdfia.gan_losses import discriminator_loss, generator_loss, gradient_penalty, score
+from rdfia.generation.losses import discriminator_loss, generator_loss, gradient_penalty, score
 
 
 def test_losses_are_the_binary_cross_entropies():

@@ -11,8 +11,8 @@ from gan_tables import ABLATION, LADDER, TRIED, verdict
 from test_train_gan import small
 from train_gan import Args, main, module_flags
 
-from rdfia.callbacks import Diverged
-from rdfia.gan import GANModule
+from rdfia.engine.callbacks import Diverged
+from rdfia.generation.gan import GANModule
 
 
 def test_the_ladder_climbs_from_the_practicals_recipe_to_the_default_one_change_at_a_time():

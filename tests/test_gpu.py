@@ -10,13 +10,14 @@ from lightning.pytorch.utilities import CombinedLoader
 from datamodules.mnist import MNISTDataModule
 from datamodules.mnist_to_mnist_m import MNISTToMNISTMDataModule
 from datamodules.scene15 import Scene15DataModule
-from rdfia import adversarial, black_box, devices, robust_attacks, saliency
-from rdfia.cgan import cGANModule
-from rdfia.class_visualization import visualize_classes
-from rdfia.dann import DANNModule
-from rdfia.feature_extractor_svm import FeatureExtractorSVM
-from rdfia.fine_tune import FineTuneModule
-from rdfia.gan import PRACTICAL, GANModule
+from rdfia.adaptation.dann import DANNModule
+from rdfia.engine import devices
+from rdfia.generation.cgan import cGANModule
+from rdfia.generation.gan import PRACTICAL, GANModule
+from rdfia.interpret import adversarial, black_box_attacks, robust_attacks, saliency
+from rdfia.interpret.class_visualization import visualize_classes
+from rdfia.transfer.fine_tune import FineTuneModule
+from rdfia.transfer.svm_module import FeatureExtractorSVM
 
 DEVICE = "cuda"
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -146,8 +147,10 @@ def test_attacks_fool(squeezenet, photographs):
             "eot": lambda: adversarial.pgd(
                 squeezenet, images, labels, epsilon=0.1, transform=robust_attacks.random_transform, steps=3
             ),
-            "pixels": lambda: black_box.few_pixels(squeezenet, images, labels, population=8, iterations=1),
-            "shapes": lambda: black_box.shapes(squeezenet, images, labels, generations=2),
+            "pixels": lambda: black_box_attacks.few_pixels(
+                squeezenet, images, labels, population=8, iterations=1
+            ),
+            "shapes": lambda: black_box_attacks.shapes(squeezenet, images, labels, generations=2),
         }
         for name, attack in kinds.items():
             found = attack()

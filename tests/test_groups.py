@@ -7,9 +7,9 @@ import torch
 from conftest import quiet_trainer
 from torch.utils.data import DataLoader
 
-from rdfia.gan import GANModule
-from rdfia.groups import Groups
-from rdfia.latents import draw_latents
+from rdfia.generation.clusters import Groups
+from rdfia.generation.gan import GANModule
+from rdfia.generation.latents import draw_latents
 
 SMALL = {"latent_dim": 6, "generator_features": 4, "discriminator_features": 4, "groups": 3}
 

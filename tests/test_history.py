@@ -6,7 +6,7 @@ import time
 import pytest
 from tiny import Tiny, arguments, rows, train
 
-from rdfia import runs
+from rdfia.engine import runs
 
 
 def test_what_died_before_its_first_checkpoint_leaves_no_history(tmp_path):

@@ -238,10 +238,10 @@ def test_a_wheel_works_outside_the_checkout(tmp_path):
 from pathlib import Path
 import rdfia, torch
 from datamodules.mnist_to_mnist_m import MNISTToMNISTMDataModule
-from rdfia.backbones import load_backbone
-from rdfia.dann import DANNModule
-from rdfia.digit_judge import load_judge
-from rdfia.report import Chapter, write_report
+from rdfia.common.backbones import load_backbone
+from rdfia.adaptation.dann import DANNModule
+from rdfia.generation.digit_judge import load_judge
+from rdfia.engine.report import Chapter, write_report
 digits = MNISTToMNISTMDataModule("sample", batch_size=8)
 digits.setup()
 assert DANNModule().eval()(next(iter(digits.train_dataloader()))[0]["target"][0]).shape == (8, 10)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from rdfia.latents import draw_latents, interpolate
+from rdfia.generation.latents import draw_latents, interpolate
 
 
 def test_latents_depend_on_key_and_rank_alone():

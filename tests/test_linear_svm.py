@@ -9,8 +9,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 from sklearn.svm import SVC
 
-from rdfia import linear_svm
-from rdfia.linear_svm import (
+from rdfia.transfer import linear_svm
+from rdfia.transfer.linear_svm import (
     c_grid,
     choose_c,
     fit_svm,

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from rdfia import lock, training
-from rdfia.command_line import TrainerArgs
+from rdfia.engine import lock, training
+from rdfia.engine.command_line import TrainerArgs
 
 HOLD = """
 import sys, time

@@ -5,7 +5,7 @@ import pytest
 
 PROGRAM = """
 import resource, torch
-from rdfia.memory import keep_freed_memory
+from rdfia.common.memory import keep_freed_memory
 def work():
     parts = [torch.ones(40 << 18) for _ in range(3)]  # 40 MB each
 def faults():

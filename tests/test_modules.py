@@ -14,13 +14,14 @@ from torch.utils.data import DataLoader
 from datamodules.mnist import MNISTDataModule
 from datamodules.mnist_to_mnist_m import MNISTToMNISTMDataModule
 from datamodules.scene15 import Scene15DataModule
-from rdfia import plots, wandb_run
-from rdfia.callbacks import EpochFigure, Film
-from rdfia.cgan import cGANModule
-from rdfia.dann import DANNModule
-from rdfia.feature_extractor_svm import FeatureExtractorSVM
-from rdfia.fine_tune import FineTuneModule
-from rdfia.gan import GANModule
+from rdfia.adaptation.dann import DANNModule
+from rdfia.common import plots
+from rdfia.engine import wandb_run
+from rdfia.engine.callbacks import EpochFigure, Film
+from rdfia.generation.cgan import cGANModule
+from rdfia.generation.gan import GANModule
+from rdfia.transfer.fine_tune import FineTuneModule
+from rdfia.transfer.svm_module import FeatureExtractorSVM
 
 
 def features(root: Path):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from rdfia.optimization import rate_factor, set_rate, update_average
+from rdfia.common.optimization import rate_factor, set_rate, update_average
 
 
 def test_learning_rate_at_begin_middle_and_end():

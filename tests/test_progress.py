@@ -7,10 +7,10 @@ import torch
 from conftest import quiet_trainer
 from torch.utils.data import DataLoader, TensorDataset
 
-from rdfia import callbacks
-from rdfia import progress as module
-from rdfia.callbacks import EpochLines
-from rdfia.progress import line, progress
+from rdfia.common import progress as module
+from rdfia.common.progress import line, progress
+from rdfia.engine import callbacks
+from rdfia.engine.callbacks import EpochLines
 
 
 def test_a_line_every_half_minute(capsys, monkeypatch):

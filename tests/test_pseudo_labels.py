@@ -9,8 +9,8 @@ from torch.nn import functional
 from datamodules.domain_pair import DomainPairDataModule
 from datamodules.mnist import MNISTDataModule
 from datamodules.mnist_m import MNISTMDataModule
-from rdfia.dann import DANNModule
-from rdfia.pseudo_labels import PseudoLabelModule, confident, rising_weight
+from rdfia.adaptation.dann import DANNModule
+from rdfia.adaptation.pseudo_labels import PseudoLabelModule, confident, rising_weight
 
 
 def test_confident_predictions_become_labels():

@@ -16,7 +16,7 @@ from lab_questions import CHAPTERS, METHODS, SUMMARY
 from train_dann import ABLATION
 from visualize_class import TABLES
 
-from rdfia import report, runs
+from rdfia.engine import report, runs
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -311,11 +311,11 @@ def test_the_questions_are_answered_as_the_results_say():
 def test_another_network_for_dann_is_two_lines(tmp_path):
     """The commands that README gives, on a copy; the training a dry run."""
     edit, train = re.search(
-        r"```\n(sed -i .*rdfia/dann_network.py)\n(python scripts/train_dann.*)\n```", README
+        r"```\n(sed -i .*rdfia/adaptation/network.py)\n(python scripts/train_dann.*)\n```", README
     ).groups()
     for folder in ("rdfia", "datamodules", "scripts"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    code = tmp_path / "rdfia" / "dann_network.py"
+    code = tmp_path / "rdfia" / "adaptation" / "network.py"
     before = code.read_text().splitlines()
     subprocess.run(shlex.split(edit), cwd=tmp_path, check=True)
     after = code.read_text().splitlines()
@@ -326,7 +326,9 @@ def test_another_network_for_dann_is_two_lines(tmp_path):
         command, cwd=tmp_path, env=surroundings, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    check = "from rdfia.dann_network import *; print(DomainAdversarialNetwork().classifier[0].in_features)"
+    check = (
+        "from rdfia.adaptation.network import *; print(DomainAdversarialNetwork().classifier[0].in_features)"
+    )
     command = [sys.executable, "-c", check]
     done = subprocess.run(command, cwd=tmp_path, env=surroundings, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str(96 * 3 * 3)

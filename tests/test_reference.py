@@ -14,8 +14,8 @@ from datamodules.imagenet_samples import ImageNetSamplesDataModule
 from datamodules.mnist import MNISTDataModule, load_mnist
 from datamodules.mnist_m import MNISTMDataModule
 from datamodules.scene15 import Scene15DataModule
-from rdfia.backbones import classify, load_backbone
-from rdfia.digit_judge import load_judge, score_images
+from rdfia.common.backbones import classify, load_backbone
+from rdfia.generation.digit_judge import load_judge, score_images
 
 pytestmark = [
     pytest.mark.reference,

@@ -8,8 +8,8 @@ import pytest
 from lab_questions import CHAPTERS, SUMMARY
 from PIL import Image
 
-from rdfia import report
-from rdfia.report import Cell, Chapter, Question
+from rdfia.engine import report
+from rdfia.engine.report import Cell, Chapter, Question
 
 
 def metric(*values: float | None) -> dict:

@@ -8,7 +8,7 @@ import torch
 from scipy.stats import spearmanr
 from torch import nn
 
-from rdfia.saliency import (
+from rdfia.interpret.saliency import (
     area,
     cascading_randomization,
     class_gradient,

@@ -13,8 +13,8 @@ import pytest
 import torch
 from tiny import Tiny, arguments, rows, train
 
-from rdfia import command_line, devices, training
-from rdfia.command_line import Interrupted, TrainerArgs
+from rdfia.engine import command_line, devices, training
+from rdfia.engine.command_line import Interrupted, TrainerArgs
 
 ROOT = Path(__file__).parents[1]
 TWO_NODES = {"SLURM_NTASKS": "4", "SLURM_NNODES": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_STEP_ID": "0"}

@@ -7,7 +7,7 @@ import pytest
 import torch
 from train_cgan import Args, build, main, style_scores
 
-from rdfia.cgan import cGANModule
+from rdfia.generation.cgan import cGANModule
 
 
 def small(tmp_path, **changes) -> Args:

@@ -13,9 +13,9 @@ import train_dann
 from conftest import write_mnist, write_mnist_m, write_usps
 from train_dann import ABLATION, SELECTIONS, Args, main
 
-from rdfia.callbacks import Diverged
-from rdfia.dann import PAPER, DANNModule
-from rdfia.runs import read_metrics
+from rdfia.adaptation.dann import PAPER, DANNModule
+from rdfia.engine.callbacks import Diverged
+from rdfia.engine.runs import read_metrics
 
 DEFAULTS = inspect.signature(DANNModule).parameters
 

@@ -5,7 +5,7 @@ import pytest
 from conftest import write_some_digits, write_striped_scenes
 from train_fine_tune import Args, main
 
-from rdfia.runs import read_metrics
+from rdfia.engine.runs import read_metrics
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,8 @@ from gan_tables import ABLATION, TRIED
 from PIL import Image
 from train_gan import Args, halfway_scores, loss_numbers, main, module_flags, walks
 
-from rdfia.command_line import Interrupted, run_script
-from rdfia.gan import PRACTICAL, GANModule
+from rdfia.engine.command_line import Interrupted, run_script
+from rdfia.generation.gan import PRACTICAL, GANModule
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = str(ROOT / "scripts" / "train_gan.py")

@@ -11,7 +11,7 @@ from conftest import write_scene15, write_some_digits
 from train_svm import Args, layers_by_network, main
 
 from datamodules.scene15 import Scene15DataModule
-from rdfia.feature_extractor_svm import FeatureExtractorSVM
+from rdfia.transfer.svm_module import FeatureExtractorSVM
 
 FIRE4, FIRE9 = "squeezenet1_1/fire4", "squeezenet1_1/fire9"
 SCRIPT = str(Path(__file__).parents[1] / "scripts" / "train_svm.py")

@@ -9,9 +9,9 @@ import pytest
 import torch
 from tiny import Data, Tiny, arguments, rows, train
 
-from rdfia import callbacks, command_line, devices, runs, training
-from rdfia.command_line import Checked, Interrupted
-from rdfia.plots import curves, image_grids
+from rdfia.common.plots import curves, image_grids
+from rdfia.engine import callbacks, command_line, devices, runs, training
+from rdfia.engine.command_line import Checked, Interrupted
 
 
 def test_a_run_leaves_what_the_report_reads(tmp_path, monkeypatch):

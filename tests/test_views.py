@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from rdfia.views import jittered, random_views, transformed
+from rdfia.common.views import jittered, random_views, transformed
 
 
 def test_views_are_parts_of_the_image_and_follow_from_the_key():

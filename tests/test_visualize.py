@@ -23,10 +23,10 @@ from visualize_attacks import pick_targets
 from visualize_common import class_of
 from visualize_saliency import last_maps
 
-from rdfia import backbones
-from rdfia.activations import activation_maps
-from rdfia.backbones import classify, imagenet_classes, load_backbone
-from rdfia.command_line import run_script
+from rdfia.common import backbones
+from rdfia.common.backbones import classify, imagenet_classes, load_backbone
+from rdfia.engine.command_line import run_script
+from rdfia.interpret.activations import activation_maps
 
 SAMPLE = Path("sample")
 

@@ -12,7 +12,8 @@ from conftest import write_picture
 from PIL import Image
 from visualize import ClassVisualization, main
 
-from rdfia import plots, runs
+from rdfia.common import plots
+from rdfia.engine import runs
 
 SAMPLE = Path("sample")
 

@@ -19,7 +19,7 @@ from lightning.pytorch.loggers import WandbLogger
 from tiny import Tiny, arguments, rows, train
 from wandb_files import wandb_records
 
-from rdfia import runs, wandb_run
+from rdfia.engine import runs, wandb_run
 
 ROOT = Path(__file__).parents[1]
 

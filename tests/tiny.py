@@ -8,8 +8,8 @@ import lightning
 import torch
 
 from datamodules.tensors import BatchLoader, EveryItemOnce, ImageTensors, ShuffledBatches
-from rdfia import training
-from rdfia.command_line import TrainerArgs
+from rdfia.engine import training
+from rdfia.engine.command_line import TrainerArgs
 
 
 class Tiny(lightning.LightningModule):

@@ -1,0 +1,1 @@
+"""Domain adaptation: DANN and self-training."""

@@ -1,0 +1,328 @@
+"""Domain-adversarial training of neural networks (DANN) for digits.
+
+Ganin et al., "Domain-Adversarial Training of Neural Networks", JMLR 2016. Features feed a classifier, trained
+on labelled source images, and a domain classifier that tells source from target. Between features and domain
+classifier the gradient is reversed: what helps to tell the domains apart is unlearned, so the classifier
+comes to work on the target, none of whose labels are used:
+
+    loss = cross_entropy(classifier(f_s), y_s) + domain_loss(domain_classifier(reverse_gradient(f, lambda)))
+
+    python scripts/train_dann.py --data-dir /path/to/data
+"""
+
+import copy
+import math
+from collections.abc import Callable
+from typing import Any, Literal
+
+import lightning
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from rdfia.adaptation.network import DomainAdversarialNetwork, of_source
+from rdfia.adaptation.scores import DomainScores, entropy
+from rdfia.common.checks import check_batch, check_images
+from rdfia.common.literals import check_choices
+from rdfia.common.optimization import rate_factor, set_rate, share_statistics, update_average
+
+Batch = dict[str, tuple[Tensor, Tensor]]  # images and labels of "source" and of "target"
+CLASSES = 10
+Schedule = Literal["ganin", "constant", "linear", "off"]
+
+
+class _ReverseGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, x: Tensor, strength: float | Tensor) -> Tensor:
+        context.strength = strength
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return -context.strength * gradient, None
+
+
+def reverse_gradient(x: Tensor, strength: float | Tensor) -> Tensor:
+    """Return ``x`` as it is; its gradient is multiplied by ``-strength`` on the way back.
+
+    Args:
+        x: Any shape.
+        strength: A number, or a tensor that broadcasts with ``x``; -1 leaves the gradient as it is.
+    """
+    reversed_: Tensor = _ReverseGradient.apply(x, strength)
+    return reversed_
+
+
+def ganin(progress: float) -> float:
+    """Rise from 0 to 1 as ``2 / (1 + exp(-10 p)) - 1``: the domain classifier first learns what it tells."""
+    return 2 / (1 + math.exp(-10 * progress)) - 1
+
+
+# Lambda as a function of progress in [0, 1].
+SCHEDULES: dict[Schedule, Callable[[float], float]] = {
+    "ganin": ganin,
+    "constant": lambda progress: 1.0,
+    "linear": lambda progress: progress,
+    "off": lambda progress: 0.0,
+}
+
+
+def domain_loss(source_logits: Tensor, target_logits: Tensor) -> Tensor:
+    """Return the binary cross-entropy of logits (B,) that are large for target images."""
+    source, target = source_logits.float(), target_logits.float()
+    return (functional.softplus(source).mean() + functional.softplus(-target).mean()) / 2
+
+
+# The recipe of Ganin et al., as keywords of `DANNModule`, but for two things without which the domain
+# classifier wins (train_dann.py --ablation): images are standardized one by one, where they subtract the
+# mean, and maps are dropped. (Their batches hold 64 images of each domain.)
+PAPER: dict[str, Any] = {
+    "network": "paper",
+    "scaling": "standardized",
+    "batch_norm": False,
+    "dropout": 0.5,
+    "passes": "concatenated",
+    "optimizer": "sgd",
+    "lr": 0.01,
+    "momentum": 0.9,
+    "decay": "ganin",
+    "average_decay": 0.0,
+}
+
+
+class DANNModule(lightning.LightningModule):
+    """DANN, and all that it is compared with, by flags of one module.
+
+    * DANN, as it is.
+    * ``adapt=False``: source only. The target images are never looked at.
+    * ``reversal=False``: DANN without the gradient reversal. Features are trained to tell the domains apart.
+    * ``adapt=False, labelled="target"``: trained on the target's labels, the upper bound.
+
+    A training batch is ``{"source": (images, labels), "target": (images, labels)}``; of the target's, only
+    the images are used, but for that upper bound. Validation and test take two loaders, source and target.
+
+    Progress, on which lambda and learning rate depend, is the steps done over those planned: right after
+    a resume and on several processes, and it needs ``max_epochs`` or ``max_steps``. The defaults are what
+    works best here; ``DANNModule(**PAPER)`` has the settings of the paper, but for two.
+
+    Args:
+        network: ``paper`` or ``modern``; this and the next five, see `DomainAdversarialNetwork`.
+        scaling: ``none``, ``symmetric`` or ``standardized``.
+        batch_norm: After each layer.
+        dropout: Probability.
+        domain_width: Hidden units of the domain classifier.
+        initialization: ``pytorch`` or ``he``.
+        adapt: Train against the domain classifier.
+        reversal: Reverse its gradient.
+        labelled: Which domain's labels are trained on.
+        schedule: Of lambda, see `SCHEDULES`.
+        strength: Lambda's largest value. It weighs the reversed gradient only: the domain classifier
+            itself learns at full rate.
+        passes: ``separate``: source and target go through the network one after the other, so BatchNorm
+            normalises each by its own statistics, in the domain classifier too. Each domain is evaluated
+            under running statistics of its own; a call of the module takes those of the target, which it is
+            for (Li et al., AdaBN, 2018). ``concatenated``: in one batch, normalised together, which leaves
+            what differs in the means for the domain classifier to see.
+        optimizer: ``adam``, or ``sgd`` as in the paper.
+        lr: Learning rate at the start.
+        momentum: SGD's, or Adam's first decay: 0.5 keeps the two sides from oscillating.
+        decay: Of the learning rate, see `rate_factor`.
+        average_decay: Of the exponential moving average of the weights, which is then evaluated; 0 for none.
+
+    Example:
+        >>> module = DANNModule().eval()
+        >>> module(torch.rand(2, 3, 28, 28)).shape
+        torch.Size([2, 10])
+    """
+
+    compiled = ("network.features", "network.classifier", "network.domain_classifier")  # by --compile
+
+    def __init__(
+        self,
+        *,
+        network: Literal["paper", "modern"] = "modern",
+        scaling: Literal["none", "symmetric", "standardized"] = "standardized",
+        batch_norm: bool = True,
+        dropout: float = 0.5,
+        domain_width: int = 100,
+        initialization: Literal["pytorch", "he"] = "pytorch",
+        adapt: bool = True,
+        reversal: bool = True,
+        labelled: Literal["source", "target"] = "source",
+        schedule: Schedule = "ganin",
+        strength: float = 1.0,
+        passes: Literal["separate", "concatenated"] = "separate",
+        optimizer: Literal["adam", "sgd"] = "adam",
+        lr: float = 1e-3,
+        momentum: float = 0.5,
+        decay: Literal["none", "ganin", "cosine"] = "cosine",
+        average_decay: float = 0.999,
+    ) -> None:
+        super().__init__()
+        check_choices(DANNModule.__init__, locals())
+        if adapt and labelled == "target":
+            raise ValueError("with the target's labels there is nothing to adapt; take adapt=False")
+        for name, value in {"lr": lr, "strength": strength}.items():
+            if not value >= 0:
+                raise ValueError(f"{name} is not negative, got {value}")
+        for name, value in {"dropout": dropout, "momentum": momentum, "average_decay": average_decay}.items():
+            if not 0 <= value < 1:
+                raise ValueError(f"{name} is at least 0 and below 1, got {value}")
+        self.save_hyperparameters()
+        self.adapt, self.reversal, self.labelled = adapt, reversal, labelled
+        self.schedule, self.strength, self.passes = SCHEDULES[schedule], strength, passes
+        self.optimizer, self.lr, self.momentum, self.decay = optimizer, lr, momentum, decay
+        self.average_decay = average_decay
+        self.network = DomainAdversarialNetwork(
+            network,
+            scaling=scaling,
+            batch_norm=batch_norm,
+            dropout=dropout,
+            domain_width=domain_width,
+            initialization=initialization,
+        )
+        if not adapt:  # DDP waits for gradients of all that is trainable
+            self.network.domain_classifier.requires_grad_(False)
+        self.average = copy.deepcopy(self.network).requires_grad_(False) if average_decay else None
+        self.source_scores, self.target_scores = DomainScores(is_target=False), DomainScores(is_target=True)
+
+    @property
+    def evaluated(self) -> DomainAdversarialNetwork:
+        """The network that is evaluated: the average of the weights, if there is one."""
+        return self.average or self.network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images of the target (B, 3, 28, 28) in [0, 1] to class logits (B, 10)."""
+        check_images(images)
+        logits: Tensor = self.evaluated(images)
+        return logits
+
+    def progress(self) -> float:
+        """Return the part of the training that is done, from 0 to 1.
+
+        Raises:
+            ValueError: The trainer has no end.
+        """
+        planned = self.trainer.estimated_stepping_batches
+        if math.isinf(planned):
+            raise ValueError(
+                "lambda and learning rate follow progress: give the trainer max_epochs or max_steps"
+            )
+        return self.trainer.global_step / planned
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Set the learning rate of this step."""
+        rate = self.lr * rate_factor(self.progress(), self.decay)
+        for optimizer in self.trainer.optimizers:
+            set_rate(optimizer, rate)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the loss; log it and what it is made of."""
+        if not self.adapt:
+            images, labels = batch[self.labelled]
+            check_batch(images, labels, CLASSES, batch_idx)
+            logits = self.network(images)
+            loss = functional.cross_entropy(logits.float(), labels)
+            self._log_class(loss, logits, labels)
+            return loss
+
+        (source, labels), (target, _) = batch["source"], batch["target"]
+        check_batch(source, labels, CLASSES, batch_idx)
+        check_batch(target, None, CLASSES, batch_idx)
+        strength = self.strength * self.schedule(self.progress()) if self.reversal else -1.0
+        tell = self.network.tell_domain
+        if self.passes == "separate":
+            with of_source(self.network):
+                source_features = self.network.extract(source)
+                logits = self.network.classifier(source_features)
+                source_told = tell(reverse_gradient(source_features, strength))
+            target_features = self.network.extract(target)
+            target_told = tell(reverse_gradient(target_features, strength))
+        else:
+            features = self.network.extract(torch.cat([source, target]))
+            source_features, target_features = torch.split(features, [len(source), len(target)])
+            told = tell(reverse_gradient(features, strength))
+            source_told, target_told = torch.split(told, [len(source), len(target)])
+            with of_source(self.network):
+                logits = self.network.classifier(source_features)
+        with torch.no_grad():  # for the log, and for BatchNorm's statistics
+            target_logits = self.network.classifier(target_features)
+        class_loss = functional.cross_entropy(logits.float(), labels)
+        told_loss = domain_loss(source_told, target_told)
+        self._log_class(class_loss, logits, labels)
+        right = ((source_told < 0).float().mean() + (target_told > 0).float().mean()) / 2
+        self.log("train/domain_loss", told_loss.detach())
+        self.log("train/domain_accuracy", right)
+        self.log("train/target_entropy", entropy(target_logits.float().softmax(1)).mean())
+        self.log("train/strength", strength)
+        return class_loss + told_loss
+
+    def _log_class(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        accuracy = (logits.argmax(1) == labels).float().mean()
+        self.log("train/class_loss", loss.detach(), prog_bar=True)
+        self.log(f"train/{self.labelled}_accuracy", accuracy)
+        self.log("train/batch", float(self.trainer.global_step))
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step, then move the average; before any checkpoint of this step is written."""
+        super().optimizer_step(*args, **kwargs)
+        if self.average is not None:
+            update_average(self.average, self.network, self.average_decay, self.trainer.global_step)
+
+    def _score(self, batch: tuple[Tensor, Tensor], domain: int, batch_idx: int) -> None:
+        images, labels = batch
+        check_batch(images, labels, CLASSES, batch_idx)
+        with of_source(self.evaluated, domain == 0):
+            features = self.evaluated.extract(images)
+            logits: Tensor = self.evaluated.classifier(features)
+            told = self.evaluated.tell_domain(features)
+        (self.source_scores, self.target_scores)[domain].update(logits, told, labels)
+
+    def _log_scores(self, stage: str) -> None:
+        for name, scores in {"source": self.source_scores, "target": self.target_scores}.items():
+            if not scores.labels:
+                continue
+            for noun, value in scores.compute().items():
+                # Nothing has taught the domain classifier where there was no adaptation.
+                if self.adapt or not noun.startswith("domain"):
+                    self.log(f"{stage}/{name}_{noun}", value, sync_dist=True)
+            scores.reset()
+
+    def on_validation_epoch_start(self) -> None:
+        """Let all processes score one network."""
+        share_statistics(self, self.trainer.world_size)
+
+    def on_test_epoch_start(self) -> None:
+        """Let all processes score one network."""
+        share_statistics(self, self.trainer.world_size)
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Score source images (loader 0) or target images (loader 1)."""
+        self._score(batch, dataloader_idx, batch_idx)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log val/source_accuracy, val/target_accuracy and the other scores."""
+        self._log_scores("val")
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Score source images (loader 0) or target images (loader 1)."""
+        self._score(batch, dataloader_idx, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        """Log test/source_accuracy, test/target_accuracy and the other scores."""
+        self._log_scores("test")
+
+    def predict_step(
+        self, batch: tuple[Tensor, Tensor] | Tensor, batch_idx: int, dataloader_idx: int = 0
+    ) -> Tensor:
+        """Return class probabilities (B, 10) of images (B, 3, 28, 28), with or without labels beside them."""
+        images = batch if isinstance(batch, Tensor) else batch[0]
+        probabilities: Tensor = self(images).float().softmax(1)
+        return probabilities
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Adam or SGD; the rate is set as each step starts."""
+        weights = [weight for weight in self.network.parameters() if weight.requires_grad]
+        if self.optimizer == "sgd":
+            return torch.optim.SGD(weights, lr=self.lr, momentum=self.momentum)
+        return torch.optim.Adam(weights, lr=self.lr, betas=(self.momentum, 0.999))

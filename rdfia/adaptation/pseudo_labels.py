@@ -1,0 +1,158 @@
+"""Self-training: a classifier's own confident predictions on the target become its labels.
+
+Lee, "Pseudo-Label: the simple and efficient semi-supervised learning method for deep neural networks", ICML
+workshop 2013; after domain adaptation, in rounds, as Zou et al., "Unsupervised domain adaptation for semantic
+segmentation via class-balanced self-training", ECCV 2018. Two forms:
+
+* Rounds: label the target's training images once, keep the confident ones, train on source and those
+  together, label anew. Labels are frozen within a round.
+* Mixed batches: label the images of each batch as it comes, and let the weight of their loss rise.
+
+    python scripts/train_dann.py --pseudo-label-rounds 2
+"""
+
+import math
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from rdfia.adaptation.dann import CLASSES, Batch, DANNModule
+from rdfia.adaptation.network import of_source, statistics_kept
+from rdfia.common.checks import check_batch
+from rdfia.common.literals import check_choices
+from rdfia.common.views import jittered
+
+
+def confident(
+    probabilities: Tensor, threshold: float = 0.9, *, balanced: bool = True
+) -> tuple[Tensor, Tensor]:
+    """Return which images can be labelled by their predictions, and the labels.
+
+    Args:
+        probabilities: (N, K).
+        threshold: The least probability of a label.
+        balanced: Of a class with more images than the average class, keep the most confident ones only, so
+            that a class that is predicted too often does not grow from round to round.
+
+    Returns:
+        Numbers (M,) of images, ascending, and their labels (M,), both int64.
+
+    Raises:
+        ValueError: No prediction is confident, or one is not a number.
+    """
+    if not probabilities.isfinite().all():
+        raise ValueError("predictions hold nan: the training diverged")
+    confidence, labels = probabilities.max(1)
+    kept = confidence >= threshold
+    if not kept.any():
+        raise ValueError(
+            f"no prediction reaches {threshold}, the most confident has {confidence.max():.3f}; "
+            "lower --threshold"
+        )
+    if balanced:
+        quota = math.ceil(int(kept.sum()) / probabilities.shape[1])
+        for label in range(probabilities.shape[1]):
+            numbers = (kept & (labels == label)).nonzero()[:, 0]
+            order = confidence[numbers].argsort(descending=True, stable=True)
+            kept[numbers[order[quota:]]] = False
+    numbers = kept.nonzero()[:, 0]
+    return numbers, labels[numbers]
+
+
+def rising_weight(progress: float, *, start: float = 0.1, end: float = 0.6, final: float = 3.0) -> float:
+    """Return Lee's alpha: 0 until ``start``, then a line up to ``final`` at ``end``, then constant.
+
+    Args:
+        progress: Part of the training that is done, in [0, 1].
+        start: Where the weight leaves 0: predictions of an untrained network are no labels.
+        end: Where it reaches ``final``.
+        final: The last weight.
+    """
+    return final * min(max((progress - start) / (end - start), 0.0), 1.0)
+
+
+class PseudoLabelModule(DANNModule):
+    """Trains a classifier on labelled source images and pseudo-labelled target images.
+
+    Start from an adapted network: ``module.begin_with(adapted)``. Source and target go through the network
+    one after the other; BatchNorm keeps running statistics of each.
+
+    Args:
+        form: ``rounds``: the target's labels in a batch are pseudo-labels, made before. ``mixed``: they are
+            not looked at, the network labels each batch itself, and the weight of its loss rises.
+        threshold: Least probability of a pseudo-label that is used, in the mixed form.
+        weight: Of the target's loss, at the end in the mixed form.
+        jitter: Turn, scale and shift the images of each batch: the labels must hold for those too.
+        seed: Of the jitter.
+        dann: See `DANNModule`.
+
+    Example:
+        >>> module = PseudoLabelModule(threshold=0.0)
+        >>> module.begin_with(DANNModule())  # one that is trained
+        >>> module.label(torch.rand(2, 3, 28, 28)).shape
+        torch.Size([2])
+    """
+
+    def __init__(
+        self,
+        *,
+        form: Literal["rounds", "mixed"] = "rounds",
+        threshold: float = 0.9,
+        weight: float = 1.0,
+        jitter: bool = True,
+        seed: int = 0,
+        **dann: Any,
+    ) -> None:
+        check_choices(PseudoLabelModule.__init__, {"form": form})
+        super().__init__(**(dann | {"adapt": False}))
+        if not 0 <= threshold <= 1:
+            raise ValueError(f"threshold lies between 0 and 1, got {threshold}")
+        self.form, self.threshold, self.weight = form, threshold, weight
+        self.jitter, self.seed = jitter, seed
+
+    def begin_with(self, adapted: DANNModule) -> None:
+        """Take over the network that ``adapted`` is evaluated by."""
+        self.network.load_state_dict(adapted.evaluated.state_dict())
+        if self.average is not None:
+            self.average.load_state_dict(adapted.evaluated.state_dict())
+
+    @torch.no_grad()
+    def label(self, images: Tensor) -> Tensor:
+        """Return the evaluated network's labels (B,) of images, -1 where it is not confident."""
+        network = self.evaluated
+        was_training = network.training
+        confidence, labels = network.eval()(images).float().softmax(1).max(1)
+        network.train(was_training)
+        return torch.where(confidence >= self.threshold, labels, -1)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the source's loss plus the weighted one of the target."""
+        (source, labels), (target, given) = batch["source"], batch["target"]
+        check_batch(source, labels, CLASSES, batch_idx)
+        known = given.clamp(min=0) if self.form == "rounds" else None  # -1: no label
+        check_batch(target, known, CLASSES, batch_idx)
+        with torch.no_grad():
+            # BatchNorm's statistics, of the images as they are tested: jitter blurs, which changes them.
+            self.network(target)
+            with of_source(self.network):
+                self.network(source)
+        weight = self.weight
+        if self.form == "mixed":
+            given = self.label(target)
+            weight = rising_weight(self.progress(), final=self.weight)
+        if self.jitter:
+            key = (self.seed, self.trainer.global_step)
+            place = {"rank": self.global_rank, "world_size": self.trainer.world_size}
+            source, target = jittered(source, (*key, 0), **place), jittered(target, (*key, 1), **place)
+        with statistics_kept(self.network):
+            logits, target_logits = self.network(source), self.network(target)
+        class_loss = functional.cross_entropy(logits.float(), labels)
+        # The mean over all images of the batch: those without a label count as 0, and none divides by 0.
+        losses = functional.cross_entropy(target_logits.float(), given, ignore_index=-1, reduction="none")
+        self._log_class(class_loss, logits, labels)
+        self.log("train/coverage", (given >= 0).float().mean())
+        self.log("train/pseudo_label_loss", losses.detach().mean())
+        self.log("train/pseudo_label_weight", weight)
+        return class_loss + weight * losses.mean()

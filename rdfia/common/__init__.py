@@ -1,0 +1,1 @@
+"""What techniques share: pretrained networks, figures, checks, keyed random numbers."""

@@ -1,0 +1,85 @@
+"""Random views of images, drawn anew for each batch: parts, mirror images, small turns and shifts.
+
+What is drawn depends on a key (such as a seed and the number of a step) and on the process alone: a resumed
+run sees the views that it would have seen, and the processes of a run see, together, what one would.
+"""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from rdfia.common.draws import drawn
+
+
+def transformed(images: Tensor, matrices: Tensor, outside: str) -> Tensor:
+    """Return images (B, C, H, W) seen through affine maps (B, 2, 3) of coordinates from -1 to 1.
+
+    Args:
+        images: (B, C, H, W).
+        matrices: From a place in the view to one in the image.
+        outside: What lies around an image, ``border``, ``reflection`` or ``zeros``.
+    """
+    # In half precision places are rounded to whole pixels and more, and on a CPU the gradient writes outside
+    # its memory (torch 2.14).
+    with torch.autocast(images.device.type, enabled=False):
+        exact = images.float()
+        places = functional.affine_grid(matrices.to(exact), list(images.shape), align_corners=False)
+        seen = functional.grid_sample(exact, places, padding_mode=outside, align_corners=False)
+        return seen.to(images.dtype)
+
+
+def similarity(angle: Tensor, size: Tensor | float, right: Tensor, down: Tensor) -> Tensor:
+    """Return maps (B, 2, 3) from places in views to places in images: turned, scaled, then shifted.
+
+    Args:
+        angle: (B,), in radians.
+        size: (B,) or a number; above 1, things look smaller.
+        right: (B,), where the middle of the view lies in the image, in halves of its width.
+        down: (B,), in halves of its height.
+    """
+    cosine, sine = angle.cos() * size, angle.sin() * size
+    return torch.stack([torch.stack([cosine, -sine, right], 1), torch.stack([sine, cosine, down], 1)], 1)
+
+
+def random_views(
+    images: Tensor, key: Iterable[int], *, smallest: float = 0.35, rank: int = 0, world_size: int = 1
+) -> Tensor:
+    """Return a random part of each image, resized to its size, and mirrored half of the time.
+
+    Args:
+        images: (B, C, H, W).
+        key: Non-negative integers, such as a seed and the number of a batch.
+        smallest: Part of an image's area that a view has at least.
+        rank: Of this process among ``world_size``.
+        world_size: Number of processes.
+    """
+    area, shape, x, y, mirror = drawn(len(images), 5, key, rank=rank, world_size=world_size).float().unbind(1)
+    side = (smallest + (1 - smallest) * area).sqrt()
+    stretch = (4 / 3) ** (shape - 0.5)  # width to height from 3:4 to 4:3
+    width, height = (side * stretch).clamp(max=1), (side / stretch).clamp(max=1)
+    matrices = torch.zeros(len(images), 2, 3)
+    matrices[:, 0, 0] = width * torch.where(mirror < 0.5, -1.0, 1.0)
+    matrices[:, 1, 1] = height
+    # in coordinates from -1 to 1, a window of half width w has its middle within 1 - w
+    matrices[:, 0, 2], matrices[:, 1, 2] = (1 - width) * (2 * x - 1), (1 - height) * (2 * y - 1)
+    return transformed(images, matrices, "reflection")
+
+
+def jittered(images: Tensor, key: Iterable[int], *, rank: int = 0, world_size: int = 1) -> Tensor:
+    """Return images, each turned, scaled and shifted a little, so that a digit stays the same digit.
+
+    By at most 15 degrees, 15 % and 2 pixels of 28.
+
+    Args:
+        images: (B, C, H, W).
+        key: Non-negative integers, such as a seed and the number of a batch.
+        rank: Of this process among ``world_size``.
+        world_size: Number of processes.
+    """
+    numbers = 2 * drawn(len(images), 4, key, rank=rank, world_size=world_size) - 1
+    turn, scale, right, down = numbers.float().unbind(1)
+    matrices = similarity(turn * math.radians(15), 1 + 0.15 * scale, right / 7, down / 7)
+    return transformed(images, matrices, "border")

@@ -1,0 +1,1 @@
+"""What runs share: flags, trainer, run folders, tables, report."""

@@ -1,0 +1,297 @@
+"""Run folders as one page: questions, their numbers, pictures, how each was made. It needs nothing else.
+
+python scripts/lab.py --data-dir sample --scale demo
+"""
+
+import base64
+import glob
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+import lightning
+from PIL import Image, ImageSequence
+
+from rdfia.engine.runs import is_dry_run, read_results, row_name, spread, whole_file
+
+# Pixels: of a page on a large screen, and of each frame of a film.
+WIDTH, FRAME_WIDTH, FRAMES = 1400, 560, 40
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question and where its answer lies.
+
+    Attributes:
+        title: The question.
+        rows: By label, the run folder, or ``folder:row`` for a row of a table.
+        columns: By title, the metric of the run or of the row.
+        figures: By caption, ``folder/name`` of what is under ``figures/``, without its suffix, a pattern, or
+            ``folder:row/name`` of what a row of a table has there.
+        published: By label, what others found.
+        note: What the numbers do not say.
+    """
+
+    title: str
+    rows: Mapping[str, str] = field(default_factory=dict)
+    columns: Mapping[str, str] = field(default_factory=dict)
+    figures: Mapping[str, str] = field(default_factory=dict)
+    published: Mapping[str, str] = field(default_factory=dict)
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """A technique and the questions about it."""
+
+    title: str
+    questions: Sequence[Question]
+    note: str = ""  # what the numbers are
+
+
+class Cell(NamedTuple):
+    """What a cell of a table shows; value, run and metric where it is a number."""
+
+    text: str
+    value: float | None = None
+    run: str = ""
+    metric: str = ""
+
+
+class Table(NamedTuple):
+    """Names of columns, and rows of cells."""
+
+    header: list[str]
+    rows: list[list[Cell]]
+
+
+class Picture(NamedTuple):
+    """A caption and the address of each frame: one for a picture, more for a film."""
+
+    caption: str
+    frames: list[str]
+
+
+def run_of(place: str) -> str:
+    """Return the run folder of ``folder``, ``folder:row`` or ``folder/figure``."""
+    return place.partition(":")[0].partition("/")[0]
+
+
+def metric_cell(name: str, results: Mapping[str, Any], metric: str) -> Cell:
+    """Return a metric of a run as a cell; ``-`` where there is none, ``nan`` where it is no number."""
+    found = results["metrics"].get(metric)
+    if found is None or found["mean"] is None:
+        return Cell("-" if found is None else "nan")
+    mean = float(found["mean"])
+    if mean.is_integer() and abs(mean) > 1 and found["std"] is None:
+        return Cell(f"{mean:,.0f}", mean, name, metric)
+    digits = 4 if "accuracy" in metric or "linf" in metric else 3 if abs(mean) < 100 else 0
+    return Cell(spread(found, digits), mean, name, metric)
+
+
+def runs_of(question: Question) -> dict[str, None]:
+    """Return the run folders that a question is about, in order."""
+    return dict.fromkeys(map(run_of, (*question.rows.values(), *question.figures.values())))
+
+
+def asked(chapters: Sequence[Chapter], names: Sequence[str]) -> list[Chapter]:
+    """Return of chapters the questions that runs of such names answer, with their rows and figures alone."""
+
+    def of_them(places: Mapping[str, str]) -> dict[str, str]:
+        return {label: place for label, place in places.items() if run_of(place) in names}
+
+    return [
+        replace(
+            chapter,
+            questions=[
+                replace(one, rows=of_them(one.rows), figures=of_them(one.figures))
+                for one in chapter.questions
+                if runs_of(one).keys() & set(names)
+            ],
+        )
+        for chapter in chapters
+    ]
+
+
+def answer(question: Question, runs: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Return the table of a question: a row for each label whose run is there, columns that a row has.
+
+    Without rows, where of several in one run only one is there: what the others would be compared with. (But
+    for rows that name a number each: those stand by themselves.)
+
+    Args:
+        question: What is asked.
+        runs: Content of results.json by run folder.
+    """
+    rows, lacking = [], 0
+    for label, place in question.rows.items():
+        name, _, row = place.partition(":")
+        if name not in runs:
+            continue
+        cells = [
+            metric_cell(name, runs[name], "/".join(part for part in (row, metric) if part))
+            for metric in question.columns.values()
+        ]
+        if all(cell.text == "-" for cell in cells):  # a row that was not asked for
+            lacking += 1
+        else:
+            rows.append([Cell(label), *cells])
+    if lacking and len(rows) == 1 and any(question.columns.values()):
+        rows = []
+    there = [n for n in range(len(question.columns)) if any(row[n + 1].text != "-" for row in rows)]
+    rows = [[row[0], *(row[n + 1] for n in there)] for row in rows]
+    header = ["", *(list(question.columns)[n] for n in there)]
+    if any(row[0].text in question.published for row in rows):
+        header.append("published")
+        rows = [[*row, Cell(question.published.get(row[0].text, ""))] for row in rows]
+    return Table(header, rows)
+
+
+def address(image: Image.Image, width: int) -> str:
+    """Return an image as an address that holds it, at most so many pixels wide."""
+    if image.width > width:
+        image = image.resize((width, round(image.height * width / image.width)), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    image.convert("RGB").save(buffer, "webp", quality=85)
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def picture(caption: str, path: Path) -> Picture:
+    """Return a picture, or a film as at most `FRAMES` frames, ready for a page."""
+    with Image.open(path) as file:
+        count = getattr(file, "n_frames", 1)
+        wanted = {round(n * (count - 1) / max(FRAMES - 1, 1)) for n in range(FRAMES)}
+        width = WIDTH if count == 1 else FRAME_WIDTH
+        frames = [
+            address(frame, width) for n, frame in enumerate(ImageSequence.Iterator(file)) if n in wanted
+        ]
+    return Picture(caption, frames)
+
+
+def find_figures(folder: Path, place: str) -> list[Path]:
+    """Return the files of a figure of `Question`, the first three of a pattern, a film before a picture.
+
+    Where a run or a row has a folder for each training, those of the first.
+    """
+    run, _, name = place.partition("/")
+    run, _, row = run.partition(":")
+    for inside in (f"{row_name(row, '*')}/",) if row else ("", "*/"):
+        found: dict[str, Path] = {}
+        for kind in ("png", "gif"):
+            paths = sorted((folder / run).glob(f"{inside}figures/{name}.{kind}"), reverse=True)
+            found |= {path.stem: path for path in paths}
+        if found:
+            return [found[stem] for stem in sorted(found)[:3]]
+    return []
+
+
+def describe_data(data: Mapping[str, Any]) -> str:
+    """Return in words what a run was trained on."""
+    if "name" not in data:
+        parts = {role: part for role, part in data.items() if isinstance(part, Mapping) and part}
+        return "; ".join(f"{role} {describe_data(part)}" for role, part in parts.items())
+    counts = [
+        f"{data[part]:,} {part}" for part in ("train", "val", "test") if isinstance(data.get(part), int)
+    ]
+    return f"{data['name']} ({', '.join(counts)})" if counts else str(data["name"])
+
+
+def read_runs(
+    folder: Path, names: Sequence[str], pattern: str = "{}/results.json"
+) -> dict[str, dict[str, Any]]:
+    """Return what is known of runs by name: the content of those of their files that there are."""
+    paths = {name: folder / pattern.format(name) for name in dict.fromkeys(names)}
+    return {name: read_results(path) for name, path in paths.items() if path.exists()}
+
+
+def write_report(
+    path: Path,
+    title: str,
+    chapters: Sequence[Chapter],
+    runs: Mapping[str, Mapping[str, Any]],
+    *,
+    runs_folder: Path,
+    summary: Question | None = None,
+    failed: Mapping[str, str] | None = None,
+) -> None:
+    """Write a page; what was not run or failed is shown as such, and what was not asked of a run left out.
+
+    Args:
+        path: Of the page.
+        title: Its title.
+        chapters: What it answers.
+        runs: Content of results.json by run folder.
+        runs_folder: Holds the run folders, for their figures.
+        summary: The main numbers, at the top.
+        failed: By run folder, why it failed.
+    """
+
+    def shown(question: Question) -> dict[str, Any]:
+        names = runs_of(question)
+        missing = [f"{name}: failed: {failed[name]}" for name in names if failed and name in failed]
+        missing += [f"{name}: not run" for name in names if name not in runs and name not in (failed or {})]
+        files = {caption: find_figures(runs_folder, place) for caption, place in question.figures.items()}
+        table = answer(question, runs)
+        if table.rows or any(files.values()):
+            missing += [
+                f"{caption}: no such figure in {question.figures[caption]}"
+                for caption, found in files.items()
+                if not found and run_of(question.figures[caption]) in runs
+            ]
+        return {
+            "title": question.title,
+            "note": question.note,
+            "missing": missing,
+            "table": table,
+            "pictures": [
+                picture(f"{caption}: {file.stem}" if len(found) > 1 else caption, file)
+                for caption, found in files.items()
+                for file in found
+            ],
+            "runs": [
+                {**runs[name], "data": describe_data(runs[name]["data"])} for name in names if name in runs
+            ],
+        }
+
+    content = [
+        {
+            "title": chapter.title,
+            "note": chapter.note,
+            "questions": [
+                one
+                for one in map(shown, chapter.questions)
+                if one["missing"] or one["table"].rows or one["pictures"]
+            ],
+        }
+        for chapter in chapters
+    ]
+    # Names of files and classes come from outside.
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    template = jinja2.Environment(loader=loader, autoescape=True).get_template("report.html")
+    with whole_file(path) as part:
+        table = answer(summary, runs) if summary else None
+        part.write_text(template.render(title=title, chapters=content, summary=table))
+
+
+def write_run_page(folder: Path, results: Mapping[str, Any], trainer: lightning.Trainer) -> None:
+    """Write ``index.html`` of one run: all its numbers and figures; nothing in a dry run.
+
+    Args:
+        folder: The run folder.
+        results: The content of its results.json.
+        trainer: Says whether it is a dry run.
+    """
+    if is_dry_run(trainer) or not trainer.is_global_zero:
+        return
+    files = sorted(path.stem for path in (folder / "figures").glob("*") if path.suffix in (".png", ".gif"))
+    question = Question(
+        "",
+        rows={metric: f"{folder.name}:{metric}" for metric in results["metrics"]},
+        columns={"value": ""},
+        figures={name.replace("_", " "): f"{folder.name}/{glob.escape(name)}" for name in files},
+    )
+    chapters, runs = [Chapter("all of it", [question])], {folder.name: results}
+    write_report(folder / "index.html", folder.name, chapters, runs, runs_folder=folder.parent)

@@ -1,0 +1,392 @@
+"""The only place that knows the cluster: trainer, precision, devices, resume, signals."""
+
+import dataclasses
+import json
+import logging
+import os
+import shutil
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning
+import torch
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, Timer, TQDMProgressBar
+from lightning.pytorch.loggers import Logger
+from torch import distributed, nn
+
+from rdfia.engine import lock
+from rdfia.engine.callbacks import (
+    AtomicCheckpoints,
+    EpochLines,
+    RandomState,
+    StopCleanly,
+    StopWhereLossesDiverge,
+)
+from rdfia.engine.command_line import SLURM_JOB, Checked, Interrupted, TrainerArgs
+from rdfia.engine.devices import check_devices, exact_float32, processes, say_format, settle
+from rdfia.engine.profile import TimeTable
+from rdfia.engine.runs import (
+    MetricsCSV,
+    git_commit,
+    is_dry_run,
+    is_first_process,
+    read_results,
+    write_json,
+)
+from rdfia.engine.wandb_run import wandb_logger
+
+# Lightning warns of what is meant here: the judge and the averaged generator are in eval mode, data in
+# memory needs no workers, and a run folder that holds checkpoints is one to go on with.
+MEANT = (
+    "module.s. in eval mode",
+    "does not have many workers",
+    "exists and is not empty",
+    "isinstance.treespec",
+    "The .srun. command is available",  # `processes` says what must be said
+)
+
+
+MEND = "use another --name, or --overwrite to start anew"
+# Flags that may differ when a run goes on; any other would make two runs of one.
+MAY_CHANGE = frozenset(
+    {
+        "cache",
+        "cache_dir",
+        "memory_gb",
+        "max_epochs",
+        "data_dir",
+        "output_dir",
+        "accelerator",
+        "devices",
+        "num_nodes",
+        "wandb",
+        "overwrite",
+        "check",
+        "compile",
+        "profile",
+    }
+)
+
+
+# Of a training whose schedules follow from how much of max_epochs is done.
+MAY_CHANGE_BUT_LENGTH = MAY_CHANGE - {"max_epochs"}
+
+
+def check_checkpoint(path: Path, module: nn.Module, max_epochs: int) -> None:
+    """Check that ``module`` can go on from a checkpoint.
+
+    Raises:
+        ValueError: It is unreadable, of another technique or size, or already trained longer than asked for.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        shapes = {name: value.shape for name, value in checkpoint["state_dict"].items()}
+        epoch = int(checkpoint.get("epoch", 0))
+    except Exception as error:
+        why = type(error).__name__
+        raise ValueError(f"{path} is not a readable checkpoint ({why}); {MEND}") from error
+    own = {name: value.shape for name, value in module.state_dict().items()}
+    if strange := {name for name in shapes | own if shapes.get(name) != own.get(name)}:
+        raise ValueError(
+            f"{path} is not a checkpoint of this {type(module).__name__} ({min(strange)} differs); {MEND}"
+        )
+    if epoch >= max_epochs:
+        raise ValueError(
+            f"{path} is in epoch {epoch + 1}, this command says --max-epochs {max_epochs}; {MEND}"
+        )
+
+
+def plain(args: TrainerArgs) -> dict[str, Any]:
+    """Return the flags as a file holds them: paths as text, tuples as lists."""
+    flags: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(args), default=str))
+    return flags
+
+
+def written_flags(args: TrainerArgs, module: nn.Module, data: dict[str, Any]) -> dict[str, Any]:
+    """Return what ``args.json`` holds: the flags, the module's own settings and the data.
+
+    The settings, because flags that are not given follow a default, and another version may have another.
+    """
+    settings = dict(getattr(module, "hparams", {}))
+    more: dict[str, Any] = json.loads(json.dumps({"module": settings, "data": data}, default=str))
+    return plain(args) | more
+
+
+def check_flags(path: Path, flags: dict[str, Any], may_change: frozenset[str] = MAY_CHANGE) -> dict[str, Any]:
+    """Check that a run goes on as it began, but for flags of ``may_change``; return what it began with.
+
+    Raises:
+        ValueError: One differs, or the file is damaged.
+    """
+    try:
+        began = dict(json.loads(path.read_text()))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); {MEND}") from error
+    if began.get("data", flags["data"]) != flags["data"]:
+        then, now = json.dumps(began["data"]), json.dumps(flags["data"])
+        raise ValueError(f"{path.parent} was trained on {then}, this command reads {now}; {MEND}")
+    for name, value in began.items():
+        if name in flags and name not in may_change | {"module"} and flags[name] != value:
+            flag = f"--{name.replace('_', '-')}"
+            raise ValueError(f"{path} has {flag} {value}, this command says {flags[name]}; {MEND}")
+    for name, value in began.get("module", {}).items():
+        now = flags["module"].get(name)
+        if name not in may_change and now != value:
+            raise ValueError(f"{path} trains with {name} {value}, this version with {now}; {MEND}")
+    return began
+
+
+def open_run(
+    args: TrainerArgs,
+    module: nn.Module,
+    data: dict[str, Any],
+    *,
+    may_change: frozenset[str] = MAY_CHANGE,
+) -> Path:
+    """Make the run folder, or check the one to go on with, and write flags and data to ``args.json``.
+
+    Call it when data and flags are known to be good: bad input shall leave nothing behind.
+
+    Args:
+        args: The flags.
+        module: To be trained.
+        data: What it is trained on.
+        may_change: Flags that may differ from those that the run began with.
+
+    Raises:
+        ValueError: The device is missing, the folder cannot be written or another process writes there, or
+            its checkpoint is not one to go on from.
+        Checked: With ``--check``, if all is well; nothing is written.
+    """
+    check_devices(args)
+    git_commit()  # remembered for results.json
+    folder = args.output_dir / args.name
+    if args.fast_dev_run and not args.check:
+        return folder
+    last = folder / "checkpoints" / "last.ckpt"
+    flags = written_flags(args, module, data)
+    if last.exists() and not args.overwrite:
+        check_checkpoint(last, module, args.max_epochs)
+    rows = any(folder.glob("*/args.json")) or any(folder.glob("parts/*"))  # of a table, of visualize.py
+    begun = rows or last.exists() or (folder / "results.json").exists()
+    longer = False
+    if begun and not args.overwrite and (folder / "args.json").exists():
+        began = check_flags(folder / "args.json", flags, may_change)
+        longer = began.get("max_epochs") != flags["max_epochs"]
+    if not (is_first_process() or args.check):
+        if args.overwrite:
+            wait_for_first(folder)
+        return folder
+    if args.overwrite and folder.exists() and not (folder / "args.json").exists():
+        raise ValueError(f"--overwrite deletes run folders, and {folder} holds no args.json")
+    shared = getattr(args, "part", None) is not None  # others write here too, each rows of its own
+    if args.check and not shared:
+        lock.check(folder)
+    try:
+        if args.check:
+            there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+            tempfile.TemporaryDirectory(dir=there).cleanup()  # can be written
+            each, nodes = processes(args)
+            begins = "goes on" if begun and not args.overwrite else "begins"
+            raise Checked(f"checked: {folder} {begins}; nodes {nodes}, processes on each {each}")
+        if not shared:
+            lock.take(folder)
+        if args.overwrite:
+            for row in folder.rglob(lock.FILE):  # of a table, which another process trains
+                lock.check(row.parent)
+            for entry in folder.iterdir():
+                if entry.is_dir() and not entry.is_symlink():
+                    shutil.rmtree(entry)
+                elif entry.name != lock.FILE:
+                    entry.unlink()
+        if not last.exists():  # what a run logged that died before its first checkpoint
+            (folder / "metrics.csv").unlink(missing_ok=True)
+            shutil.rmtree(folder / "figures" / "film", ignore_errors=True)
+        if not shared:
+            for place in (folder, folder / "checkpoints", folder / "figures", folder / "figures" / "film"):
+                for part in place.glob(".*.part"):  # which a kill left
+                    part.unlink(missing_ok=True)
+        if longer:  # they are those of a shorter training
+            (folder / "results.json").unlink(missing_ok=True)
+        last.parent.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "args.json", flags)
+        if "SLURM_JOB_ID" in os.environ:
+            (folder / SLURM_JOB).write_text(os.environ["SLURM_JOB_ID"])
+    except OSError as error:
+        raise ValueError(
+            f"run folder {folder} cannot be written ({error.strerror}); choose another --output-dir"
+        ) from error
+    return folder
+
+
+def wait_for_first(folder: Path, seconds: float = 300) -> None:
+    """Wait in a Slurm job until its first process has begun the run anew: what it deletes is not to be read.
+
+    Raises:
+        ValueError: It does not.
+    """
+    job, mark, end = os.environ.get("SLURM_JOB_ID"), folder / SLURM_JOB, time.monotonic() + seconds
+    while job:
+        with suppress(OSError):  # it is being deleted
+            if mark.read_text() == job:
+                return
+        if time.monotonic() > end:
+            raise ValueError(f"the first process has not begun {folder} anew within {seconds:g} s")
+        time.sleep(0.1)
+
+
+def finished(args: TrainerArgs, module: nn.Module, data: dict[str, Any]) -> dict[str, Any] | None:
+    """Return results.json of a run that has ended, and say so; None if there is none, or it is to begin anew.
+
+    Raises:
+        ValueError: It had other flags or other data.
+    """
+    folder = args.output_dir / args.name
+    if args.fast_dev_run or args.overwrite or not (folder / "results.json").exists():
+        return None
+    check_flags(folder / "args.json", written_flags(args, module, data), MAY_CHANGE_BUT_LENGTH)
+    if is_first_process():
+        print(f"{folder} has its results.json, which is taken as it is; --overwrite begins anew", flush=True)
+    return read_results(folder / "results.json")
+
+
+def make_trainer(
+    args: TrainerArgs,
+    folder: Path,
+    *,
+    monitor: str,
+    mode: str,
+    callbacks: list[Callback],
+    losses: tuple[str, ...] = (),
+    two_optimizers: bool = False,
+    unused_weights: bool = False,
+    shown: tuple[str, ...] = (),
+) -> lightning.Trainer:
+    """Return the trainer for a run.
+
+    Args:
+        args: The shared flags.
+        folder: The run folder, from `open_run`.
+        monitor: The metric that chooses ``best.ckpt``.
+        mode: ``min`` or ``max``.
+        callbacks: More callbacks.
+        losses: Logged names of those that stop the run when they are not finite.
+        two_optimizers: The module steps two optimizers, each of which leaves the other's network unused.
+        unused_weights: Some weights have no gradient in some steps; DDP must look for them then.
+        shown: More metrics for the line of each epoch.
+    """
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for message in MEANT:
+        warnings.filterwarnings("ignore", f".*{message}")
+    args = settle(args)
+    say_format(args.precision, args.accelerator)
+    exact_float32()
+    loggers: list[Logger] = [MetricsCSV(folder)]
+    if args.wandb and not args.fast_dev_run:
+        loggers += [logger] if (logger := wandb_logger(args.name, folder, plain(args))) else []
+    strategy, (each, nodes) = "auto", processes(args)
+    if each * nodes > 1:
+        strategy = "ddp_find_unused_parameters_true" if two_optimizers or unused_weights else "ddp"
+    checkpoints = folder / "checkpoints"
+    # Two callbacks: save_last writes no last.ckpt where an epoch is not the best so far, and one in dry runs.
+    best = ModelCheckpoint(checkpoints, "best", monitor=monitor, mode=mode, enable_version_counter=False)
+    last = ModelCheckpoint(checkpoints, "last", enable_version_counter=False)
+    # Lightning's own requeueing keeps another checkpoint, which it would not read beside last.ckpt.
+    slurm = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
+    watched = sys.stderr.isatty()
+    assert args.precision != "auto"
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"]
+    precision = "32-true" if args.precision == "float32" else args.precision
+    return lightning.Trainer(
+        accelerator=args.accelerator,
+        devices=each,
+        num_nodes=nodes,
+        strategy=strategy,
+        precision=precision,
+        max_epochs=args.max_epochs,
+        logger=loggers,
+        callbacks=[
+            best,
+            Timer(),
+            RandomState(),
+            StopWhereLossesDiverge(losses, folder),
+            StopCleanly(checkpoints / "last.ckpt"),
+            EpochLines((monitor, *shown), args.batch_size, printed=not watched),
+            *([TQDMProgressBar(refresh_rate=10)] if watched else []),
+            *callbacks,
+            last,  # so that last.ckpt holds what all others have come to
+        ],
+        plugins=[AtomicCheckpoints(), *slurm],
+        profiler=TimeTable() if args.profile else None,
+        enable_progress_bar=watched,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,
+        # Two batches: with two optimizers a fast_dev_run of n means n steps, not n batches.
+        fast_dev_run=4 if args.fast_dev_run and two_optimizers else 2 * args.fast_dev_run,
+        default_root_dir=folder,
+    )
+
+
+def fit(
+    args: TrainerArgs,
+    trainer: lightning.Trainer,
+    module: lightning.LightningModule,
+    datamodule: lightning.LightningDataModule,
+) -> float:
+    """Train, going on from the run's ``last.ckpt`` if there is one; return the seconds of training in all.
+
+    Raises:
+        Diverged: A loss was not finite.
+        Interrupted: The run was asked to stop.
+    """
+    last = args.output_dir / args.name / "checkpoints" / "last.ckpt"
+    if args.compile:
+        torch._dynamo.reset()  # that of another row of a table
+        for name in getattr(module, "compiled", ()):
+            module.get_submodule(name).compile()
+    resume = last.exists() and not args.overwrite and not args.fast_dev_run
+    trainer.fit(module, datamodule, ckpt_path=last if resume else None, weights_only=True)
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined] # set at run time
+    if any(callback.leaving for callback in callbacks if isinstance(callback, StopCleanly)):
+        raise Interrupted(f"interrupted; {last} is complete, the same command goes on from there")
+    if args.fast_dev_run:
+        return seconds_trained(trainer)
+    # What the checkpoint says, so that a run that is only scored again has the time it had.
+    checkpoint = torch.load(last, map_location="cpu", weights_only=True, mmap=True)
+    return float(checkpoint["callbacks"]["Timer"]["time_elapsed"]["train"])
+
+
+def seconds_trained(trainer: lightning.Trainer) -> float:
+    """Return the seconds of training so far, in all."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined] # set at run time
+    timer = next(callback for callback in callbacks if isinstance(callback, Timer))
+    return timer.time_elapsed("train")
+
+
+@contextmanager
+def all_processes(trainer: lightning.Trainer) -> Iterator[None]:
+    """Start the processes of a trainer that is not asked to fit; afterwards the first goes on alone."""
+    launcher = trainer.strategy.launcher
+    if launcher is not None:
+        launcher.launch(lambda: None)
+    trainer.strategy.setup_environment()
+    try:
+        yield
+    finally:
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.destroy_process_group()
+
+
+def save_module(trainer: lightning.Trainer, module: lightning.LightningModule, folder: Path) -> None:
+    """Write ``checkpoints/best.ckpt`` of a module fitted without the trainer; nothing in a dry run."""
+    if not is_dry_run(trainer):
+        trainer.strategy.connect(module)
+        trainer.save_checkpoint(folder / "checkpoints" / "best.ckpt")

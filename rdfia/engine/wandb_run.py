@@ -1,0 +1,110 @@
+"""Weights & Biases beside the run folder: offline when it must be, and never a reason to die."""
+
+import os
+import platform
+import re
+import signal
+import socket
+import sys
+import uuid
+import warnings
+from contextlib import suppress
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import lightning
+
+from rdfia.engine.runs import TolerantWandbLogger, git_commit, is_first_process, wandb_loggers, whole_file
+
+FINISH_SECONDS = 60  # that a run waits for its last upload: without a network W&B would try for hours
+PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "scikit-learn", "numpy")
+
+
+def wandb_logger(name: str, folder: Path, flags: dict[str, Any]) -> TolerantWandbLogger | None:
+    """Return a Weights & Biases logger; offline without login or network, None if it cannot start.
+
+    The run's id is kept in the run folder, so a resumed run continues the same W&B run. Its configuration
+    holds the flags, the commit and the versions of what was used.
+    """
+    import wandb  # slow to import, and off by default
+
+    os.environ.setdefault("WANDB_FINISH_TIMEOUT", str(FINISH_SECONDS))
+    os.environ.setdefault("WANDB_FINISH_TIMEOUT_RAISES", "true")
+    # W&B's own process inherits what is blocked: signals of a job reach all its processes, and this one is to
+    # go on until the run has ended.
+    unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1})
+    try:
+        offline = os.environ.get("WANDB_MODE") == "offline"
+        if "WANDB_MODE" not in os.environ:
+            reached = _answers(wandb.setup().settings.base_url)
+            offline = not (reached and wandb.login(prompt=False, verify=False))
+        # Lightning's own offline=True sets a mode that newer versions of wandb do not know.
+        mode = "offline" if offline else None
+        run_id = _wandb_id(folder / "wandb_id.txt")
+        logger = TolerantWandbLogger(project="rdfia", name=name, id=run_id, save_dir=str(folder), mode=mode)
+        experiment = logger.experiment
+        versions = {package: metadata.version(package) for package in PACKAGES}
+        config = flags | {"commit": git_commit(), "python": platform.python_version(), "versions": versions}
+        if is_first_process():  # the others have a stand-in
+            experiment.config.update(config, allow_val_change=True)
+        experiment.define_metric("train/batch")
+        experiment.define_metric("*", step_metric="train/batch")
+    except Exception as error:
+        # Whatever goes wrong there must not cost the training run.
+        warnings.warn(f"training without Weights & Biases: {error}", stacklevel=2)
+        return None
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
+    if offline:
+        print("W&B is offline: no login, or no network")
+    return logger
+
+
+def _answers(address: str) -> bool:
+    """Return whether a web server, or the proxy in front of it, can be reached."""
+    parts = urlsplit(address)
+    if parts.hostname and not proxy_bypass(parts.hostname):
+        parts = urlsplit(getproxies().get(parts.scheme, address))
+    port = parts.port or (80 if parts.scheme == "http" else 443)
+    try:
+        socket.create_connection((parts.hostname, port), timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
+def _wandb_id(path: Path) -> str | None:
+    """Return the id of the run's W&B run, made once, or by its sweep, and kept in its folder."""
+    known = path.exists() and re.fullmatch(r"[a-z0-9]+", path.read_text(errors="replace"))
+    of_sweep = os.environ.get("WANDB_RUN_ID") if "WANDB_SWEEP_ID" in os.environ else None
+    if is_first_process() and (of_sweep or not known):
+        with whole_file(path) as part:
+            part.write_text(of_sweep or uuid.uuid4().hex[:8])
+    return path.read_text() if path.exists() else None
+
+
+def finish_last(*, failed: bool = False) -> None:
+    """End the Weights & Biases run of this process, if there is one, so that the next gets its own."""
+    wandb = sys.modules.get("wandb")
+    if wandb is None or wandb.run is None:
+        return
+    runs, offline = Path(wandb.run.settings.sync_dir).parent, wandb.run.offline
+    try:
+        wandb.run.finish(exit_code=int(failed))
+        missing = "W&B was offline" if offline else ""
+    except Exception as error:
+        missing = f"W&B did not end well: {error}"
+        with suppress(Exception):  # else Python tries it, and fails with a traceback, once more at its end
+            wandb.teardown(exit_code=1)
+    if missing:  # of a run that was resumed, too
+        kind = "offline-run-*" if offline else "run-*"
+        print(f"{missing}; upload it with: wandb sync {'' if offline else '--include-online '}{runs}/{kind}")
+
+
+def log_table(trainer: lightning.Trainer, columns: list[str], rows: list[list[Any]]) -> None:
+    """Show a table in Weights & Biases, if that is on."""
+    for logger in wandb_loggers(trainer):
+        logger.log_table("table", columns=columns, data=rows)

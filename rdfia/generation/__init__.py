@@ -1,0 +1,1 @@
+"""Generation: DCGAN and conditional DCGAN, and how digits are scored."""

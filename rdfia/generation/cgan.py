@@ -1,0 +1,218 @@
+"""Conditional DCGAN: digits of the classes that are asked for.
+
+Mirza & Osindero, "Conditional Generative Adversarial Nets", 2014, on DCGAN; as a choice with the projection
+of Miyato & Koyama, "cGANs with Projection Discriminator", ICLR 2018. Generator and discriminator are told the
+label. Only the discriminator makes the generator heed it: real images come with their labels, so an image of
+another digit than the label says looks generated. What is left for the noise is style.
+
+    python scripts/train_cgan.py --data-dir /path/to/data
+"""
+
+import copy
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from rdfia.common.checks import Classes, as_classes, check_classes
+from rdfia.common.draws import drawn
+from rdfia.common.literals import check_choices
+from rdfia.generation.gan import GANModule
+from rdfia.generation.networks import Discriminator, Initialization, Upsampling, grow, initialize, shrink, up
+
+Conditioning = Literal["one-hot", "embedding", "projection"]
+CLASSES = 10
+
+
+class ConditionalGenerator(nn.Module):
+    """Latents (B, latent_dim) and labels (B,) to images (B, 1, 32, 32) in [-1, 1].
+
+    The label stands beside the latents, one-hot or as learned numbers; from there on all is as in
+    `rdfia.generation.networks.Generator`. (With a branch of its own and BatchNorm in it the label is as loud
+    as all latents together, and the generator learned to draw one image of each digit.)
+
+    Args:
+        latent_dim: Numbers in a latent vector.
+        features: Width of the maps at 16x16; the earlier ones have 2 and 4 times as many.
+        upsampling: ``transposed`` or ``nearest``, see `rdfia.generation.networks.grow`.
+        embedding: Numbers that stand for a label, learned; 0 for one-hot.
+        initialization: Of the weights, see `rdfia.generation.networks.initialize`.
+    """
+
+    def __init__(
+        self,
+        latent_dim: int = 100,
+        features: int = 32,
+        *,
+        upsampling: Upsampling = "transposed",
+        embedding: int = 0,
+        initialization: Initialization = "dcgan",
+    ) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(CLASSES, embedding) if embedding else None
+        self.first = up(latent_dim + (embedding or CLASSES), 4 * features, 1, 0)
+        self.layers = grow(features, upsampling)
+        initialize(self, initialization)
+
+    def forward(self, latents: Tensor, labels: Tensor) -> Tensor:
+        """Map latents (B, latent_dim) and labels (B,) to images (B, 1, 32, 32) in [-1, 1]."""
+        embedding = self.embedding
+        told = functional.one_hot(labels, CLASSES).to(latents) if embedding is None else embedding(labels)
+        first = self.first(torch.cat([latents, told], 1)[:, :, None, None])
+        images: Tensor = self.layers(first)
+        return images
+
+
+class ConditionalDiscriminator(nn.Module):
+    """Images (B, 1, 32, 32) in [-1, 1] and labels (B,) to logits (B,); large means real, and of that label.
+
+    The label goes through a branch beside the image's, each half as wide, as Mirza & Osindero have it. (For
+    projection take `rdfia.generation.networks.Discriminator`.)
+
+    Args:
+        features: Width of the first layer; the later ones have 2 and 4 times as many.
+        conditioning: ``one-hot``: the label is ten maps, one of them 1. ``embedding``: it is a learned map of
+            the image's size.
+        initialization: Of the weights, see `rdfia.generation.networks.initialize`.
+    """
+
+    def __init__(
+        self,
+        features: int = 32,
+        *,
+        conditioning: Literal["one-hot", "embedding"] = "one-hot",
+        initialization: Initialization = "dcgan",
+    ) -> None:
+        super().__init__()
+        self.image_branch = nn.Conv2d(1, features - features // 2, 4, 2, 1)
+        self.label_branch = nn.Conv2d(CLASSES if conditioning == "one-hot" else 1, features // 2, 4, 2, 1)
+        self.layers = shrink(features)
+        self.last = nn.Conv2d(4 * features, 1, 4)
+        initialize(self, initialization)
+        self.embedding = nn.Embedding(CLASSES, 32 * 32) if conditioning == "embedding" else None
+        self.to(memory_format=torch.channels_last)  # as `rdfia.generation.networks.Discriminator`
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Map images (B, 1, 32, 32) in [-1, 1] and labels (B,) to logits (B,)."""
+        if self.embedding is None:
+            known = functional.one_hot(labels, CLASSES).to(images)[:, :, None, None].expand(-1, -1, 32, 32)
+        else:
+            known = self.embedding(labels).reshape(-1, 1, 32, 32)
+        maps = torch.cat([self.image_branch(images), self.label_branch(known)], 1)
+        logits: Tensor = self.last(self.layers(functional.leaky_relu(maps, 0.2)))
+        return logits.flatten()
+
+
+class cGANModule(GANModule):  # noqa: N801 - the name that the project is known by
+    """Conditional DCGAN, trained as `GANModule` is, on images and their labels.
+
+    In training, generated images are asked for the labels of the real ones beside them. In validation and
+    test their labels are drawn as often as training had them: the scored digits' own labels would give it
+    their class shares, which an unconditional GAN is not told.
+
+    Args:
+        conditioning: ``one-hot`` and ``embedding``: of both networks. ``projection``: of the discriminator,
+            with one-hot in the generator; by far the best in few epochs.
+        label_in_discriminator: Without it, nothing makes the generator heed the label.
+        preview_count: Number of fixed latents for previews, each drawn as all ten digits.
+        gan: See `GANModule`.
+
+    Example:
+        >>> images = cGANModule().sample(20)  # 0 to 9, and again
+        >>> images.shape
+        torch.Size([20, 1, 32, 32])
+    """
+
+    label_counts: Tensor
+
+    def __init__(
+        self,
+        *,
+        conditioning: Conditioning = "projection",
+        label_in_discriminator: bool = True,
+        preview_count: int = 8,
+        **gan: Any,
+    ) -> None:
+        if gan.get("groups"):
+            raise ValueError(f"labels are the groups of a conditional GAN, got groups={gan['groups']}")
+        check_choices(cGANModule.__init__, locals())
+        super().__init__(preview_count=preview_count, **gan | {"groups": 0})
+        weights: dict[str, Any] = {"initialization": self.initialization}
+        embedding = CLASSES if conditioning == "embedding" else 0
+        shape: dict[str, Any] = {"upsampling": self.upsampling, "embedding": embedding}
+        self.generator = ConditionalGenerator(self.latent_dim, self.features[0], **shape, **weights)
+        if label_in_discriminator and conditioning != "projection":
+            if self.features[1] < 2:  # half of them for the label
+                raise ValueError(f"{conditioning} labels need discriminator_features of at least 2, got 1")
+            self.discriminator = ConditionalDiscriminator(
+                self.features[1], conditioning=conditioning, **weights
+            )
+        else:
+            classes = CLASSES if label_in_discriminator else 0
+            self.discriminator = Discriminator(self.features[1], classes=classes, **weights)
+        self.average_generator = copy.deepcopy(self.generator).requires_grad_(False)
+        self.register_buffer("label_counts", torch.zeros(CLASSES))  # of the training images seen so far
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Load checkpoints of a version that counted no labels, too: all ten are asked for alike then."""
+        super().on_load_checkpoint(checkpoint)
+        checkpoint["state_dict"].setdefault("label_counts", torch.zeros(CLASSES))
+
+    def condition(self, labels: Tensor) -> tuple[Tensor, ...]:
+        """Return what both networks are told beside latents and images: the labels (B,)."""
+        return (labels,)
+
+    def ask(self, count: int, *key: int) -> tuple[Tensor, ...]:
+        """Draw labels (count,) by the shares of the training images, by seed and ``key`` alone.
+
+        All ten alike before any training.
+        """
+        counts = self.label_counts.double().cpu() if self.label_counts.any() else torch.ones(CLASSES)
+        edges = (counts / counts.sum()).cumsum(0)[:-1]
+        numbers = drawn(count, 1, (self.seed, *key, 1))[:, 0]
+        chosen = torch.searchsorted(edges.double(), numbers.contiguous(), right=True)
+        return (chosen.to(self.device),)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Update both networks, and count the labels."""
+        super().training_step(batch, batch_idx)
+        counts = torch.zeros_like(self.label_counts)
+        counts.scatter_add_(0, batch[1], torch.ones_like(batch[1], dtype=counts.dtype))
+        if self.trainer.world_size > 1:
+            counts = self.trainer.strategy.reduce(counts, reduce_op="sum")
+        self.label_counts += counts
+
+    @torch.no_grad()
+    def sample(self, count: int, *, seed: int | None = None, labels: Classes | None = None) -> Tensor:
+        """Generate images (count, 1, 32, 32) in [0, 1]; the same seed gives the same latents.
+
+        Args:
+            count: Of the images.
+            seed: Of the latents, by default the module's own.
+            labels: (count,), or one for all; by default 0 to 9 again and again.
+
+        Raises:
+            ValueError: They are not so many digits from 0 to 9.
+        """
+        asked = torch.arange(count) % CLASSES if labels is None else as_classes(labels, torch.empty(count))
+        check_classes(asked, CLASSES)
+        return self._generate(count, seed, asked)
+
+    @torch.no_grad()
+    def class_grid(self, latents: Tensor) -> Tensor:
+        """Generate all ten digits from each latent.
+
+        Args:
+            latents: (Z, latent_dim).
+
+        Returns:
+            Images (10, Z, 1, 32, 32) in [0, 1]: a row is one digit, a column has one latent.
+        """
+        labels = torch.arange(CLASSES)
+        return torch.stack([self(latents, digit.expand(len(latents))) for digit in labels])
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Map a batch of latents (B, latent_dim) and labels (B,) to images (B, 1, 32, 32) in [0, 1]."""
+        images: Tensor = self(*batch)
+        return images

@@ -1,0 +1,384 @@
+"""DCGAN for 32x32 images.
+
+Radford et al., "Unsupervised Representation Learning with Deep Convolutional Generative Adversarial
+Networks", 2016, with the non-saturating loss of Goodfellow et al. 2014.
+
+The discriminator learns to score real images high and generated ones low, the generator to be scored high,
+see `rdfia.generation.losses`. Inside, images live in [-1, 1]; `GANModule.sample` returns [0, 1]. By default
+the discriminator compares like with like, see `rdfia.generation.clusters`.
+
+    python scripts/train_gan.py --data-dir /path/to/data
+"""
+
+import copy
+import math
+from contextlib import nullcontext
+from typing import Any, Literal
+
+import lightning
+import torch
+from torch import Tensor, nn
+
+from rdfia.common.checks import check_batch
+from rdfia.common.literals import check_choices
+from rdfia.common.optimization import Decay, rate_factor, set_rate, share_statistics, update_average
+from rdfia.generation.clusters import Groups
+from rdfia.generation.digit_judge import DigitScores
+from rdfia.generation.latents import draw_latents
+from rdfia.generation.losses import Loss, discriminator_loss, generator_loss, gradient_penalty, score
+from rdfia.generation.networks import Discriminator, Generator, Initialization, Upsampling
+
+
+def check_size(images: Tensor) -> None:
+    """Check that the networks can take images.
+
+    Raises:
+        ValueError: They are not (B, 1, 32, 32).
+    """
+    if images.shape[1:] != (1, 32, 32):
+        size = tuple(images.shape)
+        mend = "MNISTDataModule(image_size=32, channels=1)"
+        raise ValueError(f"images are (B, 1, 32, 32), got {size}; take {mend}")
+
+
+# The recipe of the practicals, as keywords of `GANModule`.
+PRACTICAL: dict[str, Any] = {
+    "latents": "normal",
+    "upsampling": "transposed",
+    "groups": 0,
+    "generator_lr": 2e-4,
+    "discriminator_lr": 2e-4,
+    "beta2": 0.999,
+    "decay": "none",
+    "r1": 0.0,
+    "average_decay": 0.0,
+}
+FIT_GROUPS_ON = 10_000  # images
+R1_EVERY = 8  # the penalty costs as much as the rest of the step, and holds as well when it is rare
+
+
+class GANModule(lightning.LightningModule):
+    """DCGAN with manual optimization: a discriminator step, then a generator step per batch.
+
+    Right under float32, bf16-mixed and 16-mixed. With several processes use the strategy
+    ``ddp_find_unused_parameters_true``, since each of the two losses leaves the other network unused
+    (`rdfia.engine.training` picks it). Budget training in epochs: ``trainer.global_step`` counts the steps of
+    both optimizers; ``batches_done`` counts batches.
+
+    The defaults are what gave the best digits in 5 epochs of batches of 64; ``GANModule(**PRACTICAL)`` is the
+    recipe of the practicals, for batches of 128.
+
+    Args:
+        latent_dim: Numbers in a latent vector.
+        latents: Their distribution: ``normal`` is N(0, 1), ``uniform`` is from -1 to 1.
+        generator_features: Width of the generator.
+        discriminator_features: Width of the discriminator.
+        upsampling: ``transposed`` or ``nearest``, see `rdfia.generation.networks.grow`.
+        groups: Of like images, which the discriminator is told and the generator's latents choose, made by
+            k-means when it is first trained (`rdfia.generation.clusters`), and kept; at most ``latent_dim``,
+            0 for none; None for 50, or ``latent_dim`` if that is less.
+        initialization: ``dcgan``, ``pytorch`` or ``orthogonal``, see `rdfia.generation.networks.initialize`.
+        loss: ``non-saturating``, ``minimax``, ``least-squares`` or ``hinge``, see `rdfia.generation.losses`.
+        label_smoothing: The discriminator scores real images 1 less this; not with hinge.
+        discriminator_steps: The discriminator steps on each batch, the generator on each of so many.
+        r1: Weight of the R1 penalty, half of which times `gradient_penalty` is added; 0 for none.
+        generator_lr: Adam's learning rate for the generator.
+        discriminator_lr: Adam's learning rate for the discriminator.
+        beta1: Adam's first decay; 0.5 keeps the two networks from oscillating.
+        beta2: Adam's second decay.
+        decay: Of both rates over ``max_epochs``: ``none``, ``linear``, ``cosine``, see `rate_factor`.
+        average_decay: Of the exponential moving average of the generator, which makes the samples; with 0 it
+            is the generator itself.
+        seed: Of the latents.
+        preview_count: Number of fixed latents for previews.
+
+    Example:
+        >>> images = GANModule().sample(4)
+        >>> images.shape
+        torch.Size([4, 1, 32, 32])
+    """
+
+    preview_latents: Tensor
+    compiled = ("generator", "discriminator")  # by --compile
+
+    def __init__(
+        self,
+        *,
+        latent_dim: int = 100,
+        latents: Literal["normal", "uniform"] = "normal",
+        generator_features: int = 32,
+        discriminator_features: int = 32,
+        upsampling: Upsampling = "nearest",
+        groups: int | None = None,
+        initialization: Initialization = "dcgan",
+        loss: Loss = "non-saturating",
+        label_smoothing: float = 0.0,
+        discriminator_steps: int = 1,
+        r1: float = 0.5,
+        generator_lr: float = 2e-3,
+        discriminator_lr: float = 2e-3,
+        beta1: float = 0.5,
+        beta2: float = 0.99,
+        decay: Decay = "linear",
+        average_decay: float = 0.999,
+        seed: int = 0,
+        preview_count: int = 64,
+    ) -> None:
+        super().__init__()
+        check_choices(GANModule.__init__, locals())
+        if groups is None:
+            groups = min(50, latent_dim)
+        counts = {"latent_dim": latent_dim, "generator_features": generator_features}
+        counts |= {"discriminator_features": discriminator_features}
+        for name, count in (counts | {"discriminator_steps": discriminator_steps}).items():
+            if count < 1:
+                raise ValueError(f"{name} is at least 1, got {count}")
+        rates = {"generator_lr": generator_lr, "discriminator_lr": discriminator_lr, "r1": r1}
+        for name, rate in (rates | {"groups": groups}).items():
+            if not rate >= 0:
+                raise ValueError(f"{name} is not negative, got {rate}")
+        shares = {"label_smoothing": label_smoothing, "beta1": beta1, "beta2": beta2}
+        for name, share in (shares | {"average_decay": average_decay}).items():
+            if not 0 <= share < 1:
+                raise ValueError(f"{name} is at least 0 and below 1, got {share}")
+        if groups > latent_dim:
+            raise ValueError(f"groups are at most latent_dim, {latent_dim}, got {groups}; 0 for none")
+        if label_smoothing and loss == "hinge":
+            raise ValueError("the hinge loss has no labels to smooth; take label_smoothing=0")
+        self.save_hyperparameters()
+        self.automatic_optimization = False
+        self.latent_dim, self.latents, self.seed = latent_dim, latents, seed
+        self.features, self.initialization = (generator_features, discriminator_features), initialization
+        self.loss, self.label_smoothing, self.r1 = loss, label_smoothing, r1
+        self.discriminator_steps = discriminator_steps
+        self.rates = (discriminator_lr, generator_lr)  # in the order of the optimizers
+        self.betas, self.decay, self.average_decay = (beta1, beta2), decay, average_decay
+        self.upsampling = upsampling
+        self.groups = Groups(groups, uniform=latents == "uniform") if groups else None
+        self.generator: nn.Module = Generator(
+            latent_dim,
+            generator_features,
+            upsampling=upsampling,
+            groups=self.groups,
+            initialization=initialization,
+        )
+        self.discriminator: nn.Module = Discriminator(
+            discriminator_features, classes=groups, initialization=initialization
+        )
+        self.average_generator: nn.Module = copy.deepcopy(self.generator).requires_grad_(False)
+        self.scores = DigitScores()
+        # Buffers: on the right device, in every checkpoint, the same grid all run long.
+        self.register_buffer("preview_latents", self.draw(preview_count, 0, 0))
+        # Not trainer.global_step, which counts the steps of both optimizers.
+        self.batches_done = 0
+
+    def draw(self, count: int, *key: int, rank: int = 0, world_size: int = 1) -> Tensor:
+        """Draw latents (count, latent_dim) that depend on seed, ``key`` and ``rank`` alone."""
+        return draw_latents(
+            count,
+            self.latent_dim,
+            [self.seed, *key],
+            distribution=self.latents,
+            rank=rank,
+            world_size=world_size,
+        )
+
+    def condition(self, labels: Tensor) -> tuple[Tensor, ...]:
+        """Return what both networks are told besides: nothing, where `cGANModule` tells the labels (B,)."""
+        return ()
+
+    def ask(self, count: int, *key: int) -> tuple[Tensor, ...]:
+        """Return what generated images are asked for when they are scored: nothing; see `cGANModule`."""
+        return ()
+
+    def on_train_start(self) -> None:
+        """Make the groups, unless the run goes on; processes make those of one, and keep the first one's."""
+        if self.trainer.global_step == 0:  # also of a module that was trained before: rates fall again
+            self.batches_done = 0
+        if self.groups is None or self.groups.fitted:
+            return
+        loader: Any = self.trainer.train_dataloader
+        batches: list[Tensor] = []
+        for number, (images, _) in enumerate(loader, 1):
+            check_size(images)
+            check_batch(images, None, 0, number - 1)
+            if self.trainer.world_size > 1:  # in the order of one process: they take turns within a batch
+                gathered: Any = self.all_gather(images)
+                images = gathered.transpose(0, 1).flatten(0, 1)
+            batches.append(images)
+            seen = sum(map(len, batches))
+            enough = number >= self.trainer.num_training_batches and seen >= self.groups.count  # in a dry run
+            if enough or seen >= FIT_GROUPS_ON:
+                break
+        self.groups.fit(torch.cat(batches), self.seed)
+        share_statistics(self.groups, self.trainer.world_size)
+        assert isinstance(self.average_generator, Generator)
+        assert self.average_generator.groups is not None
+        self.average_generator.groups.load_state_dict(self.groups.state_dict())
+
+    def forward(self, latents: Tensor, *condition: Tensor) -> Tensor:
+        """Map latents (B, latent_dim) to images (B, 1, 32, 32) in [0, 1] with the averaged generator.
+
+        Always in eval mode, so that an image does not depend on the others of its batch.
+        """
+        average = self.average_generator
+        was_training = average.training
+        told = [part.to(self.device) for part in condition]
+        images: Tensor = average.eval()(latents.to(self.device), *told)
+        average.train(was_training)
+        return (images.float() + 1) / 2
+
+    @torch.no_grad()
+    def sample(self, count: int, *, seed: int | None = None) -> Tensor:
+        """Generate images (count, 1, 32, 32) in [0, 1]; the same seed gives the same images."""
+        return self._generate(count, seed)
+
+    def _generate(self, count: int, seed: int | None, *condition: Tensor) -> Tensor:
+        """Generate images from latents that the seed says, a thousand at a time."""
+        key = [self.seed if seed is None else seed, 3, 0]
+        latents = draw_latents(count, self.latent_dim, key, distribution=self.latents)
+        parts = zip(*(torch.split(told, 1000) for told in (latents, *condition)), strict=True)
+        return torch.cat([self(*part) for part in parts])
+
+    def on_train_batch_start(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Set the learning rates of this batch.
+
+        Raises:
+            ValueError: They are to fall and the trainer has no end.
+        """
+        if self.decay == "none":
+            return
+        epochs = self.trainer.max_epochs or -1
+        batches = self.trainer.num_training_batches
+        if epochs < 1 or math.isinf(batches):
+            need = "a loader that has a length" if epochs >= 1 else "max_epochs"
+            raise ValueError(f"falling learning rates follow progress: give the trainer {need}")
+        progress = self.batches_done / (epochs * batches)
+        for optimizer, rate in zip(self.trainer.optimizers, self.rates, strict=True):
+            set_rate(optimizer, rate * rate_factor(min(progress, 1.0), self.decay))
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Update the discriminator, then the generator, then the generator's average."""
+        self._check(batch, batch_idx)
+        real, condition = batch[0] * 2 - 1, self.condition(batch[1])
+        real_told = fake_told = condition
+        ranks = {"rank": self.global_rank, "world_size": self.trainer.world_size}
+        latents = self.draw(len(real), 1, self.batches_done, **ranks).to(self.device)
+        if self.groups is not None:
+            real_told = (self.groups.of_images(batch[0]),)
+            fake_told = (self.groups.of_latents(latents),)
+        discriminator_optimizer, generator_optimizer = self.optimizers()  # type: ignore[attr-defined] # two
+        # One backward pass right before its own step, never two before two: the fp16 scaler rescales
+        # after each step. Detached, so that nothing of this step can reach the generator.
+        fake = self.generator(latents, *condition)
+        with self.toggled_optimizer(discriminator_optimizer):
+            penalised = self.r1 > 0 and self.batches_done % R1_EVERY == 0
+            float32 = torch.autocast(self.device.type, enabled=False) if penalised else nullcontext()
+            # Real and generated images in passes of their own, so that BatchNorm does not mix them.
+            # Compiled networks have no second derivatives, and must not update the statistics of BatchNorm
+            # between such a pass and its backward.
+            discriminate = self.discriminator.forward if penalised else self.discriminator
+            with float32:
+                real_logits = discriminate(real.requires_grad_(penalised), *real_told)
+                penalty = self.r1 / 2 * gradient_penalty(real_logits, real) if penalised else 0.0
+            fake_logits = discriminate(fake.detach(), *fake_told)
+            d_loss = discriminator_loss(real_logits, fake_logits, self.loss, self.label_smoothing)
+            discriminator_optimizer.zero_grad()
+            self.manual_backward(d_loss + R1_EVERY * penalty)
+            discriminator_optimizer.step()
+
+        # Not a number where there is no step: the progress bar would show the last one again.
+        g_loss = torch.full_like(d_loss, torch.nan)
+        if (self.batches_done + 1) % self.discriminator_steps == 0:
+            with self.toggled_optimizer(generator_optimizer):
+                g_loss = generator_loss(self.discriminator(fake, *fake_told), self.loss)
+                generator_optimizer.zero_grad()
+                self.manual_backward(g_loss)
+                generator_optimizer.step()
+            update_average(self.average_generator, self.generator, self.average_decay, self.batches_done)
+
+        self.batches_done += 1
+        real_score, fake_score = score(real_logits, self.loss), score(fake_logits, self.loss)
+        right = torch.cat([real_score > 0.5, fake_score < 0.5]).float().mean()
+        values = torch.stack([d_loss, g_loss, real_score.mean(), fake_score.mean(), right]).detach()
+        if self.trainer.world_size > 1:  # all at once
+            values = self.trainer.strategy.reduce(values, reduce_op="mean")
+        losses = {"train/discriminator_loss": values[0], "train/generator_loss": values[1]}
+        self.log_dict(losses, prog_bar=True, logger=False)
+        self._log_batch(values)
+
+    def _log_batch(self, values: Tensor) -> None:
+        """Log what a batch was like, all at once: Lightning's own log takes far longer for each number."""
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined] # set at run time
+        if not every or self.batches_done % every:
+            return
+        names = ("discriminator_loss", "generator_loss", "real_score", "fake_score", "discriminator_accuracy")
+        named = {f"train/{name}": value for name, value in zip(names, values.tolist(), strict=True)}
+        named |= {"train/batch": self.batches_done, "epoch": self.current_epoch}
+        for logger in self.loggers:
+            logger.log_metrics(named, step=self.batches_done - 1)
+            logger.save()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save the number of batches, on which latents and average depend."""
+        checkpoint["batches_done"] = self.batches_done
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore the number of batches; the judge stays the one that the package has now."""
+        self.batches_done = checkpoint["batches_done"]
+        checkpoint["state_dict"] |= {
+            f"scores.{name}": value for name, value in self.scores.state_dict().items()
+        }
+
+    def _check(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Check images, and labels where they are looked at."""
+        check_size(batch[0])
+        check_batch(batch[0], batch[1] if self.condition(batch[1]) else None, 10, batch_idx)
+
+    def _compare(self, batch: tuple[Tensor, Tensor], *key: int) -> None:
+        """Show the judge a batch of real digits (B, 1, 32, 32) and as many generated ones."""
+        self._check(batch, key[-1])
+        real, labels = batch
+        condition = self.ask(len(real), *key, self.global_rank)
+        self.scores.update(real, real=True, labels=labels)
+        generated = self(self.draw(len(real), *key, self.global_rank), *condition)
+        self.scores.update(generated, real=False, labels=condition[0] if condition else None)
+
+    def _log_scores(self, stage: str) -> None:
+        scores = {f"{stage}/{name}": value for name, value in self.scores.compute().items()}
+        self.log_dict(scores, sync_dist=True)  # equal on all processes already
+        self.scores.reset()
+
+    def on_validation_epoch_start(self) -> None:
+        """Let all processes score one generator."""
+        share_statistics(self.average_generator, self.trainer.world_size)
+
+    on_test_epoch_start = on_validation_epoch_start
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Compare validation digits with as many generated ones, from the same latents in each epoch."""
+        self._compare(batch, 2, batch_idx)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log val/judge_fid and the other scores."""
+        self._log_scores("val")
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Compare test digits with as many generated ones."""
+        self._compare(batch, 4, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        """Log test/judge_fid and the other scores."""
+        self._log_scores("test")
+
+    def predict_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        """Map a batch of latents (B, latent_dim) to images (B, 1, 32, 32) in [0, 1]."""
+        return self(batch)  # type: ignore[no-any-return] # images
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        """Return the discriminator's Adam and the generator's, in the order in which they step."""
+        networks = (self.discriminator, self.generator)
+        return [
+            torch.optim.Adam(network.parameters(), lr=rate, betas=self.betas, fused=True)
+            for network, rate in zip(networks, self.rates, strict=True)
+        ]

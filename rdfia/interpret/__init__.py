@@ -1,0 +1,1 @@
+"""Seeing inside networks: activations, saliency, adversarial examples, class visualisation."""

@@ -1,0 +1,1 @@
+"""Transfer learning: features and exact linear SVMs, fine-tuning."""

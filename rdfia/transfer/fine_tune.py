@@ -1,0 +1,275 @@
+"""Fine-tuning: a new head on a pretrained CNN, the CNN frozen, or unfrozen from the top down in stages.
+
+Yosinski et al., "How transferable are features in deep neural networks?", NeurIPS 2014; the stages and the
+lower rates of lower layers as in Howard & Ruder, "Universal language model fine-tuning", ACL 2018.
+"""
+
+import copy
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, Literal
+
+import lightning
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torchmetrics import MeanMetric, Metric
+from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
+
+from rdfia.common.backbones import load_backbone
+from rdfia.common.checks import check_batch, check_classes
+from rdfia.common.views import random_views
+from rdfia.transfer.features import layer_features
+
+Stage = Literal["head", "top", "all"]
+
+
+def stage_of(epoch: int, unfreeze_top_at: int | None, unfreeze_all_at: int | None) -> Stage:
+    """Return what is trained in an epoch, from 0: the head, the top layers too, or all."""
+    if unfreeze_all_at is not None and epoch >= unfreeze_all_at:
+        return "all"
+    return "top" if unfreeze_top_at is not None and epoch >= unfreeze_top_at else "head"
+
+
+class FineTuneModule(lightning.LightningModule):
+    """A pretrained CNN up to one layer, and a new head on it.
+
+    The head is trained from the first epoch; ``unfreeze_top_at`` and ``unfreeze_all_at`` name the epochs from
+    which the layers ``top`` and the whole CNN are trained too, at rates of their own, all falling along a
+    cosine. What is trained follows from the epoch alone, so a resumed run goes on with the stage it was in.
+
+    Under DDP it needs ``find_unused_parameters``: frozen weights have no gradients.
+
+    Args:
+        backbone: See `rdfia.common.backbones.load_backbone`.
+        layer: The head takes this layer's output.
+        weights: ``imagenet``, ``random`` or a file.
+        data_dir: Where ``weights/`` lies.
+        classes: Number of classes.
+        image_size: Side of the images; a head on whole maps fits one size only.
+        grids: The head sees the means of each map over the cells of these grids (1: over all of it).
+        hidden: Widths of hidden layers of the head, with ReLU between: none for a linear head.
+        top: Names of the layers that are unfrozen first; ``layer`` if not given.
+        unfreeze_top_at: Epoch, from 0; None never.
+        unfreeze_all_at: Epoch, from 0; None never.
+        head_lr: Learning rate of the head (AdamW).
+        top_lr: Of the top layers.
+        trunk_lr: Of the rest.
+        weight_decay: Of all.
+        label_smoothing: In the training loss.
+        freeze_batch_norm: Keep BatchNorm's statistics as they came; else those of unfrozen layers move.
+        augment: Train on random views, see `random_views`.
+        seed: Of the views.
+
+    Example:
+        >>> import torch
+        >>> module = FineTuneModule(backbone="squeezenet1_1", layer="fire9", classes=15)
+        >>> module(torch.rand(2, 3, 64, 64)).shape
+        torch.Size([2, 15])
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: str = "squeezenet1_1",
+        layer: str = "fire9",
+        weights: str = "imagenet",
+        data_dir: str | None = None,
+        classes: int = 15,
+        image_size: int = 224,
+        grids: Sequence[int] = (1,),
+        hidden: Sequence[int] = (),
+        top: Sequence[str] = (),
+        unfreeze_top_at: int | None = None,
+        unfreeze_all_at: int | None = None,
+        head_lr: float = 1e-3,
+        top_lr: float = 3e-4,
+        trunk_lr: float = 1e-4,
+        weight_decay: float = 1e-2,
+        label_smoothing: float = 0.1,
+        freeze_batch_norm: bool = True,
+        augment: bool = True,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        grids, hidden, top = list(grids), list(hidden), list(top) or [layer]
+        data_dir, weights = None if data_dir is None else str(data_dir), str(weights)
+        if any(width < 1 for width in hidden):
+            raise ValueError(f"hidden layers have at least 1 feature, got {hidden}")
+        if min(head_lr, top_lr, trunk_lr, weight_decay) < 0:
+            rates = f"{head_lr:g}, {top_lr:g}, {trunk_lr:g}, {weight_decay:g}"
+            raise ValueError(f"learning rates and weight decay are at least 0, got {rates}")
+        if not 0 <= label_smoothing <= 1:
+            raise ValueError(f"label_smoothing lies from 0 to 1, got {label_smoothing:g}")
+        if min(unfreeze_top_at or 0, unfreeze_all_at or 0) < 0:
+            raise ValueError(
+                f"layers are unfrozen at epoch 0 or later, got {unfreeze_top_at, unfreeze_all_at}"
+            )
+        self.save_hyperparameters()
+        self.layer, self.grids = layer, grids
+        self.unfreeze_at = (unfreeze_top_at, unfreeze_all_at)
+        self.weight_decay, self.label_smoothing = weight_decay, label_smoothing
+        self.freeze_batch_norm, self.augment, self.seed = freeze_batch_norm, augment, seed
+        self.backbone = load_backbone(backbone, weights=weights, data_dir=data_dir)
+        self.backbone.find_layer(layer)
+        with torch.no_grad():
+            width = layer_features(
+                self.backbone, torch.zeros(1, 3, image_size, image_size), [layer], grids=grids
+            )[layer]
+        widths = [width.shape[1], *hidden, classes]
+        self.head = nn.Sequential()
+        for number, (before, after) in enumerate(pairwise(widths)):
+            if number:
+                self.head.append(nn.ReLU())
+            self.head.append(nn.Linear(before, after))
+        used = self._used(image_size)
+        in_top = {id(weight) for name in top for weight in self.backbone.find_layer(name).parameters()}
+        tops = [weight for weight in used if id(weight) in in_top]
+        if not tops and (top != [layer] or unfreeze_top_at is not None):  # which may only be pooled
+            raise ValueError(f"top layers {', '.join(top)} have no weights that {layer} depends on")
+        self.groups: dict[Stage, tuple[float, list[nn.Parameter]]] = {
+            "head": (head_lr, list(self.head.parameters())),
+            "top": (top_lr, tops),
+            "all": (trunk_lr, [weight for weight in used if id(weight) not in in_top]),
+        }
+        # Convolutions are faster with the channels last.
+        self.backbone.to(memory_format=torch.channels_last)
+        names = ("train", "val", "watched", "test")
+        self.accuracy = nn.ModuleDict({f"{n}_": MulticlassAccuracy(classes, average="micro") for n in names})
+        self.confusion = MulticlassConfusionMatrix(classes)
+        self.counts: Tensor | None = None
+        self.loss = nn.ModuleDict({f"{n}_": MeanMetric() for n in names})
+
+    def _used(self, image_size: int) -> list[nn.Parameter]:
+        """Return the CNN's weights that the layer's output depends on, and make them trainable.
+
+        They stay so until the first epoch begins: DDP only knows those that are trainable when it starts.
+        """
+        weights = list(self.backbone.requires_grad_(True).parameters())
+        output = self.backbone.tap(torch.zeros(1, 3, image_size, image_size), [self.layer])[self.layer].sum()
+        gradients = torch.autograd.grad(output, weights, allow_unused=True)
+        for weight, gradient in zip(weights, gradients, strict=True):
+            weight.requires_grad_(gradient is not None)
+        return [weight for weight in weights if weight.requires_grad]
+
+    def train(self, mode: bool = True) -> "FineTuneModule":
+        """Keep the CNN in eval mode, but for BatchNorm of what is being trained, where that is wanted."""
+        super().train(mode)
+        self.backbone.eval()
+        if mode and not self.freeze_batch_norm:
+            for module in self.backbone.modules():
+                if isinstance(module, nn.BatchNorm2d) and any(p.requires_grad for p in module.parameters()):
+                    module.train()
+        return self
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images (B, 3, H, W) in [0, 1] to logits (B, classes)."""
+        if images.ndim == 4:  # others are named by what follows
+            images = images.contiguous(memory_format=torch.channels_last)
+        features = layer_features(self.backbone, images, [self.layer], grids=self.grids)[self.layer]
+        logits: Tensor = self.head(features)
+        return logits
+
+    def on_train_start(self) -> None:
+        """Enter the stage of a run that goes on within an epoch; Lightning does not start that epoch anew."""
+        self._enter_stage()
+
+    def on_train_epoch_start(self) -> None:
+        """Enter the stage of this epoch."""
+        self._enter_stage()
+
+    def _enter_stage(self) -> None:
+        """Set what is trained in the current epoch, at which rates."""
+        stage = stage_of(self.current_epoch, *self.unfreeze_at)
+        trained = {"head": ["head"], "top": ["head", "top"], "all": ["head", "top", "all"]}[stage]
+        epochs = self.trainer.max_epochs or 0
+        if epochs < 1:
+            raise ValueError("stages and rates follow epochs: give the trainer max_epochs")
+        fall = (1 + math.cos(math.pi * self.current_epoch / epochs)) / 2
+        optimizer = self.optimizers()
+        assert isinstance(optimizer, lightning.pytorch.core.optimizer.LightningOptimizer)
+        for group, (name, (rate, parameters)) in zip(
+            optimizer.param_groups, self.groups.items(), strict=True
+        ):
+            group["lr"] = rate * fall
+            for parameter in parameters:
+                parameter.requires_grad_(name in trained)
+        self.train()
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Return the smoothed loss, logged batch by batch; train/loss of the epoch is what val/loss is."""
+        images, labels = batch
+        check_batch(images, labels, self.hparams["classes"], batch_idx)
+        if self.augment:
+            key = (self.seed, self.current_epoch, batch_idx)
+            images = random_views(images, key, rank=self.global_rank, world_size=self.trainer.world_size)
+        logits = self(images)
+        loss = functional.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        # Not the smoothed loss, which is larger by itself: curves beside each other are to be of one
+        # quantity.
+        self._note("train", functional.cross_entropy(logits.detach(), labels), logits, labels)
+        self.log("train/batch_loss", loss.detach(), sync_dist=True)
+        return loss
+
+    def _score(self, batch: tuple[Tensor, Tensor], name: str) -> Tensor:
+        images, labels = batch
+        check_classes(labels, self.hparams["classes"])
+        logits: Tensor = self(images)
+        self._note(name, functional.cross_entropy(logits, labels), logits, labels)
+        return logits
+
+    def _note(self, name: str, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Log the mean over all images of the epoch, whatever the sizes of batches and processes' shares."""
+        accuracy, mean_loss = self.accuracy[f"{name}_"], self.loss[f"{name}_"]
+        assert isinstance(accuracy, Metric)
+        assert isinstance(mean_loss, Metric)
+        accuracy.update(logits, labels)
+        mean_loss.update(loss.detach(), len(labels))
+        options: dict[str, Any] = {"on_step": False, "on_epoch": True, "add_dataloader_idx": False}
+        self.log(f"{name}/accuracy", accuracy, **options)
+        self.log(f"{name}/loss", mean_loss, **options)
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Log loss and accuracy as val/; of a second loader as watched/, to draw and never to choose by."""
+        self._score(batch, ("val", "watched")[dataloader_idx])
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Log test/loss and test/accuracy, and count confusions."""
+        self.confusion.update(self._score(batch, "test"), batch[1])
+
+    def on_test_epoch_end(self) -> None:
+        """Set ``counts``, the confusion matrix (true class, predicted class) over all processes."""
+        self.counts = self.confusion.compute().cpu()
+        self.confusion.reset()
+
+    def predict_step(self, batch: tuple[Tensor, Tensor] | Tensor, batch_idx: int) -> Tensor:
+        """Return labels (B,) for images (B, 3, H, W), with or without labels beside them."""
+        images = batch if isinstance(batch, Tensor) else batch[0]
+        labels: Tensor = self(images).argmax(1)
+        return labels
+
+    def _epoch_so_far(self) -> dict[str, Metric]:
+        """Return what sums over the images of a training epoch, by name."""
+        found: dict[str, Any] = {"accuracy": self.accuracy["train_"], "loss": self.loss["train_"]}
+        return found
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save what an unfinished epoch has summed up, over all processes."""
+        if not self.trainer.is_last_batch:
+            checkpoint["epoch_so_far"] = {}
+            for name, metric in self._epoch_so_far().items():
+                with metric.sync_context():
+                    checkpoint["epoch_so_far"][name] = copy.deepcopy(metric.metric_state)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on from those sums: the first process, for all of them."""
+        for name, state in checkpoint.get("epoch_so_far", {}).items() if self.global_rank == 0 else ():
+            metric = self._epoch_so_far()[name]
+            for part, value in state.items():
+                setattr(metric, part, value.to(metric.device))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """AdamW with the groups head, top and rest; their rates are set as each epoch starts."""
+        groups = [{"params": parameters, "lr": rate} for rate, parameters in self.groups.values()]
+        return torch.optim.AdamW(groups, weight_decay=self.weight_decay)
