@@ -53,7 +53,8 @@ def main(args: Args) -> dict[str, Any]:
     """Measure, print and write the figures."""
     import torch
 
-    from rdfia.engine.runs import git_commit, write_json
+    from rdfia.common.environment import git_commit
+    from rdfia.engine.runs import write_json
 
     commit = git_commit()  # before anything changes
     measures = {"data": measure_data, "svm": measure_svm, "dann": measure_dann, "gan": measure_gan}

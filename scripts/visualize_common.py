@@ -193,7 +193,8 @@ def once(folder: Path, trainer: Any, name: str, work: Callable[[], Found]) -> Fo
     """
     import torch
 
-    from rdfia.engine.runs import is_dry_run, whole_file
+    from datamodules.files import atomic_file
+    from rdfia.common.environment import is_dry_run
 
     path = folder / PARTS / f"{name}.pt"
     if is_dry_run(trainer):
@@ -203,7 +204,7 @@ def once(folder: Path, trainer: Any, name: str, work: Callable[[], Found]) -> Fo
         found = work()
         buffer = io.BytesIO()  # torch hides the OSError of a full disk behind one of its own
         torch.save({"seconds": time.perf_counter() - started, "found": moved(found, "cpu")}, buffer)
-        with whole_file(path) as part:
+        with atomic_file(path) as part:
             part.write_bytes(buffer.getbuffer())
         return found
     kept: Found = moved(read_part(path)["found"], trainer.strategy.root_device)
@@ -246,12 +247,13 @@ def kept_as_png(folder: Path, trainer: Any, attack: str, name: str, image: Any) 
     """Write an image (3, H, W) in [0, 1] as PNG and return what reading it gives; nothing in a dry run."""
     from PIL import Image
 
-    from rdfia.engine.runs import is_dry_run, whole_file
+    from datamodules.files import atomic_file
+    from rdfia.common.environment import is_dry_run
 
     if is_dry_run(trainer):
         return image
     path = folder / "images" / f"{attack}_{name.replace(' ', '_')}.png"
-    with whole_file(path) as part:
+    with atomic_file(path) as part:
         pixels = (image * 255).round().byte().permute(1, 2, 0).cpu().numpy()
         Image.fromarray(pixels).save(part, format="png")
     return png(path)

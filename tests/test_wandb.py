@@ -19,6 +19,7 @@ from lightning.pytorch.loggers import WandbLogger
 from tiny import Tiny, arguments, rows, train
 from wandb_files import wandb_records
 
+from rdfia.common import environment
 from rdfia.engine import runs, wandb_run
 
 ROOT = Path(__file__).parents[1]
@@ -48,13 +49,13 @@ def test_a_run_of_a_sweep_has_the_id_of_the_sweep(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_SWEEP_ID", "sweep")
     monkeypatch.setenv("WANDB_RUN_ID", "abcd1234")
     trainer, folder, _ = train(arguments(tmp_path, wandb=True, max_epochs=1), Tiny())
-    (logger,) = runs.wandb_loggers(trainer)
+    (logger,) = wandb_run.wandb_loggers(trainer)
     assert logger.experiment.id == "abcd1234" == (folder / "wandb_id.txt").read_text()
     wandb_run.finish_last()
     monkeypatch.delenv("WANDB_SWEEP_ID")
     monkeypatch.delenv("WANDB_RUN_ID")
     trainer, _, _ = train(arguments(tmp_path, wandb=True, max_epochs=2), Tiny())  # goes on without its agent
-    (logger,) = runs.wandb_loggers(trainer)
+    (logger,) = wandb_run.wandb_loggers(trainer)
     assert logger.experiment.id == "abcd1234"
     wandb_run.finish_last()
 
@@ -105,7 +106,7 @@ def test_wandb_knows_flags_commit_and_versions(tmp_path, monkeypatch):
     assert summary["score"] == 1.0
     wandb_run.finish_last()
     assert config["batch_size"] == 4
-    assert config["commit"] == runs.git_commit()
+    assert config["commit"] == environment.git_commit()
     assert config["versions"]["torch"] == torch.__version__.split("+")[0]
 
 

@@ -18,10 +18,13 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from matplotlib.figure import Figure
 from PIL import Image
 
+from datamodules.files import atomic_file
+from rdfia.common.environment import is_dry_run
 from rdfia.common.memory import peak_memory
 from rdfia.common.progress import EVERY
 from rdfia.engine.command_line import Interrupted, requeue_job
-from rdfia.engine.runs import MetricsCSV, is_dry_run, save_figure, save_film, wandb_loggers, whole_file
+from rdfia.engine.runs import MetricsCSV, save_figure, save_film
+from rdfia.engine.wandb_run import wandb_loggers
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
@@ -37,7 +40,7 @@ class AtomicCheckpoints(TorchCheckpointIO):
         # Through memory: where the disk is full, torch hides the OSError behind one of its own.
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
-        with whole_file(Path(path)) as part:
+        with atomic_file(Path(path)) as part:
             part.write_bytes(buffer.getbuffer())
 
 
@@ -349,7 +352,7 @@ class Film(Callback):
         length = int(trainer.num_training_batches)
         batches, planned = trainer.current_epoch * length + batch_idx + 1, (trainer.max_epochs or 1) * length
         if batches % max(1, planned // self.frames) == 0 or batches == planned:
-            with torch.no_grad(), whole_file(self.folder / "film" / f"{batches:07d}.png") as part:
+            with torch.no_grad(), atomic_file(self.folder / "film" / f"{batches:07d}.png") as part:
                 Image.fromarray(self.draw(module)).save(part, format="png")
 
     def on_train_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:

@@ -15,7 +15,9 @@ import jinja2
 import lightning
 from PIL import Image, ImageSequence
 
-from rdfia.engine.runs import is_dry_run, read_results, row_name, spread, whole_file
+from datamodules.files import atomic_file
+from rdfia.common.environment import is_dry_run
+from rdfia.engine.runs import read_results, row_name, spread
 
 # Pixels: of a page on a large screen, and of each frame of a film.
 WIDTH, FRAME_WIDTH, FRAMES = 1400, 560, 40
@@ -271,7 +273,7 @@ def write_report(
     # Names of files and classes come from outside.
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     template = jinja2.Environment(loader=loader, autoescape=True).get_template("report.html")
-    with whole_file(path) as part:
+    with atomic_file(path) as part:
         table = answer(summary, runs) if summary else None
         part.write_text(template.render(title=title, chapters=content, summary=table))
 

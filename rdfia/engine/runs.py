@@ -8,21 +8,16 @@ No file there is ever half written.
 """
 
 import csv
-import functools
 import json
 import math
-import os
-import platform
 import re
 import shlex
 import shutil
 import subprocess
 import sys
 import time
-import uuid
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,75 +25,21 @@ import lightning
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from matplotlib.figure import Figure
 from PIL import Image
 
+from datamodules.files import atomic_file
+from rdfia.common.environment import device_name, git_commit, is_dry_run
 from rdfia.common.memory import peak_memory
-
-
-def is_first_process() -> bool:
-    """Return whether this is the process that writes files; right before a trainer exists, too."""
-    return getattr(rank_zero_only, "rank", 0) == 0
-
-
-def is_dry_run(trainer: lightning.Trainer) -> bool:
-    """Return whether the trainer only tries the code, so that nothing is to be written."""
-    return bool(trainer.fast_dev_run)  # type: ignore[attr-defined] # set at run time
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a path beside ``path`` that becomes it if the block succeeds: no file is ever half written."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")  # others may write the same file
-    try:
-        yield part
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+from rdfia.engine.wandb_run import wandb_loggers
 
 
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file, completely or not at all."""
-    with whole_file(path) as part:
+    with atomic_file(path) as part:
         part.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
-
-
-class TolerantWandbLogger(WandbLogger):
-    """Logs to Weights & Biases; once that fails, the run goes on without it."""
-
-    failed = False
-
-    def _attempt(self, work: Callable[..., Any], *given: Any) -> None:
-        """Call something of W&B's, unless an earlier call failed."""
-        if self.failed:
-            return
-        try:
-            work(*given)
-        except Exception as error:
-            self.failed = True
-            warnings.warn(f"going on without Weights & Biases: {error}", stacklevel=3)
-
-    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Log numbers, pictures and tables."""
-        self._attempt(super().log_metrics, metrics, step)
-
-    def log_hyperparams(self, params: Any) -> None:
-        """Log settings."""
-        self._attempt(super().log_hyperparams, params)
-
-    def log_summary(self, values: Mapping[str, Any]) -> None:
-        """Say what W&B's own table of runs, and a sweep, goes by."""
-        self._attempt(lambda: self.experiment.summary.update(values))
-
-
-def wandb_loggers(trainer: lightning.Trainer) -> list[TolerantWandbLogger]:
-    """Return the trainer's loggers to Weights & Biases: one if that is on."""
-    return [logger for logger in trainer.loggers if isinstance(logger, TolerantWandbLogger)]
 
 
 class MetricsCSV(Logger):
@@ -168,7 +109,7 @@ class MetricsCSV(Logger):
         """Write the file anew, completely or not at all."""
         rows = [self.rows[key] for key in sorted(self.rows)]
         names = sorted({name for row in rows for name in row} - {"step", "epoch"})
-        with whole_file(self.path) as part, part.open("w", newline="") as file:
+        with atomic_file(self.path) as part, part.open("w", newline="") as file:
             writer = csv.DictWriter(file, ["step", "epoch", *names])
             writer.writeheader()
             writer.writerows(rows)
@@ -205,7 +146,7 @@ def save_figure(folder: Path, name: str, figure: Figure, trainer: lightning.Trai
     if is_dry_run(trainer):
         return
     path = folder / "figures" / f"{name}.png"
-    with whole_file(path) as part:
+    with atomic_file(path) as part:
         figure.savefig(part, format="png", dpi=120, bbox_inches="tight")  # labels may stand out
     for logger in wandb_loggers(trainer):
         logger.log_image(name.split("_epoch_")[0], [str(path)])
@@ -227,71 +168,18 @@ def save_film(folder: Path, name: str, frames: list[np.ndarray], trainer: lightn
     first, *rest = [Image.fromarray(frame) for frame in frames]
     shown = [100] * len(rest) + [2000]
     film = folder / "figures" / f"{name}.gif"
-    with whole_file(film) as part:
+    with atomic_file(film) as part:
         first.save(part, format="gif", save_all=True, append_images=rest, duration=shown, loop=0)
     ffmpeg = shutil.which("ffmpeg")
     if ffmpeg:
         # Players want even sides, and colours at half the size.
         even = ["-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2", "-pix_fmt", "yuv420p"]
         try:
-            with whole_file(film.with_suffix(".mp4")) as part:
+            with atomic_file(film.with_suffix(".mp4")) as part:
                 command = [ffmpeg, "-y", "-loglevel", "error", "-i", str(film), *even, "-f", "mp4", str(part)]
                 subprocess.run(command, check=True, capture_output=True)
         except (OSError, subprocess.CalledProcessError) as error:
             print(f"no {film.with_suffix('.mp4').name}: ffmpeg failed, {error}", file=sys.stderr)
-
-
-@functools.cache
-def git_commit() -> str:
-    """Return the commit of the code, with ``-dirty`` if files differ from it; ``unknown`` outside git.
-
-    Asked for at the start of a run, it stays what it was: the files may change while the run goes on.
-    """
-    try:
-        command = ["git", "describe", "--always", "--abbrev=12", "--dirty", "--exclude=*"]
-        return subprocess.run(
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
-def has_bfloat16_cpu() -> bool:
-    """Return whether this CPU has instructions for bfloat16: without them it is about six times slower."""
-    with suppress(OSError):  # Linux: of x86, and of Arm
-        words = set(Path("/proc/cpuinfo").read_text().split())
-        return bool(words & {"avx512_bf16", "amx_bf16", "bf16"})
-    return _sysctl("hw.optional.arm.FEAT_BF16") == "1"
-
-
-def processor() -> str:
-    """Return the name of this machine's CPU, and whether it has bfloat16: times mean nothing without."""
-    name = _sysctl("machdep.cpu.brand_string") or platform.processor() or platform.machine()
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                name = line.partition(":")[2].strip()
-                break
-    return f"{name}, bfloat16" if has_bfloat16_cpu() else name
-
-
-def _sysctl(name: str) -> str:
-    """Return what macOS says of a name; nothing elsewhere."""
-    if platform.system() == "Darwin":
-        with suppress(OSError, subprocess.CalledProcessError):
-            found = subprocess.run(["sysctl", "-n", name], capture_output=True, text=True, check=True)
-            return found.stdout.strip()
-    return ""
-
-
-def device_name(trainer: lightning.Trainer) -> str:
-    """Return what the run computed on, such as ``CPU (AMD EPYC, bfloat16), 2 threads``."""
-    device = trainer.strategy.root_device
-    if device.type == "cuda":
-        return f"{trainer.world_size} x {torch.cuda.get_device_name(device)}"
-    processes = f"{trainer.world_size} processes of " if trainer.world_size > 1 else ""
-    threads = torch.get_num_threads()
-    return f"{processes}CPU ({processor()}), {threads} thread{'s' if threads > 1 else ''}"
 
 
 def write_results(

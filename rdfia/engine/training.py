@@ -21,6 +21,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint, Timer, TQDMPr
 from lightning.pytorch.loggers import Logger
 from torch import distributed, nn
 
+from rdfia.common.environment import git_commit, is_dry_run, is_first_process
 from rdfia.engine import lock
 from rdfia.engine.callbacks import (
     AtomicCheckpoints,
@@ -32,14 +33,7 @@ from rdfia.engine.callbacks import (
 from rdfia.engine.command_line import SLURM_JOB, Checked, Interrupted, TrainerArgs
 from rdfia.engine.devices import check_devices, exact_float32, processes, say_format, settle
 from rdfia.engine.profile import TimeTable
-from rdfia.engine.runs import (
-    MetricsCSV,
-    git_commit,
-    is_dry_run,
-    is_first_process,
-    read_results,
-    write_json,
-)
+from rdfia.engine.runs import MetricsCSV, read_results, write_json
 from rdfia.engine.wandb_run import wandb_logger
 
 # Lightning warns of what is meant here: the judge and the averaged generator are in eval mode, data in

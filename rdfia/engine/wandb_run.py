@@ -8,6 +8,7 @@ import socket
 import sys
 import uuid
 import warnings
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
@@ -16,11 +17,46 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import lightning
+from lightning.pytorch.loggers import WandbLogger
 
-from rdfia.engine.runs import TolerantWandbLogger, git_commit, is_first_process, wandb_loggers, whole_file
+from datamodules.files import atomic_file
+from rdfia.common.environment import git_commit, is_first_process
 
 FINISH_SECONDS = 60  # that a run waits for its last upload: without a network W&B would try for hours
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "scikit-learn", "numpy")
+
+
+class TolerantWandbLogger(WandbLogger):
+    """Logs to Weights & Biases; once that fails, the run goes on without it."""
+
+    failed = False
+
+    def _attempt(self, work: Callable[..., Any], *given: Any) -> None:
+        """Call something of W&B's, unless an earlier call failed."""
+        if self.failed:
+            return
+        try:
+            work(*given)
+        except Exception as error:
+            self.failed = True
+            warnings.warn(f"going on without Weights & Biases: {error}", stacklevel=3)
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Log numbers, pictures and tables."""
+        self._attempt(super().log_metrics, metrics, step)
+
+    def log_hyperparams(self, params: Any) -> None:
+        """Log settings."""
+        self._attempt(super().log_hyperparams, params)
+
+    def log_summary(self, values: Mapping[str, Any]) -> None:
+        """Say what W&B's own table of runs, and a sweep, goes by."""
+        self._attempt(lambda: self.experiment.summary.update(values))
+
+
+def wandb_loggers(trainer: lightning.Trainer) -> list[TolerantWandbLogger]:
+    """Return the trainer's loggers to Weights & Biases: one if that is on."""
+    return [logger for logger in trainer.loggers if isinstance(logger, TolerantWandbLogger)]
 
 
 def wandb_logger(name: str, folder: Path, flags: dict[str, Any]) -> TolerantWandbLogger | None:
@@ -81,7 +117,7 @@ def _wandb_id(path: Path) -> str | None:
     known = path.exists() and re.fullmatch(r"[a-z0-9]+", path.read_text(errors="replace"))
     of_sweep = os.environ.get("WANDB_RUN_ID") if "WANDB_SWEEP_ID" in os.environ else None
     if is_first_process() and (of_sweep or not known):
-        with whole_file(path) as part:
+        with atomic_file(path) as part:
             part.write_text(of_sweep or uuid.uuid4().hex[:8])
     return path.read_text() if path.exists() else None
 

@@ -21,9 +21,10 @@ from safetensors.torch import save_file
 from torch import Tensor, distributed, nn
 from torch.nn import functional
 
+from datamodules.files import atomic_file
 from rdfia.common.backbones import Backbone
+from rdfia.common.environment import is_first_process
 from rdfia.common.progress import progress as shown
-from rdfia.engine.runs import is_first_process, whole_file
 from rdfia.transfer.linear_svm import Features, Scaling, gram_matrix, signed_root, standardized, unit_length
 
 
@@ -181,7 +182,7 @@ def save_cached(folder: Path | None, recipe: Mapping[str, Any], values: Tensor |
         for part in folder.glob(".*.part"):  # which a kill left
             if time.time() - part.stat().st_mtime > 86400:
                 part.unlink()
-        with whole_file(_cache_path(folder, recipe)) as part:
+        with atomic_file(_cache_path(folder, recipe)) as part:
             kept = values.cpu().contiguous()
             metadata = {"recipe": json.dumps(recipe), "crc32": _checksum(kept)}
             save_file({"values": kept}, part, metadata=metadata)

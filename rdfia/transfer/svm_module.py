@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, distributed, nn
 from torchmetrics.classification import MulticlassAccuracy
 
+from datamodules.files import atomic_file
 from rdfia.common.backbones import load_backbone
 from rdfia.common.literals import check_choices
-from rdfia.engine.runs import whole_file
 from rdfia.transfer.features import layer_features, weights_hash
 from rdfia.transfer.linear_svm import (
     LinearClassifier,
@@ -258,7 +258,7 @@ class FeatureExtractorSVM(lightning.LightningModule):
                 weight.data = torch.zeros(1, device=self.device).expand(weight.shape)
         batch = torch.export.Dim("batch")
         program = torch.export.export(whole, (example,), dynamic_shapes=({0: batch},), strict=False)
-        with whole_file(Path(path)) as part, part.open("wb") as file:
+        with atomic_file(Path(path)) as part, part.open("wb") as file:
             torch.export.save(program, file)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:

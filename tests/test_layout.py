@@ -1,0 +1,90 @@
+"""Who imports whom: techniques know nothing of each other, data nothing of techniques."""
+
+import ast
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import datamodules
+import rdfia
+
+ROOT = Path(__file__).parents[1]
+TECHNIQUES = ("transfer", "interpret", "adaptation", "generation")
+# Of the data, what knows no data set: how files are written, and where each set lies.
+NO_DATA = ("datamodules.files", "datamodules.layouts")
+
+
+def modules(folder: str) -> list[Path]:
+    """Return the modules of a folder, those of folders in it too."""
+    found = sorted((ROOT / folder).rglob("*.py"))
+    assert found, folder
+    return found
+
+
+def imported(path: Path) -> set[str]:
+    """Return the dotted names of all modules of ours that a file imports, at its top or inside."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path} imports relatively"
+            assert node.module
+            inside = (ROOT / Path(*node.module.split("."))).is_dir()
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} if inside else {node.module}
+    return {name for name in found if name.split(".")[0] in ("rdfia", "datamodules", "scripts")}
+
+
+@pytest.mark.parametrize("technique", TECHNIQUES)
+def test_a_technique_stands_on_itself_and_on_what_all_share(technique):
+    allowed = (f"rdfia.{technique}.", "rdfia.common.", *NO_DATA)
+    for path in modules(f"rdfia/{technique}"):
+        strange = {name for name in imported(path) if not name.startswith(allowed)}
+        assert not strange, f"{path} imports {strange}"
+
+
+def test_what_all_share_knows_no_technique():
+    allowed = {"common": ("rdfia.common.", *NO_DATA)}
+    allowed["engine"] = ("rdfia.engine.", *allowed["common"])
+    for room, names in allowed.items():
+        for path in modules(f"rdfia/{room}"):
+            strange = {name for name in imported(path) if not name.startswith(names)}
+            assert not strange, f"{path} imports {strange}"
+
+
+def test_data_knows_no_technique():
+    for path in modules("datamodules"):
+        strange = {name for name in imported(path) if not name.startswith("datamodules.")}
+        assert not strange, f"{path} imports {strange}"
+
+
+def test_modules_do_not_import_in_circles():
+    graph = {}
+    for folder in ("rdfia", "datamodules"):
+        for path in modules(folder):
+            if path.name != "__init__.py":  # of the packages, which name what lives in them
+                graph[".".join(path.relative_to(ROOT).with_suffix("").parts)] = imported(path)
+    while ends := {name for name, targets in graph.items() if not targets & graph.keys()}:
+        graph = {name: targets for name, targets in graph.items() if name not in ends}
+    assert not graph, f"in a circle, or importing one: {sorted(graph)}"
+
+
+@pytest.mark.parametrize("package", [rdfia, datamodules])
+def test_public_names_are_there(package):
+    assert package.__all__ == sorted(package._HOMES)
+    for name in package.__all__:
+        assert getattr(package, name) is getattr(
+            importlib.import_module(f"{package.__name__}.{package._HOMES[name]}"), name
+        )
+    assert set(package.__all__) <= set(dir(package))
+    with pytest.raises(AttributeError, match="has no attribute 'nonsense'"):
+        package.nonsense  # noqa: B018 - asking is what is tested
+
+
+def test_importing_the_packages_imports_nothing_else():
+    code = "import sys, rdfia, datamodules; print([n for n in ('torch', 'numpy', 'PIL') if n in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
