@@ -46,7 +46,7 @@ from benchmark_gan import measure_gan
 from benchmark_seeing import measure_seeing
 from benchmark_svm import measure_svm
 
-from rdfia.engine.command_line import run_script
+from rdfia.engine.cli import run_script
 
 
 def main(args: Args) -> dict[str, Any]:

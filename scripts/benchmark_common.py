@@ -14,7 +14,7 @@ import tyro
 if TYPE_CHECKING:
     import lightning
 
-    from rdfia.engine.command_line import Precision
+    from rdfia.engine.args import Precision
 
 BATCH_SIZE = 128
 WARM = 5  # steps before those that count
@@ -93,7 +93,7 @@ def seconds_a_batch(
     import lightning
 
     from rdfia.engine import training
-    from rdfia.engine.command_line import TrainerArgs
+    from rdfia.engine.args import TrainerArgs
 
     class Clock(lightning.Callback):
         def on_train_batch_start(self, *step: Any) -> None:

@@ -21,7 +21,7 @@ from benchmark_common import (
 from gan_tables import LADDER
 
 if TYPE_CHECKING:
-    from rdfia.engine.command_line import Precision
+    from rdfia.engine.args import Precision
 
 
 def measure_gan(args: Args) -> dict[str, Any]:

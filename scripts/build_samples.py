@@ -22,7 +22,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from datamodules.files import SAMPLES
-from rdfia.engine.command_line import run_script
+from rdfia.engine.cli import run_script
 
 TEST_PER_CLASS = 100
 LONGER_SIDE = 384

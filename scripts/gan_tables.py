@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from rdfia.engine.command_line import part_of
+from rdfia.engine.args import part_of
 
 if TYPE_CHECKING:
     from train_gan import GANArgs
@@ -110,7 +110,7 @@ def compare(
         data: What all are trained on.
     """
     from rdfia.common import plots
-    from rdfia.engine import callbacks, devices, runs, training, wandb_run
+    from rdfia.engine import devices, errors, runs, training, wandb_run
 
     module = build(args)
     if (args.output_dir / args.name / "metrics.csv").exists() and not args.overwrite:
@@ -130,7 +130,7 @@ def compare(
         print(f"{row}, seed {seed}")
         try:
             found[row].append(training.finished(one, build(one), data) or train_one(one))
-        except callbacks.Diverged:  # which is written down all the same, but for a dry run
+        except errors.Diverged:  # which is written down all the same, but for a dry run
             if args.fast_dev_run:
                 raise
             found[row].append(runs.read_results(folder / name / "results.json"))

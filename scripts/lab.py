@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from rdfia.engine.command_line import Failed, Interrupted, run_script
+from rdfia.engine.cli import run_script
+from rdfia.engine.errors import Failed, Interrupted
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection

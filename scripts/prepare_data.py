@@ -22,7 +22,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from rdfia.engine.command_line import run_script
+from rdfia.engine.cli import run_script
 
 What = Literal[
     "mnist", "mnist-m", "bsds500", "usps", "scene15", "imagenet-samples", "weights", "all", "check"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import train_gan
 from gan_tables import compare
 
-from rdfia.engine.command_line import run_script
+from rdfia.engine.cli import run_script
 
 if TYPE_CHECKING:
     import torch

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from dann_figures import draw, outputs
 
-from rdfia.engine.command_line import TrainerArgs, check_part, part_of, run_script
+from rdfia.engine.args import TrainerArgs, check_part, part_of
+from rdfia.engine.cli import run_script
 
 if TYPE_CHECKING:
     import lightning
@@ -325,7 +326,7 @@ def main(args: Args) -> dict[str, Any]:
     from rdfia.adaptation.dann import DANNModule
     from rdfia.adaptation.scores import information
     from rdfia.common import plots
-    from rdfia.engine import callbacks, devices, runs, training, wandb_run
+    from rdfia.engine import devices, errors, runs, training, wandb_run
 
     args = devices.settle(args)
     asked = args.row()
@@ -389,7 +390,7 @@ def main(args: Args) -> dict[str, Any]:
                     scores, student, trainer = self_train(teacher, module, digits, data)
                     found.setdefault(named, {})[seed] = scores | looked_at(student)
                     modules.setdefault(named, student)
-            except callbacks.Diverged as error:  # a row of the table that says so
+            except errors.Diverged as error:  # a row of the table that says so
                 if not (found or len(mine) > 1):
                     raise
                 print(error)
@@ -399,7 +400,7 @@ def main(args: Args) -> dict[str, Any]:
         return {}
     trained = [scores for one in found.values() for scores in one.values() if "seconds" in scores]
     if not trained:
-        raise callbacks.Diverged(f"all rows diverged, see the folders in {folder}")
+        raise errors.Diverged(f"all rows diverged, see the folders in {folder}")
     if not trainer.is_global_zero:
         return {}
 

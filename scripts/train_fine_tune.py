@@ -6,7 +6,8 @@ Example: python scripts/train_fine_tune.py --data-dir data --unfreeze-top-at 4 -
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from rdfia.engine.command_line import TrainerArgs, run_script
+from rdfia.engine.args import TrainerArgs
+from rdfia.engine.cli import run_script
 
 
 @dataclass(frozen=True)

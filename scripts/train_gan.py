@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from gan_tables import ABLATION, LADDER, TRIED, compare
 
-from rdfia.engine.command_line import TrainerArgs, check_part, run_script
+from rdfia.engine.args import TrainerArgs, check_part
+from rdfia.engine.cli import run_script
 
 if TYPE_CHECKING:
     import numpy as np
@@ -269,7 +270,7 @@ def run(
     import lightning
 
     from rdfia.common import plots
-    from rdfia.engine import callbacks, runs, training, wandb_run
+    from rdfia.engine import callbacks, errors, runs, training, wandb_run
     from rdfia.generation.digit_judge import FIRST_JUDGED, score_images
 
     lightning.seed_everything(args.seed, workers=True, verbose=False)
@@ -301,7 +302,7 @@ def run(
     diverged = None
     try:
         seconds = training.fit(args, trainer, module, digits)
-    except callbacks.Diverged as error:  # scored all the same: that too is a result
+    except errors.Diverged as error:  # scored all the same: that too is a result
         diverged, seconds = error, training.seconds_trained(trainer)
     held_out = args.score_on in ("held-out", "both")
     loader = digits.val_dataloader() if held_out else digits.test_dataloader()

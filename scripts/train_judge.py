@@ -18,7 +18,7 @@ from torch.nn import functional
 from datamodules.files import atomic_file, data_root
 from datamodules.mnist import load_mnist, to_size
 from datamodules.tensors import ImageTensors, ShuffledBatches
-from rdfia.engine.command_line import run_script
+from rdfia.engine.cli import run_script
 from rdfia.generation.digit_judge import FIRST_JUDGED, WEIGHTS, DigitJudge
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from rdfia.engine.command_line import TrainerArgs, run_script
+from rdfia.engine.args import TrainerArgs
+from rdfia.engine.cli import run_script
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from visualize_layers import (
 )
 from visualize_saliency import Saliency, prepare_saliency
 
-from rdfia.engine.command_line import run_script
+from rdfia.engine.cli import run_script
 
 Args = (
     Annotated[Describe, tyro.conf.subcommand("describe")]

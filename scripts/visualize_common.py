@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from rdfia.engine.command_line import TrainerArgs
+from rdfia.engine.args import TrainerArgs
 
 if TYPE_CHECKING:
     import torch

@@ -18,7 +18,9 @@ import train_svm
 import visualize_attacks
 
 from rdfia.engine import devices
-from rdfia.engine.command_line import LONGEST_NAME, Failed, TrainerArgs, out_of_memory, run_script
+from rdfia.engine.args import LONGEST_NAME, TrainerArgs
+from rdfia.engine.cli import out_of_memory, run_script
+from rdfia.engine.errors import Failed
 from rdfia.generation.gan import GANModule
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"

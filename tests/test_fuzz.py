@@ -28,7 +28,8 @@ from datamodules.images import decode_all
 from datamodules.mnist import load_mnist
 from rdfia.common.backbones import load_backbone
 from rdfia.engine import report
-from rdfia.engine.command_line import Failed, run_script
+from rdfia.engine.cli import run_script
+from rdfia.engine.errors import Failed
 from rdfia.engine.runs import read_results
 
 

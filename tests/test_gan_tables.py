@@ -11,7 +11,7 @@ from gan_tables import ABLATION, LADDER, TRIED, verdict
 from test_train_gan import small
 from train_gan import Args, main, module_flags
 
-from rdfia.engine.callbacks import Diverged
+from rdfia.engine.errors import Diverged
 from rdfia.generation.gan import GANModule
 
 

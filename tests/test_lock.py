@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from rdfia.engine import lock, training
-from rdfia.engine.command_line import TrainerArgs
+from rdfia.engine.args import TrainerArgs
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from rdfia import lock
+from rdfia.engine import lock
 try:
     lock.take(Path(sys.argv[1]))
 except ValueError as error:

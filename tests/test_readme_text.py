@@ -8,7 +8,7 @@ import sys
 import pytest
 from test_readme import README, ROOT, results
 
-from rdfia.engine.command_line import parse
+from rdfia.engine.cli import parse
 from rdfia.engine.runs import spread, wilson
 
 RESULTS = README[README.index("## Results") : README.index("## The questions of the practical")]

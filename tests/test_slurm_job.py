@@ -13,8 +13,9 @@ import pytest
 import torch
 from tiny import Tiny, arguments, rows, train
 
-from rdfia.engine import command_line, devices, training
-from rdfia.engine.command_line import Interrupted, TrainerArgs
+from rdfia.engine import cli, devices, slurm, training
+from rdfia.engine.args import TrainerArgs
+from rdfia.engine.errors import Interrupted
 
 ROOT = Path(__file__).parents[1]
 TWO_NODES = {"SLURM_NTASKS": "4", "SLURM_NNODES": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_STEP_ID": "0"}
@@ -72,7 +73,7 @@ def test_a_job_in_the_queue_again_overwrites_what_was_there_before_it_alone(tmp_
 
 def test_other_tasks_wait_until_the_first_has_begun_the_run_anew(tmp_path, monkeypatch):
     train(arguments(tmp_path, max_epochs=1), Tiny())
-    mark = tmp_path / "runs" / "run" / command_line.SLURM_JOB
+    mark = tmp_path / "runs" / "run" / slurm.SLURM_JOB
     mark.write_text("7")
     monkeypatch.setenv("SLURM_JOB_ID", "8")
     monkeypatch.setattr(training, "is_first_process", lambda: False)
@@ -109,10 +110,10 @@ def test_a_task_of_a_job_array_is_queued_again_by_its_own_number(tmp_path, monke
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     for name, value in (("JOB_ID", 9), ("ARRAY_JOB_ID", 8), ("ARRAY_TASK_ID", 3)):
         monkeypatch.setenv(f"SLURM_{name}", str(value))
-    command_line.requeue_job()
+    slurm.requeue_job()
     assert (tmp_path / "asked").read_text() == "requeue 8_3\n"
     scontrol.write_text("#!/bin/sh\necho no such job >&2\nexit 1\n")
-    command_line.requeue_job()
+    slurm.requeue_job()
     assert "not requeued, submit the job again: scontrol requeue 8_3: no such job" in capsys.readouterr().err
 
 
@@ -126,7 +127,7 @@ def test_out_of_time_where_nothing_trains_the_job_is_queued_again(tmp_path, monk
     handler = signal.getsignal(signal.SIGUSR1)
     try:
         with pytest.raises(SystemExit) as stopped:
-            command_line.run_script(lambda args: os.kill(os.getpid(), signal.SIGUSR1), TrainerArgs)
+            cli.run_script(lambda args: os.kill(os.getpid(), signal.SIGUSR1), TrainerArgs)
     finally:
         signal.signal(signal.SIGUSR1, handler)
     assert stopped.value.code == 130

@@ -14,7 +14,7 @@ from conftest import write_mnist, write_mnist_m, write_usps
 from train_dann import ABLATION, SELECTIONS, Args, main
 
 from rdfia.adaptation.dann import PAPER, DANNModule
-from rdfia.engine.callbacks import Diverged
+from rdfia.engine.errors import Diverged
 from rdfia.engine.runs import read_metrics
 
 DEFAULTS = inspect.signature(DANNModule).parameters

@@ -19,7 +19,8 @@ from gan_tables import ABLATION, TRIED
 from PIL import Image
 from train_gan import Args, halfway_scores, loss_numbers, main, module_flags, walks
 
-from rdfia.engine.command_line import Interrupted, run_script
+from rdfia.engine.cli import run_script
+from rdfia.engine.errors import Interrupted
 from rdfia.generation.gan import PRACTICAL, GANModule
 
 ROOT = Path(__file__).parents[1]

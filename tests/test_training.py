@@ -10,8 +10,8 @@ import torch
 from tiny import Data, Tiny, arguments, rows, train
 
 from rdfia.common.plots import curves, image_grids
-from rdfia.engine import callbacks, command_line, devices, runs, training
-from rdfia.engine.command_line import Checked, Interrupted
+from rdfia.engine import args, callbacks, devices, errors, runs, training
+from rdfia.engine.errors import Checked, Interrupted
 
 
 def test_a_run_leaves_what_the_report_reads(tmp_path, monkeypatch):
@@ -280,7 +280,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_last_good_checkp
         args, folder, monitor="val/score", mode="min", callbacks=[], losses=("train/loss",)
     )
     expected = rf"train/loss is inf after batch {batch} of epoch {epoch}; .*last.ckpt is from before; take sm"
-    with pytest.raises(callbacks.Diverged, match=expected):
+    with pytest.raises(errors.Diverged, match=expected):
         training.fit(args, trainer, module, Data())
     saved = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
     assert saved["global_step"] == 5
@@ -296,7 +296,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, bad, signal_at):
             if self.batches == bad:
                 self.weight.data.fill_(math.nan)
 
-    with pytest.raises(callbacks.Diverged, match=r"weight is not finite in epoch 2; .*last.ckpt is"):
+    with pytest.raises(errors.Diverged, match=r"weight is not finite in epoch 2; .*last.ckpt is"):
         train(arguments(tmp_path), Breaks(signal_at=signal_at))
     saved = torch.load(tmp_path / "runs" / "run" / "checkpoints" / "last.ckpt", weights_only=True)
     assert saved["global_step"] == 5
@@ -380,8 +380,8 @@ def test_parts_do_not_delete_each_other():
         ((2, 2), False, "--part counts"),
     ):
         with pytest.raises(ValueError, match=said):
-            command_line.check_part(part, overwrite)
-    command_line.check_part((1, 2), False)
+            args.check_part(part, overwrite)
+    args.check_part((1, 2), False)
 
 
 @pytest.mark.parametrize(("panels", "rows"), [(1, 1), (4, 1), (5, 2), (9, 3)])

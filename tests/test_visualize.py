@@ -25,7 +25,7 @@ from visualize_saliency import last_maps
 
 from rdfia.common import backbones
 from rdfia.common.backbones import classify, imagenet_classes, load_backbone
-from rdfia.engine.command_line import run_script
+from rdfia.engine.cli import run_script
 from rdfia.interpret.activations import activation_maps
 
 SAMPLE = Path("sample")

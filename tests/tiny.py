@@ -9,7 +9,7 @@ import torch
 
 from datamodules.tensors import BatchLoader, EveryItemOnce, ImageTensors, ShuffledBatches
 from rdfia.engine import training
-from rdfia.engine.command_line import TrainerArgs
+from rdfia.engine.args import TrainerArgs
 
 
 class Tiny(lightning.LightningModule):

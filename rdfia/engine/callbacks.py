@@ -22,8 +22,9 @@ from datamodules.files import atomic_file
 from rdfia.common.environment import is_dry_run
 from rdfia.common.memory import peak_memory
 from rdfia.common.progress import EVERY
-from rdfia.engine.command_line import Interrupted, requeue_job
+from rdfia.engine.errors import Diverged, Interrupted
 from rdfia.engine.runs import MetricsCSV, save_figure, save_film
+from rdfia.engine.slurm import requeue_job
 from rdfia.engine.wandb_run import wandb_loggers
 
 
@@ -128,10 +129,6 @@ class StopCleanly(Callback):
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._handlers.clear()
-
-
-class Diverged(ValueError):  # noqa: N818 - it says what became of the run
-    """A loss is not a number any more, or infinite."""
 
 
 def refuse_broken_weights(module: lightning.LightningModule, last: Path) -> None:

@@ -11,7 +11,7 @@ from typing import TypeVar
 import torch
 
 from rdfia.common.environment import has_bfloat16_cpu, is_first_process
-from rdfia.engine.command_line import TrainerArgs
+from rdfia.engine.args import TrainerArgs
 
 Flags = TypeVar("Flags", bound=TrainerArgs)
 FORMATS = ("float32", "bf16-mixed", "16-mixed")

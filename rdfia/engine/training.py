@@ -23,6 +23,7 @@ from torch import distributed, nn
 
 from rdfia.common.environment import git_commit, is_dry_run, is_first_process
 from rdfia.engine import lock
+from rdfia.engine.args import TrainerArgs
 from rdfia.engine.callbacks import (
     AtomicCheckpoints,
     EpochLines,
@@ -30,10 +31,11 @@ from rdfia.engine.callbacks import (
     StopCleanly,
     StopWhereLossesDiverge,
 )
-from rdfia.engine.command_line import SLURM_JOB, Checked, Interrupted, TrainerArgs
 from rdfia.engine.devices import check_devices, exact_float32, processes, say_format, settle
+from rdfia.engine.errors import Checked, Interrupted
 from rdfia.engine.profile import TimeTable
 from rdfia.engine.runs import MetricsCSV, read_results, write_json
+from rdfia.engine.slurm import SLURM_JOB
 from rdfia.engine.wandb_run import wandb_logger
 
 # Lightning warns of what is meant here: the judge and the averaged generator are in eval mode, data in

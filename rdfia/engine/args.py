@@ -1,0 +1,125 @@
+"""Flags of all trainer scripts, and what no flag can be.
+
+Imports neither torch nor Lightning, so that ``--help`` and a misspelt flag are answered at once.
+"""
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from rdfia.engine.slurm import SLURM_JOB
+
+Item = TypeVar("Item")
+LONGEST_NAME = 100  # bytes: a row of a table adds its own, and no file system takes more than 255
+# The most that flags can be: beyond, nothing works, and it is better said before data is read.
+MOST_OF_ALL = 10_000_000
+MOST = {"seed": 2**32 - 1, "seeds": 2**32 - 1, "max_epochs": 1_000_000, "batch_size": 1_000_000}
+MOST |= {"latent_dim": 100_000, "groups": 10_000, "domain_width": 100_000, "hidden": 100_000}
+MOST |= {"generator_features": 4096, "discriminator_features": 4096, "image_size": 4096, "grids": 512}
+MOST |= {"devices": 4096, "num_nodes": 4096, "folds": 1000, "splits": 1000, "components": 1_000_000}
+MOST |= {"samples": 100_000, "steps": 1_000_000, "frames": 10_000, "patch_steps": 1_000_000}
+Precision = Literal["auto", "float32", "bf16-mixed", "16-mixed"]
+
+
+@dataclass(frozen=True)
+class TrainerArgs:
+    """Flags of every trainer script."""
+
+    data_dir: Path | None = None
+    """Data folder, or `sample`; else $RDFIA_DATA, else ./data."""
+    name: str = "run"
+    """Of the run folder; the same goes on."""
+    output_dir: Path = Path("runs")
+    """Where run folders are made."""
+    overwrite: bool = False
+    """Delete the run folder first."""
+    max_epochs: int = 5
+    """Passes over the training data."""
+    batch_size: int = 128
+    """Images in a step, over all processes."""
+    seed: int = 0
+    """Of weights, order and latents."""
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    """Kind of device."""
+    devices: int | None = None
+    """Processes on each node."""
+    num_nodes: int | None = None
+    """Nodes."""
+    precision: Precision = "auto"
+    """Number format; auto: bf16 if the device has it."""
+    compile: bool = False
+    """Compile the networks."""
+    profile: bool = False
+    """Tell where the time goes."""
+    wandb: bool = False
+    """Log to Weights & Biases too."""
+    fast_dev_run: bool = False
+    """Try a few batches, write nothing."""
+    check: bool = False
+    """Check flags, data, folder."""
+
+    def needs(self) -> tuple[str, ...]:
+        """Return the data sets that are read, by the names of `datamodules.layouts.FIND`."""
+        return ()
+
+    def __post_init__(self) -> None:
+        check_values(self)
+        limits = {"max_epochs": 1, "batch_size": 1, "seed": 0, "devices": 1, "num_nodes": 1}
+        for name, smallest in limits.items():
+            value = getattr(self, name)
+            if value is not None and value < smallest:
+                raise ValueError(f"--{name.replace('_', '-')} is at least {smallest}, got {value}")
+        if (
+            self.name != Path(self.name).name
+            or self.name in ("", "..")
+            or not self.name.isprintable()
+            or any(
+                sign in self.name for sign in ':*?"<>|\\'
+            )  # as rows are named on pages, and on other systems
+        ):
+            raise ValueError(f"--name is a folder name, got {self.name[:40]!r}")
+        if (size := len(self.name.encode())) > LONGEST_NAME:
+            raise ValueError(f"--name has at most {LONGEST_NAME} bytes, {self.name[:20]!r}… has {size}")
+        if int(os.environ.get("SLURM_RESTART_COUNT", "0")):
+            mark = self.output_dir / self.name / SLURM_JOB
+            if mark.exists() and mark.read_text() == os.environ["SLURM_JOB_ID"]:
+                object.__setattr__(self, "overwrite", False)  # in the queue again, the job goes on
+
+
+def check_values(args: Any) -> None:
+    """Check what no flag can be: a number that is not finite, or larger than any machine could do.
+
+    Raises:
+        ValueError: One is.
+    """
+    for name, value in vars(args).items():
+        flag = f"--{name.replace('_', '-')}"
+        for one in value if isinstance(value, tuple) else (value,):
+            if isinstance(one, float) and not math.isfinite(one):
+                raise ValueError(f"{flag} is a finite number, got {one}")
+            most = MOST.get(name, MOST_OF_ALL)
+            if isinstance(one, int) and not isinstance(one, bool) and one > most:
+                raise ValueError(f"{flag} is at most {most:,}, got {one:,}")
+    seeds = getattr(args, "seeds", ())
+    if len(set(seeds)) < len(seeds):
+        twice = next(seed for seed in seeds if seeds.count(seed) > 1)
+        raise ValueError(f"--seeds are different from each other, got {twice} {seeds.count(twice)} times")
+
+
+def check_part(part: tuple[int, int] | None, overwrite: bool) -> None:
+    """Check ``--part``: one, from 0, of so many.
+
+    Raises:
+        ValueError: There is no such part, or it would delete the others.
+    """
+    if part is not None and overwrite:
+        raise ValueError("--overwrite with --part deletes the other parts; delete the run folder first")
+    if part is not None and not 0 <= part[0] < part[1]:
+        raise ValueError(f"--part counts from 0 to one less than their number, got {part[0]} {part[1]}")
+
+
+def part_of(trainings: list[Item], part: tuple[int, int] | None) -> list[Item]:
+    """Return the trainings of a part of a table; all of them where there are no parts."""
+    return trainings if part is None else trainings[part[0] :: part[1]]

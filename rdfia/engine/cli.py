@@ -1,0 +1,123 @@
+"""The command line: flags are parsed, errors told in one line.
+
+Imports neither torch nor Lightning, so that ``--help`` and a misspelt flag are answered at once.
+"""
+
+import contextlib
+import errno
+import io
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import tyro
+
+from rdfia.common.memory import keep_freed_memory
+from rdfia.engine.args import TrainerArgs
+from rdfia.engine.errors import Checked, Failed, Interrupted
+from rdfia.engine.lock import give_back
+from rdfia.engine.slurm import requeue_job
+
+Flags = TypeVar("Flags")
+
+
+def fail(message: str) -> None:
+    """Print an error in one line and leave with exit code 2."""
+    line = " ".join(message.split())
+    print(f"error: {line}", file=sys.stderr)
+    raise Failed(line)
+
+
+def parse(flags: type[Flags]) -> Flags:
+    """Parse the command line; a wrong flag is one line of text and exit code 2."""
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            # Shorter help: INT without None.
+            return tyro.cli(flags, config=(tyro.conf.DisallowNone,))
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        # tyro draws a box: a title, the message, a rule, then help, sometimes with a suggestion.
+        lines = [line.strip(" │") for line in complaint.getvalue().splitlines()[1:]]
+        rule = next((n for n, line in enumerate(lines) if set(line) <= {"─", "╰", "╯"}), len(lines))
+        near = re.search(r"Perhaps you meant:\W*(--[\w-]+)", " ".join(lines))
+        hint = f"did you mean {near[1]}? " if near else ""
+        said = " ".join(lines[:rule]).rstrip(".")
+        if "Expected one of {" in said and "subcommand" not in said:  # what each of them does is in the help
+            sys.argv = [sys.argv[0], "--help"]
+            with contextlib.redirect_stdout(sys.stderr), contextlib.suppress(SystemExit):
+                tyro.cli(flags, config=(tyro.conf.DisallowNone,))
+        fail(f"{said}; {hint}--help lists all flags")
+        raise
+
+
+def _terminated(number: int, frame: Any) -> None:
+    """Leave on SIGTERM as on Ctrl-C, wherever no training saves itself first: what is begun can be kept."""
+    raise Interrupted("terminated; what is complete is kept")
+
+
+def _out_of_time(number: int, frame: Any) -> None:
+    """Leave a Slurm job whose time is nearly over, wherever no training saves itself first."""
+    if os.environ.get("SLURM_PROCID", "0") == "0":
+        requeue_job()
+    raise Interrupted("time is nearly over; the job is queued again and goes on from what is complete")
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that memory ran out, of a GPU or of the machine."""
+    words = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory")
+    return isinstance(error, MemoryError) or any(word in str(error).lower() for word in words)
+
+
+def run_script(main: Callable[[Flags], Any], flags: type[Flags]) -> None:
+    """Parse the command line and call ``main``; what a user can mend is one line and exit code 2.
+
+    An interrupted run exits with 130, as after Ctrl-C in a shell.
+    """
+    keep_freed_memory()
+    if "SLURM_JOB_ID" in os.environ:
+        signal.signal(signal.SIGUSR1, _out_of_time)
+    if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _terminated)
+    try:
+        args = parse(flags)
+        if isinstance(args, TrainerArgs) and (names := args.needs()):
+            from datamodules.layouts import check_there
+
+            check_there(args.data_dir, names)  # before torch is imported, which takes seconds
+        main(args)
+    except Checked as well:
+        print(well)
+    except (ValueError, FileNotFoundError, ConnectionError) as error:
+        fail(str(error))
+    except OSError as error:
+        known = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EPERM}
+        if error.errno not in known | {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EIO}:
+            raise
+        fail(f"{error.filename or 'disk'}: {error.strerror}; files that were complete are kept")
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        fail(
+            "out of memory; take a smaller --batch-size or --image-size, or a device with more; "
+            + str(error)[:200]
+        )
+    except (Interrupted, KeyboardInterrupt) as stop:
+        said = str(stop) or "interrupted"
+        if "--overwrite" in sys.argv:  # would begin anew, and lose what was saved
+            said = said.replace("the same command", "the same command without --overwrite")
+        print(said, file=sys.stderr)
+        # Slurm ends a job with its first process that fails: the one that writes is to end by itself.
+        sys.exit(130 if os.environ.get("SLURM_PROCID", "0") == "0" else 0)
+    finally:
+        if signal.getsignal(signal.SIGTERM) == _terminated:  # there is nothing left to keep
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        give_back()
+        if "wandb" in sys.modules:  # else slow to import
+            from rdfia.engine.wandb_run import finish_last
+
+            finish_last(failed=sys.exception() is not None)
