@@ -76,6 +76,11 @@ class ImageTensors(Dataset[Batch]):
         """Return a whole batch; use with ``collate_fn=as_is``."""
         return self[indices]
 
+    def batches(self, size: int = 1000) -> Iterator[Tensor]:
+        """Yield all images in order, ``size`` at once, as floats (B, C, H, W) in [0, 1]."""
+        for numbers in torch.split(torch.arange(len(self)), size):
+            yield self[numbers][0]
+
     def part(self, numbers: Tensor, labels: Tensor | None = None) -> "ImageTensors":
         """Return some of the images, with their labels or with others."""
         rows = numbers.to(self.images.device)

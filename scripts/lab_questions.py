@@ -1,9 +1,9 @@
 """The questions of the practical, and where their answers lie: runs of `lab.EXPERIMENTS`, and metrics."""
 
 from lab_questions_gan import GENERATION
-from train_dann import ABLATION as DANN_ABLATION
 from visualize_class import TABLES
 
+from rdfia.adaptation.config import ABLATION as DANN_ABLATION
 from rdfia.engine.report import Chapter, Question
 
 SVM = {

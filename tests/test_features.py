@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from rdfia.common.backbones import load_backbone
+from rdfia.common.backbones import load_backbone, weights_hash
 from rdfia.transfer.features import (
     compute_features,
     layer_features,
@@ -13,7 +13,6 @@ from rdfia.transfer.features import (
     load_cached,
     open_layers,
     save_cached,
-    weights_hash,
 )
 
 IMAGES = torch.rand(9, 3, 64, 64, generator=torch.Generator().manual_seed(0))

@@ -13,6 +13,8 @@ import rdfia
 
 ROOT = Path(__file__).parents[1]
 TECHNIQUES = ("transfer", "interpret", "adaptation", "generation")
+# What runs a technique on data, and the flags of that.
+EXPERIMENTS = ("experiment", "config")
 # Of the data, what knows no data set: how files are written, and where each set lies.
 NO_DATA = ("datamodules.files", "datamodules.layouts")
 
@@ -42,6 +44,11 @@ def imported(path: Path) -> set[str]:
 def test_a_technique_stands_on_itself_and_on_what_all_share(technique):
     allowed = (f"rdfia.{technique}.", "rdfia.common.", *NO_DATA)
     for path in modules(f"rdfia/{technique}"):
+        if path.stem.startswith(EXPERIMENTS):
+            others = tuple(f"rdfia.{other}." for other in TECHNIQUES if other != technique)
+            strange = {name for name in imported(path) if name.startswith(("scripts", *others))}
+            assert not strange, f"{path} imports {strange}"
+            continue
         strange = {name for name in imported(path) if not name.startswith(allowed)}
         assert not strange, f"{path} imports {strange}"
 

@@ -13,9 +13,9 @@ import lab
 import pytest
 from gan_tables import LADDER
 from lab_questions import CHAPTERS, METHODS, SUMMARY
-from train_dann import ABLATION
 from visualize_class import TABLES
 
+from rdfia.adaptation.config import ABLATION
 from rdfia.engine import report, runs
 
 ROOT = Path(__file__).parents[1]

@@ -1,4 +1,4 @@
-"""The script, in process and as users call it."""
+"""The experiment, in process."""
 
 import dataclasses
 import inspect
@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
-import train_dann
 from conftest import write_mnist, write_mnist_m, write_usps
-from train_dann import ABLATION, SELECTIONS, Args, main
 
+from rdfia.adaptation import experiment
+from rdfia.adaptation.config import ABLATION, SELECTIONS, Args
 from rdfia.adaptation.dann import PAPER, DANNModule
+from rdfia.adaptation.experiment import run
 from rdfia.engine.errors import Diverged
 from rdfia.engine.runs import read_metrics
 
@@ -33,7 +34,7 @@ def digits(tmp_path):
 
 
 def test_a_dry_run_touches_everything_and_writes_nothing(tmp_path, digits, capsys):
-    results = main(small(tmp_path, fast_dev_run=True, pseudo_label_rounds=1))
+    results = run(small(tmp_path, fast_dev_run=True, pseudo_label_rounds=1))
     assert {name.split("/")[0] for name in results["metrics"]} == {"source-only", "dann", "pseudo-labels"}
     assert "a dry run, nothing kept" in capsys.readouterr().out
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
@@ -42,7 +43,7 @@ def test_a_dry_run_touches_everything_and_writes_nothing(tmp_path, digits, capsy
 def test_a_run_leaves_the_table_and_figures_and_goes_on(tmp_path, digits, capsys):
     everything = ("source-only", "no-reversal", "target-trained")
     asked = small(tmp_path, compare=everything, pseudo_label_rounds=1, pseudo_label_epochs=1, threshold=0.0)
-    results = main(asked)
+    results = run(asked)
     folder = tmp_path / "runs" / "dann"
     assert json.loads((folder / "results.json").read_text()) == results
     metrics = results["metrics"]
@@ -71,12 +72,12 @@ def test_a_run_leaves_the_table_and_figures_and_goes_on(tmp_path, digits, capsys
 @pytest.fixture
 def undrawn(monkeypatch):
     """Leave out the figures, which take longest."""
-    monkeypatch.setattr(train_dann, "draw", lambda *args: None)
+    monkeypatch.setattr(experiment, "draw", lambda *args: None)
 
 
 def test_another_seed_is_added_and_what_is_done_only_scored_again(tmp_path, digits, undrawn):
-    once = main(small(tmp_path, max_epochs=1, compare=()))["metrics"]
-    twice = main(small(tmp_path, max_epochs=1, compare=(), seeds=(0, 1)))["metrics"]
+    once = run(small(tmp_path, max_epochs=1, compare=()))["metrics"]
+    twice = run(small(tmp_path, max_epochs=1, compare=(), seeds=(0, 1)))["metrics"]
     for name, value in twice.items():
         assert len(value["values"]) == 2
         assert value["values"][0] == pytest.approx(once[name]["mean"], rel=1e-5), name
@@ -87,9 +88,9 @@ def test_the_ablation_makes_one_change_at_a_time(tmp_path, digits, undrawn, monk
     some = {
         name: ABLATION[name] for name in ("both, as published", "Adam, BatchNorm, separate passes", "float32")
     }
-    monkeypatch.setattr(train_dann, "ABLATION", some)
+    monkeypatch.setattr(experiment, "ABLATION", some)
     asked = small(tmp_path, max_epochs=1, compare=(), ablation=True, precision="bf16-mixed")
-    metrics = main(asked)["metrics"]
+    metrics = run(asked)["metrics"]
     assert {name.split("/")[0] for name in metrics} == {*some, "dann"}
     folder = tmp_path / "runs" / "dann"
     base = json.loads((folder / "dann_seed_0" / "args.json").read_text())
@@ -129,7 +130,7 @@ def test_the_row_follows_from_the_flags(tmp_path):
 @pytest.mark.parametrize("pair", ["mnist-m:mnist", "mnist:usps"])
 def test_other_pairs(tmp_path, digits, undrawn, pair):
     write_usps(tmp_path / "data" / "USPS")
-    results = main(small(tmp_path, pair=pair, max_epochs=1, compare=()))
+    results = run(small(tmp_path, pair=pair, max_epochs=1, compare=()))
     assert set(results["data"]) == {"source", "target"}
     names = {"mnist": "MNIST", "mnist-m": "MNIST-M, common release", "usps": "USPS"}
     assert [results["data"][name]["name"] for name in ("source", "target")] == [
@@ -153,69 +154,69 @@ def test_other_pairs(tmp_path, digits, undrawn, pair):
 )
 def test_bad_input_is_named_and_leaves_nothing(tmp_path, digits, flags, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        main(small(tmp_path, **flags))
+        run(small(tmp_path, **flags))
     assert not (tmp_path / "runs").exists()
 
 
 def test_too_few_pseudo_labels_are_named_and_keep_what_is_done(tmp_path, digits, undrawn):
     short = small(tmp_path, max_epochs=1, compare=(), pseudo_label_rounds=1, pseudo_label_epochs=1)
     with pytest.raises(ValueError, match=r"no prediction reaches 1.0, .* lower --threshold"):
-        main(dataclasses.replace(short, threshold=1.0))
+        run(dataclasses.replace(short, threshold=1.0))
     # what the error says mends it, and nothing is trained again
     last = tmp_path / "runs" / "dann" / "dann_seed_0" / "checkpoints" / "last.ckpt"
     written = last.stat().st_mtime_ns
     lower = dataclasses.replace(short, threshold=0.0)
-    metrics = main(lower)["metrics"]
+    metrics = run(lower)["metrics"]
     assert metrics["pseudo-labels/round_1_coverage"]["mean"] > 0
     assert last.stat().st_mtime_ns == written
-    more = main(dataclasses.replace(lower, pseudo_label_rounds=2))["metrics"]
+    more = run(dataclasses.replace(lower, pseudo_label_rounds=2))["metrics"]
     assert "pseudo-labels/round_2_coverage" in more
     with pytest.raises(ValueError, match=r"has --threshold 0.0, this command says 0.05"):
-        main(dataclasses.replace(lower, threshold=0.05))
+        run(dataclasses.replace(lower, threshold=0.05))
 
 
 def test_a_row_that_diverges_says_so_and_the_others_are_trained(tmp_path, digits, monkeypatch, capsys):
-    train, broken = train_dann.train, {"source-only"}
+    train, broken = experiment.train, {"source-only"}
 
     def diverging(part, *given, **more):
         if part.row() in broken:
             raise Diverged("train/class_loss is nan")
         return train(part, *given, **more)
 
-    monkeypatch.setattr(train_dann, "train", diverging)
-    results = main(small(tmp_path, max_epochs=1))
+    monkeypatch.setattr(experiment, "train", diverging)
+    results = run(small(tmp_path, max_epochs=1))
     assert results["metrics"]["source-only/target_accuracy"]["values"] == [None]
     assert results["metrics"]["dann/target_accuracy"]["mean"] > 0
     assert "source-only, seed 0: diverged" in results["notes"]
     assert (tmp_path / "runs" / "dann" / "figures" / "target_accuracy.png").exists()
     broken.clear()  # what the rest of the lab knows by now is not trained again
-    assert main(small(tmp_path, max_epochs=1))["metrics"]["source-only/target_accuracy"]["mean"] > 0
+    assert run(small(tmp_path, max_epochs=1))["metrics"]["source-only/target_accuracy"]["mean"] > 0
     broken.update(("source-only", "dann"))
     with pytest.raises(Diverged, match="all rows diverged"):
-        main(small(tmp_path, max_epochs=1, name="other"))
+        run(small(tmp_path, max_epochs=1, name="other"))
 
 
 def test_a_table_is_kept_when_its_last_row_or_its_pseudo_labels_diverge(
     tmp_path, digits, monkeypatch, undrawn
 ):
-    train = train_dann.train
+    train = experiment.train
 
     def diverging(part, *given, **more):
         if part.name == broken:
             raise Diverged("train/class_loss is nan")
         return train(part, *given, **more)
 
-    monkeypatch.setattr(train_dann, "train", diverging)
-    monkeypatch.setattr(train_dann, "ABLATION", {"Adam": {"optimizer": "adam", "lr": 0.001}})
+    monkeypatch.setattr(experiment, "train", diverging)
+    monkeypatch.setattr(experiment, "ABLATION", {"Adam": {"optimizer": "adam", "lr": 0.001}})
     short = small(tmp_path, max_epochs=1, compare=())
     broken = "dann_seed_0"
-    results = main(dataclasses.replace(short, ablation=True, name="ablation"))
+    results = run(dataclasses.replace(short, ablation=True, name="ablation"))
     assert results["metrics"]["dann/target_accuracy"]["values"] == [None]
     assert results["metrics"]["Adam/target_accuracy"]["mean"] > 0
 
     broken = "dann_seed_0_round_1"
     rounds = {"pseudo_label_rounds": 1, "pseudo_label_epochs": 1, "threshold": 0.0, "seeds": (0, 1)}
-    results = main(dataclasses.replace(short, **rounds))
+    results = run(dataclasses.replace(short, **rounds))
     first, second = results["metrics"]["pseudo-labels/target_accuracy"]["values"]
     assert first is None
     assert second > 0
@@ -225,26 +226,26 @@ def test_a_table_is_kept_when_its_last_row_or_its_pseudo_labels_diverge(
 @pytest.mark.slow
 def test_a_round_does_not_go_on_from_the_student_of_another_teacher(tmp_path, digits, undrawn):
     asked = small(tmp_path, max_epochs=1, compare=(), pseudo_label_rounds=1, threshold=0.0)
-    main(asked)
+    run(asked)
     shutil.rmtree(tmp_path / "runs" / "dann" / "dann_seed_0")
-    main(asked)  # the same teacher comes out
+    run(asked)  # the same teacher comes out
     shutil.rmtree(tmp_path / "runs" / "dann" / "dann_seed_0")
     (tmp_path / "runs" / "dann" / "args.json").unlink()
     with pytest.raises(ValueError, match="dann_seed_0_round_1 was trained on"):
-        main(dataclasses.replace(asked, lr=0.002))
+        run(dataclasses.replace(asked, lr=0.002))
 
 
 def test_more_epochs_are_another_run(tmp_path, digits, undrawn):
     asked = small(tmp_path, max_epochs=1, compare=())
-    main(asked)
+    run(asked)
     with pytest.raises(ValueError, match="has --max-epochs 1, this command says 2"):
-        main(dataclasses.replace(asked, max_epochs=2))
+        run(dataclasses.replace(asked, max_epochs=2))
 
 
 @pytest.mark.slow
 def test_a_run_stopped_in_its_second_row_goes_on_there(tmp_path, digits, undrawn, monkeypatch):
     asked = small(tmp_path, max_epochs=2)
-    whole = main(dataclasses.replace(asked, output_dir=tmp_path / "whole"))["metrics"]
+    whole = run(dataclasses.replace(asked, output_dir=tmp_path / "whole"))["metrics"]
 
     class Killed(Exception):  # noqa: N818
         pass
@@ -259,8 +260,8 @@ def test_a_run_stopped_in_its_second_row_goes_on_there(tmp_path, digits, undrawn
     with monkeypatch.context() as patch:
         patch.setattr(DANNModule, "training_step", dies)
         with pytest.raises(Killed):
-            main(asked)
-    resumed = main(asked)["metrics"]
+            run(asked)
+    resumed = run(asked)["metrics"]
     assert resumed.keys() == whole.keys()
     for name, value in whole.items():
         if not name.endswith("seconds"):
@@ -268,7 +269,7 @@ def test_a_run_stopped_in_its_second_row_goes_on_there(tmp_path, digits, undrawn
 
 
 def test_each_selection_keeps_the_epoch_it_names(tmp_path, digits, undrawn):
-    main(small(tmp_path, max_epochs=3, compare=()))
+    run(small(tmp_path, max_epochs=3, compare=()))
     folder = tmp_path / "runs" / "dann" / "dann_seed_0"
     history = read_metrics(folder)
     last = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
@@ -287,7 +288,7 @@ def test_each_selection_keeps_the_epoch_it_names(tmp_path, digits, undrawn):
 @pytest.mark.slow
 def test_dann_learns_the_embedded_target(tmp_path):
     settings = {"max_epochs": 5, "batch_size": 64, "accelerator": "cpu", "precision": "bf16-mixed"}
-    results = main(Args(data_dir="sample", output_dir=tmp_path, pseudo_label_rounds=1, **settings))
+    results = run(Args(data_dir="sample", output_dir=tmp_path, pseudo_label_rounds=1, **settings))
     metrics = {name: value["mean"] for name, value in results["metrics"].items()}
     assert metrics["source-only/source_accuracy"] > 0.95
     assert metrics["dann/target_accuracy"] > metrics["source-only/target_accuracy"] + 0.1

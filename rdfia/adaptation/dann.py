@@ -12,7 +12,7 @@ comes to work on the target, none of whose labels are used:
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import lightning
@@ -311,6 +311,23 @@ class DANNModule(lightning.LightningModule):
     def on_test_epoch_end(self) -> None:
         """Log test/source_accuracy, test/target_accuracy and the other scores."""
         self._log_scores("test")
+
+    @torch.no_grad()
+    def outputs(self, batches: Iterable[Tensor], *, source: bool = False) -> tuple[Tensor, Tensor]:
+        """Return features (N, F) and class probabilities (N, 10) of many images, on the CPU.
+
+        Args:
+            batches: Images (B, 3, 28, 28) in [0, 1], wherever they are.
+            source: They are the source's, and go under the BatchNorm statistics kept of it.
+        """
+        network = self.evaluated.eval()
+        features, probabilities = [], []
+        with of_source(network, source):
+            for images in batches:
+                seen = network.extract(images.to(self.device))
+                features.append(seen.float().cpu())
+                probabilities.append(network.classifier(seen).float().softmax(1).cpu())
+        return torch.cat(features), torch.cat(probabilities)
 
     def predict_step(
         self, batch: tuple[Tensor, Tensor] | Tensor, batch_idx: int, dataloader_idx: int = 0

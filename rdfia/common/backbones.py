@@ -8,6 +8,7 @@ which ends at the deepest of them.
     features = vgg.tap(images, ["pool5"])["pool5"]  # (B, 512, 7, 7)
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -233,6 +234,15 @@ def load_backbone(
 # What trainers and wrappers put around the weights of a network, or before their names.
 CONTAINERS = ("state_dict", "model_state_dict", "model", "net", "weights")
 PREFIXES = ("", "module.", "model.", "network.", "backbone.network.", "backbone.", "net.")
+
+
+def weights_hash(module: nn.Module) -> str:
+    """Return a hash of a module's weights and buffers, saved with it or not."""
+    digest = hashlib.sha256()
+    for name, value in [*module.named_parameters(), *module.named_buffers()]:
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def fitting(found: Mapping[str, Tensor], own: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:

@@ -18,11 +18,11 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, distributed, nn
+from torch import Tensor, distributed
 from torch.nn import functional
 
 from datamodules.files import atomic_file
-from rdfia.common.backbones import Backbone
+from rdfia.common.backbones import Backbone, weights_hash
 from rdfia.common.environment import is_first_process
 from rdfia.common.progress import progress as shown
 from rdfia.transfer.linear_svm import Features, Scaling, gram_matrix, signed_root, standardized, unit_length
@@ -135,15 +135,6 @@ def _processes() -> tuple[int, int]:
     if distributed.is_available() and distributed.is_initialized():
         return distributed.get_rank(), distributed.get_world_size()
     return 0, 1
-
-
-def weights_hash(module: nn.Module) -> str:
-    """Return a hash of a module's weights and buffers, saved with it or not."""
-    digest = hashlib.sha256()
-    for name, value in [*module.named_parameters(), *module.named_buffers()]:
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def load_cached(folder: Path | None, recipe: Mapping[str, Any]) -> Tensor | None:

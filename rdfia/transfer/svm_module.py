@@ -16,9 +16,9 @@ from torch import Tensor, distributed, nn
 from torchmetrics.classification import MulticlassAccuracy
 
 from datamodules.files import atomic_file
-from rdfia.common.backbones import load_backbone
+from rdfia.common.backbones import load_backbone, weights_hash
 from rdfia.common.literals import check_choices
-from rdfia.transfer.features import layer_features, weights_hash
+from rdfia.transfer.features import layer_features
 from rdfia.transfer.linear_svm import (
     LinearClassifier,
     Scaling,

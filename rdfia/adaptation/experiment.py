@@ -1,0 +1,412 @@
+"""The experiment: train DANN and what it is compared with, score and draw all of them."""
+
+import copy
+import dataclasses
+import math
+import statistics
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from matplotlib.figure import Figure
+
+from datamodules.domain_pair import Domain, DomainPairDataModule
+from datamodules.mnist import MNISTDataModule
+from datamodules.mnist_m import MNISTMDataModule
+from datamodules.tensors import ImageTensors
+from datamodules.usps import USPSDataModule
+from rdfia.adaptation import embeddings
+from rdfia.adaptation.config import (
+    ABLATION,
+    NOT_OF_ROWS,
+    PSEUDO_LABELS,
+    ROWS,
+    SELECTIONS,
+    STATISTICS_ALONE,
+    Args,
+)
+from rdfia.adaptation.dann import PAPER, DANNModule
+from rdfia.adaptation.network import reestimate_statistics
+from rdfia.adaptation.plots import dann_curves
+from rdfia.adaptation.pseudo_labels import PseudoLabelModule, confident
+from rdfia.adaptation.scores import information
+from rdfia.common import plots
+from rdfia.common.backbones import weights_hash
+from rdfia.engine import devices, runs, training, wandb_run
+from rdfia.engine.args import part_of
+from rdfia.engine.errors import Diverged
+
+Scores = dict[str, float]
+
+
+@dataclass
+class Table:
+    """What the rows of a table have come to."""
+
+    found: dict[str, dict[int, Scores]] = field(default_factory=dict)
+    """Scores by row and seed."""
+    notes: list[str] = field(default_factory=list)
+    modules: dict[str, DANNModule] = field(default_factory=dict)
+    """By row, those of the first seed, for the figures."""
+    trainer: lightning.Trainer | None = None
+    """The last one."""
+
+    def add(self, row: str, seed: int, scores: Scores) -> None:
+        """Add the scores of a row with a seed."""
+        self.found.setdefault(row, {})[seed] = scores
+
+
+def run(args: Args) -> dict[str, Any]:
+    """Train all rows with all seeds, test, draw; return the content of results.json.
+
+    Raises:
+        Diverged: All of them did.
+    """
+    args = devices.settle(args)
+    asked, seeds = args.row(), list(args.seeds or (args.seed,))
+    rows = rows_of(args)
+    digits = digit_pair(args)
+    digits.prepare_data()
+    digits.setup()
+    digits.train_dataloader()  # says now if a batch is too large
+    data = digits.describe()
+    # Rows and rounds are added, and look after themselves.
+    free = training.MAY_CHANGE_BUT_LENGTH | NOT_OF_ROWS.keys()
+    folder = training.open_run(args, DANNModule(**module_flags(args)), data, may_change=free)
+    table = Table(notes=["target_accuracy_by_oracle chooses the epoch by target labels: for comparison only"])
+    mine = part_of([(seed, row) for seed in seeds for row in rows], args.part)
+    for seed, row in mine:
+        digits.seed, digits.pseudo_labelled = seed, None
+        own: dict[str, Any] = {
+            "name": runs.row_name(row, seed),
+            "output_dir": folder,
+            "seed": seed,
+            "overwrite": False,
+        }
+        part = dataclasses.replace(args, **own, **NOT_OF_ROWS, **rows[row])
+        rounds = {flag: getattr(args, flag) for flag in PSEUDO_LABELS} if row == asked else {}
+        try:
+            train_row(part, row, rounds, digits, data, table)
+        except Diverged as error:  # a row of the table that says so
+            if not (table.found or len(mine) > 1):
+                raise
+            print(error)
+            named = "pseudo-labels" if row == asked and seed in table.found.get(asked, {}) else row
+            table.notes.append(f"{named}, seed {seed}: diverged")
+            table.add(named, seed, {"target_accuracy": math.nan})
+    if args.part is not None:
+        return {}
+    if table.trainer is None:
+        raise Diverged(f"all rows diverged, see the folders in {folder}")
+    return finish(args, table, digits, data, folder) if table.trainer.is_global_zero else {}
+
+
+def rows_of(args: Args) -> dict[str, dict[str, Any]]:
+    """Return the rows to train, and the flags in which each differs; the one that is asked for comes last."""
+    asked = args.row()
+    rows: dict[str, dict[str, Any]] = {row: ROWS[row] for row in args.compare}
+    if args.ablation:
+        rows |= {
+            row: changes for row, changes in ABLATION.items() if changes != {"precision": args.precision}
+        }
+    rows.pop(asked, None)
+    return rows | {asked: ROWS[asked]}  # last, for the pseudo-labels
+
+
+def digit_pair(args: Args) -> DomainPairDataModule:
+    """Return the data module of a pair of digit sets by name."""
+    reading: dict[str, Any] = {"batch_size": args.batch_size, "image_size": 28}
+    sets: dict[str, Domain] = {
+        "mnist": MNISTDataModule(args.data_dir, channels=3, **reading),
+        "mnist-m": MNISTMDataModule(args.data_dir, **reading),
+        "usps": USPSDataModule(args.data_dir, channels=3, **reading),
+    }
+    names = args.pair.split(":")
+    if len(names) != 2 or names[0] == names[1] or not set(names) <= set(sets):
+        raise ValueError(
+            f"--pair is two of {', '.join(sets)} with a colon between, such as mnist:usps, got {args.pair}"
+        )
+    return DomainPairDataModule(sets[names[0]], sets[names[1]], batch_size=args.batch_size)
+
+
+def module_flags(args: Args) -> dict[str, Any]:
+    """Return the keywords of `DANNModule` that follow from the flags."""
+    names = (
+        *("scaling", "batch_norm", "dropout", "domain_width", "initialization", "passes", "optimizer"),
+        *("lr", "momentum", "decay", "average_decay"),
+    )
+    given = {name: value for name in names if (value := getattr(args, name)) is not None}
+    recipe = PAPER if args.network == "paper" else {}
+    return recipe | given | {"schedule": args.schedule, "strength": args.strength, **ROWS[args.row()]}
+
+
+def train_row(
+    args: Args,
+    row: str,
+    rounds: dict[str, Any],
+    digits: DomainPairDataModule,
+    data: dict[str, Any],
+    table: Table,
+) -> None:
+    """Train one row with one seed, and what follows from it; write its scores into the table.
+
+    Args:
+        args: The flags of this row.
+        row: Its name.
+        rounds: Flags of the self-training that follows; empty if none does.
+        digits: Source and target.
+        data: Their description.
+        table: Takes the scores and the module.
+
+    Raises:
+        Diverged: A loss was not finite.
+    """
+    lightning.seed_everything(args.seed, workers=True, verbose=False)
+    module = DANNModule(**module_flags(args))
+    scores, trainer = train(args, module, digits, data, select=row in ROWS)
+    table.trainer = trainer
+    device = trainer.strategy.root_device
+    table.add(row, args.seed, scores | looked_at(module, digits, device, args))
+    if row in ROWS:
+        table.modules.setdefault(row, module)
+    if row == "source-only" and module.hparams["batch_norm"]:
+        other = statistics_alone(module, digits)
+        tested = merged(trainer.test(other, digits, verbose=False))
+        table.add(STATISTICS_ALONE, args.seed, tested | looked_at(other, digits, device, args))
+    if rounds.get("pseudo_label_rounds"):
+        again = dataclasses.replace(args, **rounds)
+        scores, student, table.trainer = self_train(again, module, digits, data)
+        table.add("pseudo-labels", args.seed, scores | looked_at(student, digits, device, args))
+        table.modules.setdefault("pseudo-labels", student)
+
+
+def train(
+    args: Args, module: DANNModule, digits: DomainPairDataModule, data: dict[str, Any], *, select: bool
+) -> tuple[Scores, lightning.Trainer]:
+    """Train one row with one seed, in a folder of its own; leave the last epoch's weights in ``module``.
+
+    Returns:
+        Test scores of the last epoch, if ``select`` also target_accuracy of the epochs that each of
+        `SELECTIONS` chooses; the trainer.
+    """
+    folder = training.open_run(args, module, data, may_change=training.MAY_CHANGE_BUT_LENGTH)
+    wandb_run.finish_last()  # that of the row before
+    stems = {name: "best" if name == "source" else f"best_{name}" for name in SELECTIONS if select}
+    best = {name: folder / "checkpoints" / f"{stem}.ckpt" for name, stem in stems.items()}
+    kept = [
+        ModelCheckpoint(
+            path.parent, path.stem, monitor=SELECTIONS[name], mode="max", enable_version_counter=False
+        )
+        for name, path in best.items()
+        if name != "source"  # the trainer's own best.ckpt
+    ]
+    trainer = training.make_trainer(
+        args,
+        folder,
+        monitor=SELECTIONS["source"],
+        mode="max",
+        callbacks=[*kept],
+        losses=("train/class_loss", "train/domain_loss", "train/pseudo_label_loss"),
+        shown=(SELECTIONS["information"],),
+    )
+    scores = {"seconds": training.fit(args, trainer, module, digits)}
+    if not args.fast_dev_run:
+        for name, path in best.items():
+            tested = trainer.test(module, digits, ckpt_path=path, weights_only=True, verbose=False)
+            scores[f"target_accuracy_by_{name}"] = merged(tested)["target_accuracy"]
+    last: dict[str, Any] = {}
+    if not args.fast_dev_run:
+        last = {"ckpt_path": folder / "checkpoints" / "last.ckpt", "weights_only": True}
+    return scores | merged(trainer.test(module, digits, verbose=False, **last)), trainer
+
+
+def merged(tested: Any) -> Scores:
+    """Return the scores that a test found, whichever loader Lightning lists them under."""
+    return {name.split("/")[1]: value for part in tested for name, value in part.items()}
+
+
+def looked_at(module: DANNModule, digits: DomainPairDataModule, device: torch.device, args: Args) -> Scores:
+    """Return how far apart the domains' features are, and the score that can choose a row."""
+    module.to(device)  # Lightning leaves it on the CPU after a test
+    size = 64 if args.fast_dev_run else 2000
+    features = []
+    for domain, source in ((digits.source.test_data, True), (digits.target.test_data, False)):
+        # Drawn at random: the first half of MNIST's test set is cleaner than the second.
+        drawn = domain.part(embeddings.sample(len(domain), size))
+        features.append(module.outputs(drawn.batches(), source=source)[0])
+    _, probabilities = module.outputs(digits.target.train_data.batches())
+    return {
+        "a_distance": embeddings.proxy_a_distance(*features),
+        # Of training images, and without labels: a recipe may be chosen by it.
+        "target_train_information": float(information(probabilities)),
+    }
+
+
+def statistics_alone(module: DANNModule, digits: DomainPairDataModule) -> DANNModule:
+    """Return a copy of a network trained on the source, with BatchNorm's statistics of the target.
+
+    They are those of its training images; no label is looked at.
+    """
+    other = copy.deepcopy(module)
+    batches = (images.to(module.device) for images in digits.target.train_data.batches() if len(images) > 1)
+    reestimate_statistics(other.evaluated, batches)
+    return other
+
+
+def self_train(
+    args: Args, adapted: DANNModule, digits: DomainPairDataModule, data: dict[str, Any]
+) -> tuple[Scores, DANNModule, lightning.Trainer]:
+    """Train on pseudo-labels in rounds, or on mixed batches; return scores, last module and trainer."""
+    scores: Scores = {}
+    module, seconds = adapted, 0.0
+    target = digits.target.train_data
+    for number in range(1, args.pseudo_label_rounds + 1):
+        if args.pseudo_labels == "rounds":
+            least = 0.0 if args.fast_dev_run else args.threshold
+            balanced = not args.fast_dev_run
+            numbers, labels = confident(module.outputs(target.batches())[1], least, balanced=balanced)
+            if len(numbers) < args.batch_size:
+                first = "lower it" if number == 1 else f"take --pseudo-label-rounds {number - 1}"
+                raise ValueError(
+                    f"{len(numbers)} pseudo-labels are left at --threshold {args.threshold} with as many of "
+                    f"each class, fewer than a batch of {args.batch_size}; {first}, or adapt for longer "
+                    "under another --name"
+                )
+            digits.pseudo_label(numbers, labels)
+            scores[f"round_{number}_coverage"] = len(numbers) / len(target)
+            right = (target.labels[numbers.to(target.labels.device)].cpu() == labels).float().mean()
+            scores[f"round_{number}_label_accuracy"] = right.item()
+        lightning.seed_everything((args.seed + 1000 * number) % 2**32, workers=True, verbose=False)
+        student = PseudoLabelModule(
+            form=args.pseudo_labels, threshold=args.threshold, seed=args.seed, **module_flags(args)
+        )
+        student.begin_with(module)
+        name = f"{args.name}_round_{number}"
+        # Not how many rounds there are, so that more can be added.
+        changes: dict[str, Any] = {
+            "name": name,
+            "max_epochs": args.pseudo_label_epochs,
+            "pseudo_label_rounds": 0,
+        }
+        again = dataclasses.replace(args, **changes)
+        # What the round hangs on besides its flags: it must not go on from a student of another teacher.
+        taught = data | {"teacher": weights_hash(module.evaluated)}
+        tested, trainer = train(again, student, digits, taught, select=True)
+        student.to(trainer.strategy.root_device)  # Lightning leaves it on the CPU after a test
+        seconds += tested.pop("seconds")
+        scores |= {f"round_{number}_target_accuracy": tested["target_accuracy"]}
+        scores |= tested
+        module = student
+    return scores | {"seconds": seconds}, module, trainer
+
+
+def finish(
+    args: Args, table: Table, digits: DomainPairDataModule, data: dict[str, Any], folder: Path
+) -> dict[str, Any]:
+    """Draw, write results.json and print the table; return the content of results.json."""
+    trainer = table.trainer
+    assert trainer is not None
+    seeds, found = list(args.seeds or (args.seed,)), table.found
+    metrics = {
+        f"{row}/{name}": [by_seed.get(seed, {}).get(name, math.nan) for seed in seeds]
+        for row, by_seed in found.items()
+        for name in dict.fromkeys(name for scores in by_seed.values() for name in scores)
+    }
+    notes = list(table.notes)
+    if any(module.hparams["batch_norm"] for module in table.modules.values()):
+        notes.append("each domain is scored, and looked at, under the BatchNorm statistics kept of it")
+    if args.pseudo_label_rounds:
+        notes.append("round_n_label_accuracy uses target labels to count only")
+    if table.modules:  # not of an ablation of which the reference row diverged
+        images = {"source": digits.source.test_data, "target": digits.target.test_data}
+        history = folder / f"{args.row()}_seed_{seeds[0]}"
+        draw(folder, trainer, history, table.modules, images, seeds[0], 20 if args.fast_dev_run else 500)
+    accuracies = {
+        name.split("/")[0]: statistics.fmean(filter(math.isfinite, values))
+        for name, values in metrics.items()
+        if name.endswith("/target_accuracy") and any(map(math.isfinite, values))
+    }
+    rows_drawn = plots.bars({"accuracy on the target's test images": accuracies})
+    runs.save_figure(folder, "target_accuracy", rows_drawn, trainer)
+    results = runs.write_results(
+        folder,
+        trainer,
+        technique="dann",
+        seeds=seeds,
+        data=data,
+        metrics=metrics,
+        selection="last epoch",
+        wall_seconds=sum(
+            scores["seconds"] for one in found.values() for scores in one.values() if "seconds" in scores
+        ),
+        notes=notes,
+    )
+    wandb_run.finish_last()
+    columns = ("source_loss", "source_accuracy", "target_loss", "target_accuracy", "a_distance")
+    print(f"{'':33}" + "".join(f"{column.replace('_', ' '):>18}" for column in columns))
+    for row in found:
+        shown = [results["metrics"].get(f"{row}/{column}") for column in columns]
+        print(f"{row:33}" + "".join(f"{'' if value is None else runs.spread(value):>18}" for value in shown))
+    written = f"results.json, figures/ and a folder for each training in {folder}"
+    print("a dry run, nothing kept" if args.fast_dev_run else written)
+    return results
+
+
+def draw(
+    folder: Path,
+    trainer: lightning.Trainer,
+    history: Path,
+    modules: dict[str, DANNModule],
+    images: dict[str, ImageTensors],
+    seed: int,
+    size: int,
+) -> None:
+    """Draw the figures of one seed.
+
+    Args:
+        folder: The run folder.
+        trainer: Knows where else figures are shown.
+        history: Folder of the row that was asked for, with its metrics.csv.
+        modules: By row, that row last but for pseudo-labels.
+        images: Test images of source and target.
+        seed: Of t-SNE.
+        size: Images of each domain in t-SNE.
+    """
+
+    def save(name: str, figure: Figure) -> None:
+        runs.save_figure(folder, name, figure, trainer)
+
+    grids = {name: data[range(min(64, len(data)))][0] for name, data in images.items()}
+    save("domains", plots.image_grids(grids))
+    save("curves", dann_curves(runs.read_metrics(history), smooth=50))
+
+    order = {name: embeddings.sample(len(data), size, seed) for name, data in images.items()}
+    chosen = {name: data.part(order[name]) for name, data in images.items()}
+    labels = torch.cat([data.labels.cpu() for data in chosen.values()])
+    domains = torch.cat([torch.full((len(data),), n) for n, data in enumerate(chosen.values())])
+    panels = {}
+    for row, module in modules.items():
+        seen = [module.outputs(data.batches(), source=name == "source")[0] for name, data in chosen.items()]
+        features = torch.cat(seen)
+        if not features.isfinite().all():  # diverged: the table says so
+            continue
+        places = embeddings.tsne(features, seed=seed)
+        panels[f"{row}, by domain"] = (places, domains, list(chosen))
+        panels[f"{row}, by class"] = (places, labels, [str(digit) for digit in range(10)])
+    save("tsne", plots.scatter(panels, columns=2, title="t-SNE of the features of test images"))
+
+    target = images["target"]
+    truth = target.labels.cpu()
+    told = {row: module.outputs(target.batches())[1].argmax(1) for row, module in modules.items()}
+    for row, labels in told.items():
+        counts = torch.bincount(truth * 10 + labels, minlength=100).reshape(10, 10)
+        share = f"{row}: {(labels == truth).double().mean():.4f} of target test images"
+        save(f"confusion_{row}", plots.confusion_matrix(counts, [str(d) for d in range(10)], title=share))
+    if {"source-only", "dann"} <= set(told):
+        gained = ((told["dann"] == truth) & (told["source-only"] != truth)).nonzero()[:40, 0]
+        captions = [f"{truth[n]}, not {told['source-only'][n]}" for n in gained]
+        title = "target images that only the adapted network gets right: what it says, what source-only says"
+        save("gained", plots.captioned(target[gained][0], captions, title=title))
