@@ -3,9 +3,10 @@ from pathlib import Path
 
 import pytest
 from conftest import write_some_digits, write_striped_scenes
-from train_fine_tune import Args, main
 
 from rdfia.engine.runs import read_metrics
+from rdfia.transfer.config import FineTuneArgs as Args
+from rdfia.transfer.experiment_fine_tune import run
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +23,7 @@ def small(scenes: Path, tmp_path: Path, **changes) -> Args:
 
 
 def test_a_run_writes_its_numbers_curves_and_checkpoints(scenes, tmp_path, capsys):
-    results = main(small(scenes, tmp_path, unfreeze_top_at=1, watch_test=True))
+    results = run(small(scenes, tmp_path, unfreeze_top_at=1, watch_test=True))
     assert "test accuracy 0." in capsys.readouterr().out
     folder = tmp_path / "runs" / "fine-tune"
     assert json.loads((folder / "results.json").read_text()) == results
@@ -37,44 +38,44 @@ def test_a_run_writes_its_numbers_curves_and_checkpoints(scenes, tmp_path, capsy
 
 def test_the_same_command_goes_on_with_the_stage_it_was_in(scenes, tmp_path):
     stages = {"unfreeze_top_at": 1, "unfreeze_all_at": 2}
-    main(small(scenes, tmp_path, max_epochs=3, **stages))
-    results = main(small(scenes, tmp_path, max_epochs=3, **stages))
+    run(small(scenes, tmp_path, max_epochs=3, **stages))
+    results = run(small(scenes, tmp_path, max_epochs=3, **stages))
     assert results["metrics"]["epochs"]["mean"] == 3
     with pytest.raises(ValueError, match="--max-epochs 3, this command says 4"):  # rates follow the length
-        main(small(scenes, tmp_path, max_epochs=4, **stages))
+        run(small(scenes, tmp_path, max_epochs=4, **stages))
 
 
 def test_training_on_all_images_uses_the_last_epoch(scenes, tmp_path):
-    results = main(small(scenes, tmp_path, max_epochs=1, train_on_val=True))
+    results = run(small(scenes, tmp_path, max_epochs=1, train_on_val=True))
     assert results["selection"] == "last epoch"
     assert "val_accuracy" not in results["metrics"]
     assert results["data"]["train"] == 75
 
 
 def test_early_stopping_and_a_dry_run(scenes, tmp_path):
-    results = main(small(scenes, tmp_path, max_epochs=9, patience=1, head_lr=1e-12, augment=False))
+    results = run(small(scenes, tmp_path, max_epochs=9, patience=1, head_lr=1e-12, augment=False))
     assert results["metrics"]["epochs"]["mean"] < 9
-    main(small(scenes, tmp_path / "dry", fast_dev_run=True))
+    run(small(scenes, tmp_path / "dry", fast_dev_run=True))
     assert not (tmp_path / "dry").exists()
 
 
 def test_digits(tmp_path):
     write_some_digits(tmp_path)
     digits = {"dataset": "mnist", "layer": "fire4", "head_lr": 1e-2, "augment": False, "max_epochs": 6}
-    metrics = main(small(tmp_path, tmp_path, **digits))["metrics"]
+    metrics = run(small(tmp_path, tmp_path, **digits))["metrics"]
     assert metrics["accuracy"]["mean"] > 0.5
     assert "accuracy_without_duplicates" not in metrics
     with pytest.raises(ValueError, match="--watch-test is for 15 Scene"):
-        main(small(tmp_path, tmp_path, **digits, watch_test=True))
+        run(small(tmp_path, tmp_path, **digits, watch_test=True))
 
 
 def test_bad_input_is_named_before_anything_is_written(scenes, tmp_path):
     with pytest.raises(ValueError, match="squeezenet1_1 has no layer 'pool9'"):
-        main(small(scenes, tmp_path, layer="pool9"))
+        run(small(scenes, tmp_path, layer="pool9"))
     with pytest.raises(ValueError, match="--patience is at least 1, got -3"):
-        main(small(scenes, tmp_path, patience=-3))
+        run(small(scenes, tmp_path, patience=-3))
     with pytest.raises(ValueError, match="--image-size is at least 32, got 8"):
-        main(small(scenes, tmp_path, image_size=8))
+        run(small(scenes, tmp_path, image_size=8))
     with pytest.raises(ValueError, match="batch size 80 is larger than the 60 training images"):
-        main(small(scenes, tmp_path, batch_size=80))
+        run(small(scenes, tmp_path, batch_size=80))
     assert not (tmp_path / "runs").exists()

@@ -8,9 +8,11 @@ from pathlib import Path
 import lightning
 import pytest
 from conftest import write_scene15, write_some_digits
-from train_svm import Args, layers_by_network, main
 
 from datamodules.scene15 import Scene15DataModule
+from rdfia.transfer.config import SVMArgs as Args
+from rdfia.transfer.config import layers_by_network
+from rdfia.transfer.experiment_svm import run
 from rdfia.transfer.svm_module import FeatureExtractorSVM
 
 FIRE4, FIRE9 = "squeezenet1_1/fire4", "squeezenet1_1/fire9"
@@ -31,7 +33,7 @@ def small(scenes: Path, tmp_path: Path, **changes) -> Args:
 
 
 def test_each_layer_gets_its_numbers_and_figures(scenes, tmp_path, capsys):
-    results = main(small(scenes, tmp_path))
+    results = run(small(scenes, tmp_path))
     assert "fire9                  accuracy 0." in capsys.readouterr().out
     folder = tmp_path / "runs" / "svm"
     assert json.loads((folder / "results.json").read_text()) == results
@@ -47,7 +49,7 @@ def test_each_layer_gets_its_numbers_and_figures(scenes, tmp_path, capsys):
 
 
 def test_the_best_row_is_looked_at_more_closely(scenes, tmp_path):
-    results = main(small(scenes, tmp_path, together=True, components=(4, 16), folds=2))
+    results = run(small(scenes, tmp_path, together=True, components=(4, 16), folds=2))
     metrics, folder = results["metrics"], tmp_path / "runs" / "svm"
     rows = (FIRE4, FIRE9, "together")
     best = max(rows, key=lambda row: metrics[f"{row}/cross_validation_accuracy"]["mean"])
@@ -74,7 +76,7 @@ def test_streaming_and_caches_change_no_number(scenes, tmp_path):
         "from_cached_grams": {"memory_gb": 0.002, "cache_dir": tmp_path / "grams"},
         "no_cache": {"cache": False},
     }.items():
-        metrics = main(small(scenes, tmp_path, name=name, **changes))["metrics"]
+        metrics = run(small(scenes, tmp_path, name=name, **changes))["metrics"]
         numbers.append({key: value["mean"] for key, value in metrics.items() if "seconds" not in key})
     assert all(other == pytest.approx(numbers[0]) for other in numbers[1:])
     assert len(list((tmp_path / "cache").iterdir())) == 2
@@ -84,7 +86,7 @@ def test_streaming_and_caches_change_no_number(scenes, tmp_path):
 def test_it_learns_and_with_shuffled_labels_falls_to_chance(scenes, tmp_path, undrawn):
     # the noise of a class differs in size, so resized it differs in texture
     real, control = (
-        main(
+        run(
             small(
                 scenes,
                 tmp_path,
@@ -101,32 +103,32 @@ def test_it_learns_and_with_shuffled_labels_falls_to_chance(scenes, tmp_path, un
 
 
 def test_the_same_command_gives_the_same_numbers(scenes, tmp_path, undrawn):
-    runs = [main(small(scenes, tmp_path, name=name, features=(FIRE9,)))["metrics"] for name in ("a", "b")]
-    for name in runs[0]:
+    twice = [run(small(scenes, tmp_path, name=name, features=(FIRE9,)))["metrics"] for name in ("a", "b")]
+    for name in twice[0]:
         if "seconds" not in name:
-            assert runs[0][name] == runs[1][name]
+            assert twice[0][name] == twice[1][name]
     # one that has ended is taken as it is, with the times that it took without caches
-    assert main(small(scenes, tmp_path, name="a", features=(FIRE9,)))["metrics"] == runs[0]
+    assert run(small(scenes, tmp_path, name="a", features=(FIRE9,)))["metrics"] == twice[0]
 
 
 def test_features_of_photographs_tell_digits_apart(tmp_path):
     write_some_digits(tmp_path)
     digits = {"dataset": "mnist", "features": (FIRE4,), "data_dir": tmp_path}
-    metrics = main(small(tmp_path, tmp_path, **digits))["metrics"]
+    metrics = run(small(tmp_path, tmp_path, **digits))["metrics"]
     assert metrics[f"{FIRE4}/accuracy"]["mean"] > 0.7
     assert metrics[f"{FIRE4}/accuracy_without_duplicates"] == metrics[f"{FIRE4}/accuracy"]
     assert (tmp_path / "runs" / "svm" / "figures" / "worst_confusions.png").stat().st_size > 5000
     with pytest.raises(ValueError, match=r"300 images have inner products of 0.0 GB; take fewer, such as"):
-        main(small(tmp_path, tmp_path, **digits, memory_gb=1e-4, name="none"))
+        run(small(tmp_path, tmp_path, **digits, memory_gb=1e-4, name="none"))
     with pytest.raises(ValueError, match="--grids have at least 1 cell on each side, got 1 0"):
         layers_by_network(Args(grids=(1, 0)))
     with pytest.raises(ValueError, match="--splits draws 100 images a class of 15 Scene"):
-        main(small(tmp_path, tmp_path, **digits, splits=2))
+        run(small(tmp_path, tmp_path, **digits, splits=2))
 
 
 def test_a_dry_run_splits_by_seed_and_writes_nothing(tmp_path):
     write_scene15(tmp_path / "data", train=60, test=42)
-    results = main(
+    results = run(
         small(
             tmp_path / "data",
             tmp_path,
@@ -160,7 +162,7 @@ def test_a_dry_run_splits_by_seed_and_writes_nothing(tmp_path):
 )
 def test_bad_input_is_named_before_anything_is_written(scenes, tmp_path, changes, message):
     with pytest.raises((ValueError, FileNotFoundError), match=re.escape(message)):
-        main(small(scenes, tmp_path, **changes))
+        run(small(scenes, tmp_path, **changes))
     assert not list(tmp_path.iterdir())
 
 

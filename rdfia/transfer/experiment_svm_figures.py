@@ -1,4 +1,4 @@
-"""The figures of train_svm.py."""
+"""The figures of the experiment with SVMs."""
 
 import time
 from collections.abc import Sequence

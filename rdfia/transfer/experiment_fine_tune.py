@@ -1,0 +1,122 @@
+"""The experiment in fine-tuning: train a new head and the network below it, test once, draw."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning
+
+from datamodules.files import data_root
+from datamodules.mnist import MNISTDataModule
+from datamodules.scene15 import CLASSES, Scene15DataModule
+from rdfia.common import plots
+from rdfia.engine import callbacks, devices, runs, training, wandb_run
+from rdfia.transfer.config import FineTuneArgs
+from rdfia.transfer.fine_tune import FineTuneModule
+
+# Flags that are keywords of `FineTuneModule`.
+OF_THE_MODULE = (
+    *("backbone", "layer", "weights", "grids", "hidden", "top", "unfreeze_top_at", "unfreeze_all_at"),
+    *("head_lr", "top_lr", "trunk_lr", "weight_decay", "label_smoothing", "freeze_batch_norm"),
+    *("augment", "seed"),
+)
+
+
+def run(args: FineTuneArgs) -> dict[str, Any]:
+    """Train, test and draw; return the content of results.json."""
+    args = devices.settle(args)
+    reading: dict[str, Any] = {
+        "batch_size": args.batch_size,
+        "seed": args.seed,
+        "image_size": 64 if args.fast_dev_run else args.image_size,
+        "train_on_val": args.train_on_val,
+    }
+    images: MNISTDataModule | Scene15DataModule
+    if args.dataset == "mnist":
+        images, classes = MNISTDataModule(args.data_dir, channels=3, **reading), tuple("0123456789")
+    else:
+        images = Scene15DataModule(args.data_dir, watch_test=args.watch_test, **reading)
+        classes = CLASSES
+    images.prepare_data()
+    lightning.seed_everything(args.seed, workers=True, verbose=False)
+    fixed: dict[str, Any] = {"data_dir": data_root(args.data_dir), "classes": len(classes)}
+    fixed["image_size"] = reading["image_size"]
+    module = FineTuneModule(**{name: getattr(args, name) for name in OF_THE_MODULE}, **fixed)
+    images.setup()
+    images.train_dataloader()  # says now if a batch is too large
+    data = images.describe()
+    folder = training.open_run(args, module, data, may_change=training.MAY_CHANGE_BUT_LENGTH)
+    stop = [callbacks.StopEarly("val/accuracy", mode="max", patience=args.patience)] if args.patience else []
+    trainer = training.make_trainer(
+        args,
+        folder,
+        monitor="val/accuracy",
+        mode="max",
+        callbacks=[*stop],
+        losses=("train/batch_loss",),
+        unused_weights=True,
+    )
+    seconds = training.fit(args, trainer, module, images)
+    checkpoint = folder / "checkpoints" / ("last.ckpt" if args.train_on_val else "best.ckpt")
+    chosen: dict[str, Any] = {} if args.fast_dev_run else {"ckpt_path": checkpoint, "weights_only": True}
+    metrics: dict[str, list[float]] = {}
+    notes: list[str] = []
+    if args.dataset == "scene15":
+        distinct = Scene15DataModule(args.data_dir, duplicates="drop_from_test", **reading)
+        scores = trainer.test(module, distinct, verbose=False, **chosen)[0]
+        metrics["accuracy_without_duplicates"] = [scores["test/accuracy"]]
+        notes = ["accuracy_without_duplicates leaves out test images that train holds, byte for byte"]
+    scores = trainer.test(module, images, verbose=False, **chosen)[0]
+    metrics |= {"accuracy": [scores["test/accuracy"]], "loss": [scores["test/loss"]]}
+    if not trainer.is_global_zero:
+        return {}
+    history = runs.read_metrics(folder)
+    epochs = len(history.get("val/accuracy", ([], []))[1])
+    if epochs and not args.train_on_val:
+        metrics["val_accuracy"] = [max(history["val/accuracy"][1])]
+    metrics["epochs"] = [float(epochs)]
+    draw(args, module, classes, history, scores["test/accuracy"], folder, trainer)
+    results = runs.write_results(
+        folder,
+        trainer,
+        technique="fine-tune",
+        seeds=[args.seed],
+        data=data,
+        metrics=metrics,
+        selection="last epoch" if args.train_on_val else "best accuracy on held-out training images",
+        wall_seconds=seconds,
+        notes=notes,
+    )
+    wandb_run.finish_last()
+    print(f"test accuracy {scores['test/accuracy']:.4f}")
+    written = f"results.json, figures/, checkpoints/ in {folder}"
+    print("a dry run, nothing kept" if args.fast_dev_run else written)
+    return results
+
+
+def draw(
+    args: FineTuneArgs,
+    module: FineTuneModule,
+    classes: tuple[str, ...],
+    history: Mapping[str, plots.Line],
+    accuracy: float,
+    folder: Path,
+    trainer: lightning.Trainer,
+) -> None:
+    """Draw the curves of a training, and the confusions and the accuracy of each class in its test."""
+    val = "trained on, as they are" if args.train_on_val else "held out"
+    named = {"train": "train, as augmented", "val": val, "watched": "test (a plot only)"}
+    panels = {
+        what: {text: history[f"{name}/{what}"] for name, text in named.items() if f"{name}/{what}" in history}
+        for what in ("loss", "accuracy")
+    }
+    title = f"{args.backbone} {args.layer}: test accuracy {accuracy:.4f}"
+    assert module.counts is not None
+    shares = (module.counts.diagonal() / module.counts.sum(1).clamp(min=1)).tolist()
+    figures = {
+        "curves": plots.curves(panels, x_label="batch", title=title),
+        "confusion": plots.confusion_matrix(module.counts, classes, title=title),
+        "classes": plots.bars({"accuracy": dict(zip(classes, shares, strict=True))}, title=title),
+    }
+    for name, figure in figures.items():
+        runs.save_figure(folder, name, figure, trainer)
