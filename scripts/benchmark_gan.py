@@ -18,7 +18,8 @@ from benchmark_common import (
     step_figures,
     unpack_mnist,
 )
-from gan_tables import LADDER
+
+from rdfia.generation.config import LADDER
 
 if TYPE_CHECKING:
     from rdfia.engine.args import Precision

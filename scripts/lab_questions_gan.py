@@ -2,9 +2,8 @@
 
 from collections.abc import Iterable
 
-from gan_tables import ABLATION, LADDER
-
 from rdfia.engine.report import Question
+from rdfia.generation.config import ABLATION, LADDER
 
 DIGITS = {
     "judge-FID": "judge_fid",

@@ -6,12 +6,13 @@ import json
 import shutil
 
 import pytest
-import train_gan
-from gan_tables import ABLATION, LADDER, TRIED, verdict
 from test_train_gan import small
-from train_gan import Args, main, module_flags
 
 from rdfia.engine.errors import Diverged
+from rdfia.generation.config import ABLATION, LADDER, TRIED
+from rdfia.generation.config import GANArgs as Args
+from rdfia.generation.experiment import Experiment, module_flags, run
+from rdfia.generation.experiment_tables import verdict
 from rdfia.generation.gan import GANModule
 
 
@@ -30,7 +31,7 @@ def test_the_ladder_climbs_from_the_practicals_recipe_to_the_default_one_change_
 def test_a_table_skips_what_is_done_and_names_what_collapsed(tmp_path, mnist, monkeypatch):
     monkeypatch.setitem(ABLATION, "lr", {"D rate 1e9": {"discriminator_lr": 1e9}})
     args = small(tmp_path, preset="practical", ablation=("lr",), seeds=(0,), interpolate=())
-    table = main(args)
+    table = run(args)
     folder = tmp_path / "runs" / "gan"
     assert table == json.loads((folder / "results.json").read_text())
     single = json.loads((folder / "D-rate-1e9_seed_0" / "results.json").read_text())
@@ -41,30 +42,30 @@ def test_a_table_skips_what_is_done_and_names_what_collapsed(tmp_path, mnist, mo
     assert (folder / "figures" / "samples.png").exists()
 
     shutil.rmtree(folder / "D-rate-1e9_seed_0")  # a row that is not done is trained again, alone, by its part
-    trained, train = [], train_gan.train
-    monkeypatch.setattr(train_gan, "train", lambda part: trained.append(part.name) or train(part))
+    trained, train = [], Experiment.train
+    monkeypatch.setattr(Experiment, "train", lambda one: trained.append(one.args.name) or train(one))
     for part, names in (((0, 2), []), ((1, 2), ["D-rate-1e9_seed_0"])):
-        assert main(dataclasses.replace(args, part=part)) == {}
+        assert run(dataclasses.replace(args, part=part)) == {}
         assert trained == names
-    assert main(args)["metrics"].keys() == table["metrics"].keys()
+    assert run(args)["metrics"].keys() == table["metrics"].keys()
     assert trained == ["D-rate-1e9_seed_0"]
 
     trained.clear()
-    monkeypatch.setattr(train_gan, "train", lambda part: trained.append(part.name) or train(part))
-    more = main(dataclasses.replace(args, seeds=(0, 1)))
+    monkeypatch.setattr(Experiment, "train", lambda one: trained.append(one.args.name) or train(one))
+    more = run(dataclasses.replace(args, seeds=(0, 1)))
     assert trained == ["practical_seed_1", "D-rate-1e9_seed_1"]
     assert more["metrics"]["practical/recall"]["values"][:1] == table["metrics"]["practical/recall"]["values"]
     path = folder / "practical_seed_1" / "results.json"
     earlier = json.loads(path.read_text())
     del earlier["metrics"]["histogram_distance"]  # as if an earlier version had trained it
     path.write_text(json.dumps(earlier))
-    left = more["metrics"].keys() - main(dataclasses.replace(args, seeds=(0, 1)))["metrics"].keys()
+    left = more["metrics"].keys() - run(dataclasses.replace(args, seeds=(0, 1)))["metrics"].keys()
     assert left == {"practical/histogram_distance"}
     with pytest.raises(ValueError, match="--max-epochs 1, this command says 2"):
-        main(dataclasses.replace(args, max_epochs=2))
+        run(dataclasses.replace(args, max_epochs=2))
     single_run = dataclasses.replace(args, output_dir=folder, name="practical_seed_0")
     with pytest.raises(ValueError, match="holds a single run; use another --name"):
-        main(single_run)
+        run(single_run)
 
 
 def test_what_became_of_a_training():
@@ -78,20 +79,20 @@ def test_what_became_of_a_training():
 
 
 def test_a_bad_row_is_said_before_the_first_is_trained(tmp_path, mnist, monkeypatch):
-    monkeypatch.setattr(train_gan, "train", None)
+    monkeypatch.setattr(Experiment, "train", None)
     args = small(tmp_path, preset="practical", ablation=("loss",), label_smoothing=0.1)
     with pytest.raises(ValueError, match="the hinge loss has no labels to smooth"):
-        main(args)
+        run(args)
     args = small(tmp_path, seeds=(0, 1), batch_size=10**6, check=True)
     with pytest.raises(ValueError, match=r"larger than the .* training images"):
-        main(args)
+        run(args)
     assert not (tmp_path / "runs").exists()
 
 
 def test_a_gan_that_diverges_stops_and_is_a_row_of_its_table(tmp_path, mnist, monkeypatch, capsys, undrawn):
     args = small(tmp_path, generator_lr=1e30, interpolate=())
     with pytest.raises(Diverged, match="train/discriminator_loss is nan after batch 2 of epoch 1; take smal"):
-        main(args)
+        run(args)
     single = json.loads((tmp_path / "runs" / "gan" / "results.json").read_text())
     assert single["metrics"]["judge_fid"]["mean"] is None
     assert "train/discriminator_loss is nan" in single["notes"][-1]
@@ -100,11 +101,11 @@ def test_a_gan_that_diverges_stops_and_is_a_row_of_its_table(tmp_path, mnist, mo
     for name in [name for name in TRIED if name != "orthogonal initialization"]:
         monkeypatch.delitem(TRIED, name)
     args = small(tmp_path, ablation=("tried",), name="table", interpolate=())
-    table = main(args)
+    table = run(args)
     assert "orthogonal initialization: diverged" in table["notes"]
     assert table["notes"][-1].startswith("orthogonal initialization, seed 0: train/discriminator_loss is nan")
     assert table["metrics"]["best/judge_fid"]["mean"] is not None
     with pytest.raises(Diverged):
-        main(dataclasses.replace(args, fast_dev_run=True))
-    monkeypatch.setattr(train_gan, "train", None)  # nothing is trained again
-    assert main(args)["metrics"] == table["metrics"]
+        run(dataclasses.replace(args, fast_dev_run=True))
+    monkeypatch.setattr(Experiment, "train", None)  # nothing is trained again
+    assert run(args)["metrics"] == table["metrics"]

@@ -5,9 +5,11 @@ import json
 
 import pytest
 import torch
-from train_cgan import Args, build, main, style_scores
 
 from rdfia.generation.cgan import cGANModule
+from rdfia.generation.config import ConditionalGANArgs as Args
+from rdfia.generation.digit_style import style_scores
+from rdfia.generation.experiment import ConditionalExperiment, run_conditional
 
 
 def small(tmp_path, **changes) -> Args:
@@ -17,14 +19,14 @@ def small(tmp_path, **changes) -> Args:
 
 
 def test_a_dry_run_touches_everything_and_writes_nothing(tmp_path, mnist, capsys):
-    results = main(small(tmp_path, fast_dev_run=True))
+    results = run_conditional(small(tmp_path, fast_dev_run=True))
     assert 0 <= results["metrics"]["conditional_accuracy"]["mean"] <= 1
     assert "a dry run, nothing kept" in capsys.readouterr().out
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
 def test_a_table_of_both_kinds_of_discriminator(tmp_path, mnist):
-    table = main(small(tmp_path, compare=("no-label-in-discriminator",)))
+    table = run_conditional(small(tmp_path, compare=("no-label-in-discriminator",)))
     folder = tmp_path / "runs" / "cgan"
     assert table == json.loads((folder / "results.json").read_text())
     assert table["technique"] == "cgan"
@@ -38,13 +40,15 @@ def test_a_table_of_both_kinds_of_discriminator(tmp_path, mnist):
 
 
 def test_flags_reach_the_module(tmp_path):
-    module = build(small(tmp_path, conditioning="projection", latents="uniform", seed=2))
+    module = ConditionalExperiment(
+        small(tmp_path, conditioning="projection", latents="uniform", seed=2)
+    ).build()
     assert module.discriminator.embedding.num_embeddings == 10
     assert (module.latents, module.seed, module.latent_dim) == ("uniform", 2, 8)
-    module = build(small(tmp_path, label_in_discriminator=False))
+    module = ConditionalExperiment(small(tmp_path, label_in_discriminator=False)).build()
     assert module.discriminator.embedding is None
     assert module.hparams["conditioning"] == cGANModule().hparams["conditioning"] == "projection"
-    module = build(small(tmp_path, preset="practical"))
+    module = ConditionalExperiment(small(tmp_path, preset="practical")).build()
     assert (module.hparams["conditioning"], module.upsampling) == ("one-hot", "transposed")
     with pytest.raises(ValueError, match="--seeds are at least 0"):
         dataclasses.replace(Args(), seeds=(-1,))

@@ -1,4 +1,4 @@
-"""The script, in process and as users call it."""
+"""The experiment, in process, and the script as users call it."""
 
 import dataclasses
 import inspect
@@ -15,13 +15,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import write_mnist
-from gan_tables import ABLATION, TRIED
 from PIL import Image
-from train_gan import Args, halfway_scores, loss_numbers, main, module_flags, walks
 
 from rdfia.engine.cli import run_script
 from rdfia.engine.errors import Interrupted
+from rdfia.generation.config import ABLATION, TRIED
+from rdfia.generation.config import GANArgs as Args
+from rdfia.generation.experiment import loss_numbers, module_flags, run
 from rdfia.generation.gan import PRACTICAL, GANModule
+from rdfia.generation.walks import halfway_scores, walks
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = str(ROOT / "scripts" / "train_gan.py")
@@ -40,7 +42,7 @@ def small(tmp_path, **changes) -> Args:
 
 def test_a_dry_run_touches_everything_and_writes_nothing(tmp_path, mnist, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    results = main(small(tmp_path, fast_dev_run=True))
+    results = run(small(tmp_path, fast_dev_run=True))
     assert results["metrics"]["n_real"]["mean"] > 0
     assert "a dry run, nothing kept" in capsys.readouterr().out
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
@@ -48,7 +50,7 @@ def test_a_dry_run_touches_everything_and_writes_nothing(tmp_path, mnist, monkey
 
 def test_a_run_leaves_figures_scores_and_checkpoints(tmp_path, mnist, capsys):
     # the default hardly changes in six batches of small networks, and a film has no equal frames
-    results = main(small(tmp_path, max_epochs=2, preset="practical", average_decay=0.999))
+    results = run(small(tmp_path, max_epochs=2, preset="practical", average_decay=0.999))
     folder = tmp_path / "runs" / "gan"
     assert json.loads((folder / "results.json").read_text()) == results
     figures = {path.stem for path in (folder / "figures").iterdir()}
@@ -73,7 +75,7 @@ def test_a_run_leaves_figures_scores_and_checkpoints(tmp_path, mnist, capsys):
 
 def test_the_same_seed_gives_the_same_numbers(tmp_path, mnist, undrawn):
     results = [
-        main(small(tmp_path, name=name, seed=seed, interpolate=()))
+        run(small(tmp_path, name=name, seed=seed, interpolate=()))
         for name, seed in (("a", 0), ("b", 0), ("c", 1))
     ]
     losses = [(tmp_path / "runs" / name / "metrics.csv").read_text() for name in "abc"]
@@ -113,7 +115,7 @@ def test_the_numbers_of_the_curves_by_hand():
 
 
 def test_no_walks_where_none_is_asked_for(tmp_path, mnist):
-    main(small(tmp_path, interpolate=(), max_epochs=1))
+    run(small(tmp_path, interpolate=(), max_epochs=1))
     assert not list((tmp_path / "runs").glob("**/interpolation*"))
     assert (tmp_path / "runs" / "gan" / "results.json").exists()
 
@@ -218,7 +220,7 @@ def test_bad_input_is_one_line_exit_code_2_and_nothing_written(
     arguments = [part.format(tmp=tmp_path, **places) for part in arguments]
     monkeypatch.setattr(sys, "argv", [SCRIPT, *arguments, *output])
     with pytest.raises(SystemExit) as stopped:
-        run_script(main, Args)
+        run_script(run, Args)
     shown = capfd.readouterr()
     assert stopped.value.code == 2
     assert shown.err.count("\n") == 1
@@ -244,7 +246,7 @@ def test_a_checkpoint_of_another_technique_is_named(tmp_path, mnist):
     last.parent.mkdir(parents=True)
     torch.save({"state_dict": {"feature_extractor.weight": torch.zeros(1)}}, last)
     with pytest.raises(ValueError, match="is not a checkpoint of this GANModule"):
-        main(small(tmp_path))
+        run(small(tmp_path))
     assert [path.name for path in (tmp_path / "runs" / "gan").iterdir()] == ["checkpoints"]
 
 
@@ -300,7 +302,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path, mnist):
     assert done.returncode == 0, done.stderr
     assert "epoch 9/9" in done.stdout
     assert "epoch 1/9" not in done.stdout
-    straight = main(small(tmp_path, name="straight", batch_size=8, max_epochs=9, latent_dim=100))
+    straight = run(small(tmp_path, name="straight", batch_size=8, max_epochs=9, latent_dim=100))
     resumed = json.loads((folder / "results.json").read_text())
     for results in (resumed, straight):
         assert results["metrics"].pop("seconds")["mean"] > 0

@@ -137,31 +137,6 @@ def curves(
     return figure
 
 
-def gan_curves(history: Mapping[str, Line], samples: Tensor, smooth: int = 1) -> Figure:
-    """Draw what GAN training is watched by: losses, mean scores of both kinds of images, judge-FID, samples.
-
-    Args:
-        history: Metrics by name, as `GANModule` logs them, against batches.
-        samples: (N, C, H, W) in [0, 1].
-        smooth: Running mean over this many batches.
-    """
-
-    def line(metric: str) -> Line:
-        x, y = history.get(metric, ([], []))
-        known = [place for place, value in enumerate(y) if math.isfinite(value)]
-        return [x[place] for place in known], [y[place] for place in known]
-
-    panels = {
-        label: {name: line(metric) for name, metric in lines.items()}
-        for label, lines in {
-            "loss": {"discriminator": "train/discriminator_loss", "generator": "train/generator_loss"},
-            "mean score (1: real)": {"real": "train/real_score", "generated": "train/fake_score"},
-            "judge-FID": {"validation": "val/judge_fid"},
-        }.items()
-    }
-    return curves(panels, x_label="batch", smooth=smooth, images={"generated": samples})
-
-
 def scatter(
     panels: Mapping[str, tuple[Tensor, Tensor, Sequence[str]]], *, columns: int, title: str | None = None
 ) -> Figure:

@@ -7,6 +7,8 @@ drawn alike. `style_correlation` says how much: it compares the moments of digit
 import torch
 from torch import Tensor
 
+from rdfia.generation.cgan import cGANModule
+
 
 def slant(images: Tensor) -> Tensor:
     """Return how far ink leans right per row upwards, (N,): the shear that would set each digit upright.
@@ -56,3 +58,18 @@ def style_correlation(moments: Tensor) -> Tensor:
     correlations = standard.T @ standard / len(moments)
     classes = moments.shape[1]
     return (correlations.sum() - correlations.diagonal().sum()) / (classes * (classes - 1))
+
+
+def style_scores(module: cGANModule, count: int = 1000) -> dict[str, float]:
+    """Return how far one latent means one style: the correlation of slant and of thickness over the digits.
+
+    Beside each what chance gives: the same digits, each paired with those of other latents.
+    """
+    scores = {}
+    together = module.class_grid(module.draw(count, 6))
+    shuffled = torch.stack([together[digit].roll(digit, 0) for digit in range(10)])
+    for moment in (slant, thickness):
+        for name, grid in {"": together, "_of_shuffled_pairs": shuffled}.items():
+            moments = torch.stack([moment(row) for row in grid], 1)
+            scores[f"{moment.__name__}_correlation{name}"] = float(style_correlation(moments))
+    return scores

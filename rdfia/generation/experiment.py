@@ -1,0 +1,323 @@
+"""The experiments with GANs: train one of either kind, score its digits with the digit judge, draw them."""
+
+import dataclasses
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from datamodules.mnist import MNISTDataModule
+from rdfia.common import plots
+from rdfia.engine import callbacks, devices, runs, training, wandb_run
+from rdfia.engine.errors import Diverged
+from rdfia.generation.cgan import cGANModule
+from rdfia.generation.config import (
+    ABLATION,
+    CONDITIONAL_ROWS,
+    LADDER,
+    TRIED,
+    ConditionalGANArgs,
+    GANArgs,
+    SharedArgs,
+)
+from rdfia.generation.digit_judge import FIRST_JUDGED, score_images
+from rdfia.generation.digit_style import style_scores
+from rdfia.generation.experiment_tables import compare
+from rdfia.generation.gan import PRACTICAL, GANModule
+from rdfia.generation.plots import gan_curves
+from rdfia.generation.walks import halfway_scores, walks
+
+Scores = dict[str, float]
+
+
+class Experiment:
+    """One GAN without labels: build, train, test, draw.
+
+    Args:
+        args: The flags.
+    """
+
+    technique = "gan"
+
+    def __init__(self, args: GANArgs) -> None:
+        self.args: SharedArgs = args
+        self.pairs = [(int(pair[0]), int(pair[1])) for pair in args.interpolate]
+
+    def build(self) -> GANModule:
+        """Return the module that the flags describe."""
+        return GANModule(**module_flags(self.args))
+
+    def preview(self, gan: Any) -> Tensor:
+        """Return the images (N, 1, 32, 32) that each epoch and the film show."""
+        images: Tensor = gan(gan.preview_latents)
+        return images
+
+    def figures(self, gan: Any) -> dict[str, Figure]:
+        """Return more figures of the trained module, by name."""
+        if not self.pairs:
+            return {}
+        return {"interpolation": plots.image_grids(walks(gan, self.pairs, steps=10), columns=10)}
+
+    def films(self, gan: Any) -> dict[str, list[np.ndarray]]:
+        """Return films of the trained module, the frames of each by name."""
+        if not self.pairs:
+            return {}
+        walked = walks(gan, self.pairs, steps=30).values()
+        parts = (images.reshape(len(self.pairs), 30, *images.shape[1:]).unbind(1) for images in walked)
+        frames = zip(*parts, strict=True)
+        return {"walk": [plots.sheet(torch.cat(shown), columns=len(self.pairs)) for shown in frames]}
+
+    def more_scores(self, gan: Any) -> Scores:
+        """Return scores that only this kind of GAN has."""
+        return halfway_scores(gan, 50 if self.args.fast_dev_run else 1000) if self.pairs else {}
+
+    def train(self) -> dict[str, Any]:
+        """Train, test and draw; return the content of results.json.
+
+        Raises:
+            Diverged: A loss was not finite; its results are written all the same.
+        """
+        args = self.args
+        lightning.seed_everything(args.seed, workers=True, verbose=False)
+        module = self.build()
+        digits = read_digits(args)
+        if module.groups is not None and module.groups.count > len(digits.train_data):
+            raise ValueError(
+                f"--groups {module.groups.count} of {len(digits.train_data)} digits; take fewer, or 0"
+            )
+        free = training.MAY_CHANGE if module.decay == "none" else training.MAY_CHANGE_BUT_LENGTH
+        data = digits.describe()
+        folder = training.open_run(args, module, data, may_change=free)
+        trainer = self._trainer(folder)
+        diverged = None
+        try:
+            seconds = training.fit(args, trainer, module, digits)
+        except Diverged as error:  # scored all the same: that too is a result
+            diverged, seconds = error, training.seconds_trained(trainer)
+        held_out = args.score_on in ("held-out", "both")
+        loader = digits.val_dataloader() if held_out else digits.test_dataloader()
+        tested = dict(trainer.test(module, loader, verbose=False)[0])
+        if args.score_on == "both":
+            on_test = trainer.test(module, digits.test_dataloader(), verbose=False)[0]
+            on_test = {name.replace("/", "_"): value for name, value in on_test.items()}
+        else:
+            on_test = {}
+        if not trainer.is_global_zero:
+            return {}
+        against, kind = (digits.val_data, "held-out training digits") if held_out else (digits.test_data, "")
+        kind = kind or "test digits"
+        # The floor is of as many digits as were generated: with fewer, all distances are larger.
+        count = min(len(against), len(digits.train_data), 64 if args.fast_dev_run else 10**9)
+        real, others = against[range(count)][0], digits.train_data[range(count)][0]
+        scores = {name.removeprefix("test/"): value for name, value in tested.items()}
+        scores |= {f"floor_{name}": value for name, value in score_images(others, real).items()}
+        scores |= on_test | {"seconds": seconds}
+        epoch, history = len(digits.train_dataloader()), runs.read_metrics(folder)
+        scores |= {} if args.fast_dev_run else loss_numbers(history, epoch)
+        scores |= self.more_scores(module)
+        self._draw(module, history, epoch, real[:64], kind, scores, folder, trainer)
+        note = note_on_scores(kind, count, data, held_out=held_out)
+        results = runs.write_results(
+            folder,
+            trainer,
+            technique=self.technique,
+            seeds=[args.seed],
+            data=data,
+            metrics={name: [value] for name, value in scores.items()},
+            selection="last epoch, samples of the averaged generator",
+            wall_seconds=seconds,
+            notes=[note, *([str(diverged)] if diverged else [])],
+        )
+        wandb_run.finish_last()
+        if diverged:
+            raise diverged
+        print(f"{scores['n_generated']:.0f} generated digits against {scores['n_real']:.0f} real {kind}")
+        for name in ("judge_fid", "precision", "recall", "confident_share", "smallest_class_share"):
+            print(f"{name:22}{scores[name]:8.3f}    real training digits {scores['floor_' + name]:8.3f}")
+        written = f"results.json, figures/, checkpoints/ in {folder}"
+        print("a dry run, nothing kept" if args.fast_dev_run else written)
+        return results
+
+    def _trainer(self, folder: Path) -> lightning.Trainer:
+        def grid(gan: Any) -> Figure:
+            return plots.image_grids({"generated digits": self.preview(gan)})
+
+        return training.make_trainer(
+            self.args,
+            folder,
+            monitor="val/judge_fid",
+            mode="min",
+            callbacks=[
+                callbacks.EpochFigure(folder, "samples", grid),
+                callbacks.Film(folder, lambda gan: plots.sheet(self.preview(gan), 8)),
+            ],
+            losses=("train/discriminator_loss",),  # the generator has none in batches without a step of it
+            two_optimizers=True,
+        )
+
+    def _draw(
+        self,
+        module: GANModule,
+        history: Mapping[str, plots.Line],
+        epoch: int,
+        real: Tensor,
+        kind: str,
+        scores: Scores,
+        folder: Path,
+        trainer: lightning.Trainer,
+    ) -> None:
+        samples = module.sample(64)
+        fid = f"judge-FID {scores['judge_fid']:.2f} (real digits {scores['floor_judge_fid']:.2f})"
+        figures = {
+            "curves_and_samples": gan_curves(history, samples, smooth=epoch // 10),
+            "real_and_generated": plots.image_grids({f"real {kind}": real, "generated": samples}, title=fid),
+            **self.figures(module),
+        }
+        for name, figure in figures.items():
+            runs.save_figure(folder, name, figure, trainer)
+        for name, frames in self.films(module).items():
+            runs.save_film(folder, name, frames, trainer)
+
+
+class ConditionalExperiment(Experiment):
+    """One GAN that is told the digit.
+
+    Args:
+        args: The flags.
+    """
+
+    technique = "cgan"
+
+    def __init__(self, args: ConditionalGANArgs) -> None:
+        self.args, self.conditional = args, args
+
+    def build(self) -> cGANModule:
+        """Return the module that the flags describe."""
+        args = self.conditional
+        conditioning = args.conditioning or ("one-hot" if args.preset == "practical" else "projection")
+        return cGANModule(
+            conditioning=conditioning,
+            label_in_discriminator=args.label_in_discriminator,
+            **module_flags(args),
+        )
+
+    def preview(self, gan: Any) -> Tensor:
+        """Return each digit with the same latents, a row each."""
+        images: Tensor = gan.class_grid(gan.preview_latents).flatten(0, 1)
+        return images
+
+    def figures(self, gan: Any) -> dict[str, Figure]:
+        """Return the grid of digits and styles."""
+        grid = gan.class_grid(gan.draw(16, 7)).flatten(0, 1)
+        title = "each row a digit, each column one latent"
+        return {"styles": plots.image_grids({title: grid}, columns=16)}
+
+    def films(self, gan: Any) -> dict[str, list[np.ndarray]]:
+        """Return none."""
+        return {}
+
+    def more_scores(self, gan: Any) -> Scores:
+        """Return how far one latent is one style."""
+        return style_scores(gan, 50 if self.args.fast_dev_run else 1000)
+
+
+def run(args: GANArgs) -> dict[str, Any]:
+    """Train a GAN, or a table of GANs; return the content of results.json."""
+    args = devices.settle(args)
+    if not (args.seeds or args.ablation):
+        if args.part is not None:
+            raise ValueError("--part is one of a table; add --seeds or --ablation")
+        return Experiment(args).train()
+    everything = {row: change for group in ABLATION.values() for row, change in group.items()}
+    tables = ABLATION | {"all": everything, "ladder": LADDER, "tried": TRIED}
+    rows: dict[str, dict[str, Any]] = {args.preset: {}}
+    for group in args.ablation:
+        rows |= tables[group]
+    if args.ablation and args.score_on == "auto":
+        args = dataclasses.replace(args, score_on="held-out")
+    if "ladder" in args.ablation and args.score_on == "held-out":
+        last = list(LADDER)[-1]  # what it leads to is tested
+        rows[last] = rows[last] | {"score_on": "both"}
+    return compare(args, rows, Experiment, read_digits(args).describe())
+
+
+def run_conditional(args: ConditionalGANArgs) -> dict[str, Any]:
+    """Train a conditional GAN, or a table of them; return the content of results.json."""
+    args = devices.settle(args)
+    if not (args.seeds or args.compare):
+        if args.part is not None:
+            raise ValueError("--part is one of a table; add --seeds or --compare")
+        return ConditionalExperiment(args).train()
+    if args.compare and args.score_on == "auto":
+        args = dataclasses.replace(args, score_on="held-out")
+    rows: dict[str, dict[str, Any]] = {args.preset: {}} | {row: CONDITIONAL_ROWS[row] for row in args.compare}
+    return compare(args, rows, ConditionalExperiment, read_digits(args).describe())
+
+
+def module_flags(args: SharedArgs) -> dict[str, Any]:
+    """Return the keywords of `GANModule` that follow from the flags."""
+    keywords = inspect.signature(GANModule).parameters
+    own = [field.name for field in dataclasses.fields(args) if field.name in keywords]
+    given = {name: value for name in own if (value := getattr(args, name)) is not None}
+    return (PRACTICAL if args.preset == "practical" else {}) | given
+
+
+def read_digits(args: SharedArgs) -> MNISTDataModule:
+    """Return MNIST at the size of the networks; validation digits are trained on too, unless they score."""
+    assert args.batch_size is not None
+    digits = MNISTDataModule(
+        args.data_dir,
+        batch_size=args.batch_size,
+        image_size=32,
+        seed=args.seed,
+        train_on_val=args.score_on in ("auto", "test"),
+    )
+    digits.setup()
+    digits.train_dataloader()  # says now if they are fewer than a batch
+    return digits
+
+
+def note_on_scores(kind: str, count: int, data: Mapping[str, Any], *, held_out: bool) -> str:
+    """Return what the judge-FID and its floor are of.
+
+    Args:
+        kind: Of the digits that are scored against.
+        count: How many the floor is of.
+        data: Description of the data; the judge was trained on MNIST's.
+        held_out: They are the last of the training set.
+    """
+    judged_at_all = data["name"] == "MNIST"
+    judged = max(0, count - FIRST_JUDGED) if judged_at_all else 0
+    # Held-out digits are the last of the training set, which trained the judge; the GAN has not seen them.
+    known = " (all of which trained the judge)" if held_out and judged_at_all else ""
+    return (
+        f"judge-FID uses the features of rdfia's digit judge, against {kind}{known}; the floor is what the "
+        f"first {count:,} training digits get, of which {judged:,} trained the judge"
+    )
+
+
+def loss_numbers(history: Mapping[str, plots.Line], epoch: int) -> Scores:
+    """Return what the curves of a training say as numbers.
+
+    Both losses, means over the last ``epoch`` batches; loss_swing, the standard deviation of the generator's
+    loss over those; discriminator_wins, the share of all batches in which the discriminator is wrong about
+    none of the images.
+    """
+    values = {
+        name: np.array(history[f"train/{name}"][1]) for name in ("discriminator_loss", "generator_loss")
+    }
+    last = {name: loss[-epoch:] for name, loss in values.items()}
+    # The generator has no loss in batches in which it does not step.
+    steps = last["generator_loss"][~np.isnan(last["generator_loss"])]
+    return {
+        "final_discriminator_loss": float(last["discriminator_loss"].mean()),
+        "final_generator_loss": float(steps.mean()) if len(steps) else float("nan"),
+        "loss_swing": float(steps.std()) if len(steps) else float("nan"),
+        "discriminator_wins": float(np.mean(np.array(history["train/discriminator_accuracy"][1]) == 1)),
+    }
