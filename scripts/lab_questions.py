@@ -1,10 +1,10 @@
 """The questions of the practical, and where their answers lie: runs of `lab.EXPERIMENTS`, and metrics."""
 
 from lab_questions_gan import GENERATION
-from visualize_class import TABLES
 
 from rdfia.adaptation.config import ABLATION as DANN_ABLATION
 from rdfia.engine.report import Chapter, Question
+from rdfia.interpret.config import TABLES
 
 SVM = {
     "accuracy": "accuracy",

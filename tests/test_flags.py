@@ -15,13 +15,13 @@ import train_dann
 import train_fine_tune
 import train_gan
 import train_svm
-import visualize_attacks
 
 from rdfia.engine import devices
 from rdfia.engine.args import LONGEST_NAME, TrainerArgs
 from rdfia.engine.cli import out_of_memory, run_script
 from rdfia.engine.errors import Failed
 from rdfia.generation.gan import GANModule
+from rdfia.interpret.config import Adversarial
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 
@@ -41,8 +41,8 @@ SCRIPTS = Path(__file__).parents[1] / "scripts"
         (train_fine_tune.Args, {"hidden": (10**9,)}, "--hidden is at most 100,000"),
         (train_svm.Args, {"memory_gb": float("inf")}, "--memory-gb is a finite number"),
         (train_svm.Args, {"image_size": 10**6}, "--image-size is at most 4,096"),
-        (visualize_attacks.Adversarial, {"curve": (1.0, float("inf"))}, "--curve is a finite number"),
-        (visualize_attacks.Adversarial, {"queries": 10**12}, "--queries is at most"),
+        (Adversarial, {"curve": (1.0, float("inf"))}, "--curve is a finite number"),
+        (Adversarial, {"queries": 10**12}, "--queries is at most"),
         (TrainerArgs, {"name": "a\nb"}, "--name is a folder name"),
         (TrainerArgs, {"name": "a\x1b[31m"}, "--name is a folder name"),
         (TrainerArgs, {"name": "x" * 300}, f"--name has at most {LONGEST_NAME} bytes, 'xxx.* has 300"),

@@ -6,8 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-import visualize_common
-from visualize_common import moved, once, read_part, seconds_kept
+
+from rdfia.interpret.commands import common as shared
+from rdfia.interpret.commands.common import moved, once, read_part, seconds_kept
 
 
 def trainer(device: str = "cpu") -> SimpleNamespace:
@@ -45,7 +46,7 @@ def test_parts_go_on_on_another_device(tmp_path, monkeypatch):
     """Tensors are kept for a CPU, whatever made them, and come back on the device of the run."""
     made = {"maps": torch.rand(3), "list": [torch.zeros(2), 0.5], "name": "x"}
     placed = []
-    monkeypatch.setattr(visualize_common, "moved", lambda found, device: placed.append(str(device)) or found)
+    monkeypatch.setattr(shared, "moved", lambda found, device: placed.append(str(device)) or found)
     once(tmp_path, trainer(), "maps", lambda: made)
     once(tmp_path, trainer("meta"), "maps", lambda: 1 / 0)
     assert placed == ["cpu", "meta"]

@@ -12,11 +12,11 @@ from pathlib import Path
 import lab
 import pytest
 from lab_questions import CHAPTERS, METHODS, SUMMARY
-from visualize_class import TABLES
 
 from rdfia.adaptation.config import ABLATION
 from rdfia.engine import report, runs
 from rdfia.generation.config import LADDER
+from rdfia.interpret.config import TABLES
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

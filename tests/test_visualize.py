@@ -6,33 +6,26 @@ from pathlib import Path
 
 import pytest
 import torch
-import visualize_adversarial
-import visualize_saliency
 from conftest import write_picture
-from visualize import (
-    Activations,
-    Adversarial,
-    Args,
-    Classify,
-    ClassVisualization,
-    Describe,
-    Saliency,
-    main,
-)
-from visualize_attacks import pick_targets
-from visualize_common import class_of
-from visualize_saliency import last_maps
+from visualize import Args
 
-from rdfia.common import backbones
 from rdfia.common.backbones import classify, imagenet_classes, load_backbone
 from rdfia.engine.cli import run_script
 from rdfia.interpret.activations import activation_maps
+from rdfia.interpret.commands import adversarial as adversarial_command
+from rdfia.interpret.commands import common as shared
+from rdfia.interpret.commands import saliency as saliency_command
+from rdfia.interpret.commands.attacks import pick_targets
+from rdfia.interpret.commands.common import class_of
+from rdfia.interpret.commands.saliency import last_maps
+from rdfia.interpret.config import Activations, Adversarial, Classify, ClassVisualization, Describe, Saliency
+from rdfia.interpret.experiment import run
 
 SAMPLE = Path("sample")
 
 
 def test_vgg16_has_the_parameters_of_the_paper(tmp_path, capsys):
-    results = main(Describe(backbone="vgg16", weights="random", output_dir=tmp_path, accelerator="cpu"))
+    results = run(Describe(backbone="vgg16", weights="random", output_dir=tmp_path, accelerator="cpu"))
     metrics = {name: value["mean"] for name, value in results["metrics"].items()}
     assert metrics["parameters"] == 138_357_544
     assert metrics["parameters_fully_connected"] == 123_642_856
@@ -44,7 +37,7 @@ def test_vgg16_has_the_parameters_of_the_paper(tmp_path, capsys):
 
 
 def test_photographs_are_recognised_and_drawn(tmp_path, capsys):
-    results = main(Classify(data_dir=SAMPLE, output_dir=tmp_path, accelerator="cpu"))
+    results = run(Classify(data_dir=SAMPLE, output_dir=tmp_path, accelerator="cpu"))
     assert results["metrics"]["top_5"]["mean"] == 1
     assert "espresso 0.9" in capsys.readouterr().out
     figures = list((tmp_path / "classify" / "figures").glob("classes_*.png"))
@@ -57,9 +50,7 @@ def test_own_files_and_folders_have_no_accuracy(tmp_path):
     write_picture(tmp_path / "folder" / "two.jpg", (60, 80), 1)
     (tmp_path / "folder" / "notes.txt").write_text("no picture")
     pictures = (tmp_path / "one.png", tmp_path / "folder")
-    results = main(
-        Classify(data_dir=SAMPLE, images=pictures, output_dir=tmp_path / "runs", accelerator="cpu")
-    )
+    results = run(Classify(data_dir=SAMPLE, images=pictures, output_dir=tmp_path / "runs", accelerator="cpu"))
     assert results["metrics"] == {}
     assert results["data"]["test"] == 2
 
@@ -90,9 +81,7 @@ def test_activation_maps_are_those_of_the_layer(tmp_path):
     vgg = load_backbone("vgg16", weights="random")
     with pytest.raises(ValueError, match="fc6 of vgg16 has no maps"):
         activation_maps(vgg, images, "fc6")
-    results = main(
-        Activations(data_dir=SAMPLE, layer="fire2", maps=5, output_dir=tmp_path, accelerator="cpu")
-    )
+    results = run(Activations(data_dir=SAMPLE, layer="fire2", maps=5, output_dir=tmp_path, accelerator="cpu"))
     assert 0.1 < results["metrics"]["fire2/share_not_zero"]["mean"] < 0.9
     assert len(list((tmp_path / "activations" / "figures").iterdir())) == 3
 
@@ -124,13 +113,13 @@ def test_grey_images_through_added_up_filters_look_like_repeated_ones():
 def test_bad_input_is_named_before_anything_is_written(tmp_path, args, message):
     args = dataclasses.replace(args, data_dir=SAMPLE, output_dir=tmp_path / "runs", accelerator="cpu")
     with pytest.raises((ValueError, FileNotFoundError), match=re.escape(message)):
-        main(args)
+        run(args)
     assert not (tmp_path / "runs").exists()
 
 
 def test_the_subcommands_are_parsed(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["visualize.py", "describe", "--output-dir", str(tmp_path)])
-    run_script(main, Args)
+    run_script(run, Args)
     assert "conv10" in capsys.readouterr().out
     assert (tmp_path / "describe" / "results.json").exists()
 
@@ -139,7 +128,7 @@ def test_two_files_of_one_name_have_a_figure_each(tmp_path):
     for folder in ("a", "b"):
         write_picture(tmp_path / folder / "cat.jpg", (60, 80), 1)
     pictures = (tmp_path / "a", tmp_path / "b")
-    main(Classify(data_dir=SAMPLE, images=pictures, output_dir=tmp_path, accelerator="cpu"))
+    run(Classify(data_dir=SAMPLE, images=pictures, output_dir=tmp_path, accelerator="cpu"))
     assert len(list((tmp_path / "classify" / "figures").iterdir())) == 2
 
 
@@ -166,7 +155,7 @@ def test_grad_cam_takes_the_deepest_layer_with_maps():
 def test_saliency_is_drawn_and_measured(tmp_path):
     given = {"image_size": 64, "samples": 2, "randomized": 1, "output_dir": tmp_path, "accelerator": "cpu"}
     methods = ("gradient", "grad_cam")
-    results = main(Saliency(data_dir=SAMPLE, methods=methods, of="predicted", **given))
+    results = run(Saliency(data_dir=SAMPLE, methods=methods, of="predicted", **given))
     for method in methods:
         for kind in ("deletion", "insertion", "randomized"):
             assert -1 <= results["metrics"][f"squeezenet1_1/{method}/{kind}"]["mean"] <= 1
@@ -177,12 +166,12 @@ def test_saliency_is_drawn_and_measured(tmp_path):
 
 def test_the_images_of_the_randomization_are_spread_over_all(monkeypatch):
     seen = {}
-    monkeypatch.setattr(visualize_saliency, "explain", lambda *given: torch.zeros(len(given[3]), 4, 4))
+    monkeypatch.setattr(saliency_command, "explain", lambda *given: torch.zeros(len(given[3]), 4, 4))
     monkeypatch.setattr(
-        visualize_saliency, "randomized", lambda *given: seen.update(places=given[4].tolist()) or {}
+        saliency_command, "randomized", lambda *given: seen.update(places=given[4].tolist()) or {}
     )
-    places, args = torch.arange(250), visualize_saliency.Saliency(randomized=10, faithfulness=False)
-    visualize_saliency.measure(args, None, "fire9", torch.zeros(250, 3, 4, 4), places, "gradient")
+    places, args = torch.arange(250), Saliency(randomized=10, faithfulness=False)
+    saliency_command.measure(args, None, "fire9", torch.zeros(250, 3, 4, 4), places, "gradient")
     assert seen["places"][0] == 0
     assert seen["places"][-1] == 249
     assert len({place // 25 for place in seen["places"]}) == 10  # of as many classes, where they lie sorted
@@ -190,7 +179,7 @@ def test_the_images_of_the_randomization_are_spread_over_all(monkeypatch):
 
 def test_images_are_attacked_written_read_and_judged_again(tmp_path):
     given = {"image_size": 96, "steps": 4, "output_dir": tmp_path, "accelerator": "cpu", "curve": (1.0, 8.0)}
-    results = main(Adversarial(data_dir=SAMPLE, attacks=("fgsm", "pgd"), target="any", epsilon=8.0, **given))
+    results = run(Adversarial(data_dir=SAMPLE, attacks=("fgsm", "pgd"), target="any", epsilon=8.0, **given))
     metrics = {name: value["mean"] for name, value in results["metrics"].items()}
     assert metrics["pgd/success"] == metrics["pgd/success_as_files"] == metrics["pgd/success_at_8"] > 0
     assert metrics["pgd/success_at_1"] <= metrics["pgd/success_at_8"]
@@ -203,13 +192,13 @@ def test_images_are_attacked_written_read_and_judged_again(tmp_path):
 @pytest.mark.parametrize(
     ("args", "module", "unit"),
     [
-        (Saliency(methods=("gradient", "grad_cam"), samples=2, image_size=64), visualize_saliency, "measure"),
-        (Adversarial(attacks=("fgsm", "pgd"), steps=2, image_size=96), visualize_adversarial, "judge"),
+        (Saliency(methods=("gradient", "grad_cam"), samples=2, image_size=64), saliency_command, "measure"),
+        (Adversarial(attacks=("fgsm", "pgd"), steps=2, image_size=96), adversarial_command, "judge"),
     ],
 )
 def test_what_an_interrupted_run_has_finished_is_not_done_again(tmp_path, monkeypatch, args, module, unit):
     args = dataclasses.replace(args, name="run", data_dir=SAMPLE, accelerator="cpu")
-    at_once = main(dataclasses.replace(args, output_dir=tmp_path / "at_once"))
+    at_once = run(dataclasses.replace(args, output_dir=tmp_path / "at_once"))
     work, done = getattr(module, unit), []
 
     def counted(*given):
@@ -221,20 +210,20 @@ def test_what_an_interrupted_run_has_finished_is_not_done_again(tmp_path, monkey
     monkeypatch.setattr(module, unit, counted)
     stop, args = True, dataclasses.replace(args, output_dir=tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        main(args)
+        run(args)
     with pytest.raises(ValueError, match="--seed"):  # it goes on as it began
-        main(dataclasses.replace(args, seed=1))
+        run(dataclasses.replace(args, seed=1))
     stop = False
-    assert main(args)["metrics"] == at_once["metrics"]
+    assert run(args)["metrics"] == at_once["metrics"]
     assert len(done) == 2
     folder = tmp_path / "run"
     assert {path.name for path in folder.rglob("*.png")} == {
         path.name for path in (tmp_path / "at_once" / "run").rglob("*.png")
     }
     assert not (folder / "parts").exists()
-    assert main(args)["metrics"] == at_once["metrics"]  # a run that has ended is taken as it is
+    assert run(args)["metrics"] == at_once["metrics"]  # a run that has ended is taken as it is
     assert len(done) == 2
-    main(dataclasses.replace(args, overwrite=True))
+    run(dataclasses.replace(args, overwrite=True))
     assert len(done) == 4
 
 
@@ -242,9 +231,7 @@ def test_what_an_interrupted_run_has_finished_is_not_done_again(tmp_path, monkey
 def test_a_compiled_network_is_fooled_in_the_same_way(tmp_path):
     given = {"image_size": 96, "queries": 400, "output_dir": tmp_path, "accelerator": "cpu"}
     args = Adversarial(data_dir=SAMPLE, attacks=("shapes",), **given)
-    results = [
-        main(dataclasses.replace(args, compile=one, name=f"{one}"))["metrics"] for one in (False, True)
-    ]
+    results = [run(dataclasses.replace(args, compile=one, name=f"{one}"))["metrics"] for one in (False, True)]
     plain, compiled = [{name: value["mean"] for name, value in one.items()} for one in results]
     assert plain["shapes/success_as_files"] > 0
     assert compiled == pytest.approx(plain, rel=1e-3)
@@ -268,7 +255,7 @@ def test_dry_runs_write_nothing(tmp_path, kind):
         else {}
     )
     given = {"image_size": 96, "output_dir": tmp_path / "runs", "accelerator": "cpu", "fast_dev_run": True}
-    main(kind(data_dir=SAMPLE, **given, **more))
+    run(kind(data_dir=SAMPLE, **given, **more))
     assert not (tmp_path / "runs").exists()
 
 
@@ -319,7 +306,7 @@ def test_dry_runs_write_nothing(tmp_path, kind):
 )
 def test_what_is_wrong_is_said_before_there_is_a_folder(tmp_path, kind, flags, message):
     with pytest.raises((ValueError, OSError), match=message):
-        main(kind(data_dir=SAMPLE, output_dir=tmp_path / "runs", accelerator="cpu", **flags))
+        run(kind(data_dir=SAMPLE, output_dir=tmp_path / "runs", accelerator="cpu", **flags))
     assert not (tmp_path / "runs").exists()
 
 
@@ -327,12 +314,12 @@ def test_pictures_of_one_name_in_folders_named_by_synset_have_a_figure_each(tmp_
     for synset in ("n02123045", "n01440764"):
         write_picture(tmp_path / "pictures" / synset / "1.jpg", (80, 70), 1)
     given = {"image_size": 64, "output_dir": tmp_path / "runs", "accelerator": "cpu"}
-    main(Classify(data_dir=SAMPLE, images=(tmp_path / "pictures",), **given))
+    run(Classify(data_dir=SAMPLE, images=(tmp_path / "pictures",), **given))
     figures = tmp_path / "runs" / "classify" / "figures"
     assert len(list(figures.iterdir())) == 2
     (figures / "left_by_a_kill.png").touch()
     (tmp_path / "runs" / "classify" / "index.html").unlink()  # which comes last
-    main(Classify(data_dir=SAMPLE, images=(tmp_path / "pictures",), **given))
+    run(Classify(data_dir=SAMPLE, images=(tmp_path / "pictures",), **given))
     assert len(list(figures.iterdir())) == 2
 
 
@@ -340,7 +327,7 @@ def test_classes_of_a_folder_named_by_synset_are_known(tmp_path):
     for number, name in enumerate(("n02123045_tabby", "n01440764_tench")):
         write_picture(tmp_path / "pictures" / f"{name}.JPEG", (80, 70), number)
     given = {"image_size": 64, "output_dir": tmp_path / "runs", "accelerator": "cpu"}
-    results = main(Classify(data_dir=SAMPLE, images=(tmp_path / "pictures",), **given))
+    results = run(Classify(data_dir=SAMPLE, images=(tmp_path / "pictures",), **given))
     assert "top_1" in results["metrics"]
 
 
@@ -349,10 +336,10 @@ def test_what_transfers_what_a_target_costs_and_a_patch(tmp_path, monkeypatch):
         own = weights if name == "squeezenet1_1" else "random"
         return load_backbone(name, weights=own, data_dir=data_dir)
 
-    monkeypatch.setattr(backbones, "load_backbone", load)
+    monkeypatch.setattr(shared, "load_backbone", load)
     for number in range(3):
         write_picture(tmp_path / "pictures" / f"{number}.png", (160, 160), number)
-    results = main(
+    results = run(
         Adversarial(
             data_dir=SAMPLE,
             images=(tmp_path / "pictures",),
@@ -385,7 +372,7 @@ def test_a_weight_file_is_for_the_one_network_that_it_fits(tmp_path):
     file = tmp_path / "own.pth"
     torch.save(load_backbone("resnet18", weights="random").network.state_dict(), file)
     given = {"image_size": 64, "steps": 1, "frames": 1, "output_dir": tmp_path, "accelerator": "cpu"}
-    results = main(
+    results = run(
         ClassVisualization(
             classes=("tabby",), backbone="resnet18", weights=str(file), judges=("squeezenet1_1",), **given
         )
@@ -395,7 +382,7 @@ def test_a_weight_file_is_for_the_one_network_that_it_fits(tmp_path):
 
 def test_a_run_has_a_page_of_its_pictures(tmp_path):
     write_picture(tmp_path / "pictures" / "<b>one.png", (80, 60), 0)
-    main(
+    run(
         Classify(
             data_dir=SAMPLE, images=(tmp_path / "pictures",), output_dir=tmp_path / "runs", accelerator="cpu"
         )

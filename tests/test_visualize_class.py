@@ -7,13 +7,15 @@ import lightning
 import numpy as np
 import pytest
 import torch
-import visualize_class
 from conftest import write_picture
 from PIL import Image
-from visualize import ClassVisualization, main
 
 from rdfia.common import plots
 from rdfia.engine import runs
+from rdfia.interpret import config
+from rdfia.interpret.commands.classes import png
+from rdfia.interpret.config import ClassVisualization
+from rdfia.interpret.experiment import run
 
 SAMPLE = Path("sample")
 
@@ -21,7 +23,7 @@ SAMPLE = Path("sample")
 def test_classes_are_drawn_and_filmed(tmp_path):
     given = {"image_size": 128, "steps": 40, "jitter": 4, "frames": 3, "output_dir": tmp_path}
     given |= {"accelerator": "cpu"}
-    results = main(ClassVisualization(data_dir=SAMPLE, classes=("tabby", "snail"), **given))
+    results = run(ClassVisualization(data_dir=SAMPLE, classes=("tabby", "snail"), **given))
     assert results["metrics"]["squeezenet1_1/confidence"]["mean"] > 0.2  # chance is 0.001
     folder = tmp_path / "class"
     assert (folder / "figures" / "classes.png").exists()
@@ -48,9 +50,9 @@ def test_a_picture_can_be_changed_into_a_class(tmp_path):
     write_picture(tmp_path / "hay.png", (80, 80), 0)
     given = {"image_size": 64, "steps": 2, "frames": 2, "output_dir": tmp_path / "runs", "accelerator": "cpu"}
     given |= {"preset": "practical", "jitter": 0, "rate": 0.01, "start": tmp_path / "hay.png"}
-    main(ClassVisualization(classes=("snail",), weights="random", ensemble=("resnet18",), **given))
-    drawn = visualize_class.png(tmp_path / "runs" / "class" / "images" / "class_snail.png")
-    picture = visualize_class.png(tmp_path / "hay.png")[:, 8:-8, 8:-8]  # only to know its mean
+    run(ClassVisualization(classes=("snail",), weights="random", ensemble=("resnet18",), **given))
+    drawn = png(tmp_path / "runs" / "class" / "images" / "class_snail.png")
+    picture = png(tmp_path / "hay.png")[:, 8:-8, 8:-8]  # only to know its mean
     assert abs(float(drawn.mean() - picture.mean())) < 0.1
 
 
@@ -65,7 +67,7 @@ def test_rows_of_photographs_are_drawn_at_their_size():
 
 def test_settings_are_compared_and_rows_that_are_done_are_not_drawn_again(tmp_path, monkeypatch, capsys):
     rows = {"one": {"steps": 1}, "two": {"steps": 2, "blur_every": 1}}
-    monkeypatch.setitem(visualize_class.TABLES, "steps", rows)
+    monkeypatch.setitem(config.TABLES, "steps", rows)
     args = ClassVisualization(
         classes=("snail", "tabby"),
         weights="random",
@@ -76,7 +78,7 @@ def test_settings_are_compared_and_rows_that_are_done_are_not_drawn_again(tmp_pa
         output_dir=tmp_path,
         accelerator="cpu",
     )
-    results = main(args)
+    results = run(args)
     metrics = {name: value["mean"] for name, value in results["metrics"].items()}
     pairs = [metrics["two/squeezenet1_1/resnet18/top_5"], metrics["two/resnet18/squeezenet1_1/top_5"]]
     assert metrics["two/top_5"] == sum(pairs) / 2
@@ -84,9 +86,9 @@ def test_settings_are_compared_and_rows_that_are_done_are_not_drawn_again(tmp_pa
     assert (tmp_path / "class" / "figures" / "settings.png").exists()
     again = capsys.readouterr().out.count("made them")
     assert again == 4
-    assert main(args)["metrics"] == results["metrics"]
+    assert run(args)["metrics"] == results["metrics"]
     assert "made them" not in capsys.readouterr().out
-    alone = main(dataclasses.replace(args, name="alone", in_turns=False))["metrics"]
+    alone = run(dataclasses.replace(args, name="alone", in_turns=False))["metrics"]
     assert alone["two/top_5"]["values"] == [pairs[0]]
     assert "two/resnet18/squeezenet1_1/top_5" not in alone
     bad = {
@@ -97,5 +99,5 @@ def test_settings_are_compared_and_rows_that_are_done_are_not_drawn_again(tmp_pa
     }
     for message, change in bad.items():
         with pytest.raises((ValueError, OSError), match=message):
-            main(dataclasses.replace(args, name="other", **change))
+            run(dataclasses.replace(args, name="other", **change))
     assert not (tmp_path / "other").exists()

@@ -1,79 +1,32 @@
-"""What all subcommands of visualize.py share: flags, pictures, class names, files of images."""
+"""What all subcommands of visualize.py share: networks, pictures, class names, files of images."""
 
+import difflib
 import io
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-from rdfia.engine.args import TrainerArgs
+import numpy as np
+import torch
+from PIL import Image
 
-if TYPE_CHECKING:
-    import torch
+from datamodules.files import atomic_file, data_root, say
+from datamodules.imagenet_samples import ImageNetSamplesDataModule, with_classes
+from datamodules.images import SUFFIXES, decode_all, find_pictures
+from datamodules.tensors import ImageTensors, describe
+from rdfia.common.backbones import imagenet_classes, load_backbone
+from rdfia.common.environment import is_dry_run
+from rdfia.interpret.config import Network, Pictures
 
-# The least that flags can be, of whichever subcommand has them.
-LEAST = {"image_size": 32, "samples": 1, "randomized": 0, "steps": 1, "frames": 1}
-LEAST |= {
-    "pixels": 1,
-    "queries": 10,
-    "blur_every": 0,
-    "jitter": 0,
-    "patch_size": 4,
-    "patch_steps": 1,
-    "influence": 0,
-}
 PARTS = "parts"  # of a run folder: what an interrupted run has finished
-
-
-@dataclass(frozen=True)
-class Network(TrainerArgs):
-    """Flags of all subcommands."""
-
-    batch_size: int = 32
-    """Images in a pass, which bounds the memory."""
-    backbone: str = "squeezenet1_1"
-    """Architecture, see rdfia.common.backbones."""
-    weights: str = "imagenet"
-    """`imagenet`, `random` or a weight file."""
-    image_size: int = 224
-    """Side of the images."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name, least in LEAST.items():
-            value = getattr(self, name, least)
-            if value is not None and value < least:
-                raise ValueError(f"--{name.replace('_', '-')} is at least {least}, got {value}")
-        for name in ("epsilon", "epsilon_l2", "epsilon_eot", "curve", "curve_l2"):
-            given = getattr(self, name, ())
-            for value in given if isinstance(given, tuple) else (given,):
-                if not value > 0:
-                    raise ValueError(f"--{name.replace('_', '-')} is above 0, got {value:g}")
-        for name in ("classes", "attacks", "methods", "curve", "curve_l2"):
-            if getattr(self, name, (1,)) == ():
-                raise ValueError(f"--{name} names at least one")
-        if (self.devices or 1) * (self.num_nodes or 1) > 1:
-            raise ValueError("visualize.py computes on one device; leave --devices and --num-nodes out")
-
-
-@dataclass(frozen=True)
-class Pictures(Network):
-    """Flags of subcommands that look at images."""
-
-    images: tuple[Path, ...] = ()
-    """Files or folders; else the ImageNet samples of --data-dir."""
-
-    def needs(self) -> tuple[str, ...]:
-        """Return the samples, where no images are named."""
-        return () if self.images else ("imagenet-samples",)
 
 
 class Shown(NamedTuple):
     """Images (N, 3, H, W) in [0, 1], labels (N,) with -1 where not known, names, and a description."""
 
-    images: "torch.Tensor"
-    labels: "torch.Tensor"
+    images: torch.Tensor
+    labels: torch.Tensor
     names: list[str]
     data: dict[str, Any]
 
@@ -84,11 +37,6 @@ Numbers = tuple[dict[str, list[float]], list[str]]
 
 def load_networks(args: Network) -> dict[str, Any]:
     """Return the networks that the flags name, by architecture, the one of --backbone first."""
-    import torch
-
-    from datamodules.files import data_root
-    from rdfia.common.backbones import load_backbone
-
     try:
         root = data_root(args.data_dir)
     except FileNotFoundError:
@@ -113,13 +61,6 @@ def load_networks(args: Network) -> dict[str, Any]:
 
 def read_pictures(args: Pictures) -> Shown:
     """Return the images that the flags name, two of them in a dry run."""
-    import torch
-
-    from datamodules.files import say
-    from datamodules.imagenet_samples import ImageNetSamplesDataModule, with_classes
-    from datamodules.images import SUFFIXES, decode_all, find_pictures
-    from datamodules.tensors import ImageTensors, describe
-
     if not args.images:
         samples = ImageNetSamplesDataModule(args.data_dir, image_size=args.image_size)
         samples.prepare_data()
@@ -165,10 +106,6 @@ def class_of(name: str) -> int:
     Raises:
         ValueError: There is none; the message names near ones.
     """
-    import difflib
-
-    from rdfia.common.backbones import imagenet_classes
-
     classes = imagenet_classes()
     if name.isdecimal() and int(name) < len(classes):
         return int(name)
@@ -191,11 +128,6 @@ def once(folder: Path, trainer: Any, name: str, work: Callable[[], Found]) -> Fo
 
     It is kept in the run folder until the run ends, so that one that is interrupted goes on from there.
     """
-    import torch
-
-    from datamodules.files import atomic_file
-    from rdfia.common.environment import is_dry_run
-
     path = folder / PARTS / f"{name}.pt"
     if is_dry_run(trainer):
         return work()
@@ -213,8 +145,6 @@ def once(folder: Path, trainer: Any, name: str, work: Callable[[], Found]) -> Fo
 
 def moved(found: Any, device: Any) -> Any:
     """Return dicts and lists with their tensors on a device: parts go on wherever the run goes on."""
-    import torch
-
     if isinstance(found, torch.Tensor):
         return found.to(device)
     if isinstance(found, dict):
@@ -228,8 +158,6 @@ def read_part(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: The file is damaged.
     """
-    import torch
-
     try:
         kept = dict(torch.load(path, map_location="cpu", weights_only=True))
         return {"seconds": float(kept["seconds"]), "found": kept["found"]}
@@ -240,16 +168,11 @@ def read_part(path: Path) -> dict[str, Any]:
 
 def seconds_kept(folder: Path) -> float:
     """Return the seconds that what `once` kept took."""
-    return sum(read_part(path)["seconds"] for path in (folder / PARTS).glob("*.pt"))
+    return sum(float(read_part(path)["seconds"]) for path in (folder / PARTS).glob("*.pt"))
 
 
 def kept_as_png(folder: Path, trainer: Any, attack: str, name: str, image: Any) -> Any:
     """Write an image (3, H, W) in [0, 1] as PNG and return what reading it gives; nothing in a dry run."""
-    from PIL import Image
-
-    from datamodules.files import atomic_file
-    from rdfia.common.environment import is_dry_run
-
     if is_dry_run(trainer):
         return image
     path = folder / "images" / f"{attack}_{name.replace(' ', '_')}.png"
@@ -259,20 +182,14 @@ def kept_as_png(folder: Path, trainer: Any, attack: str, name: str, image: Any) 
     return png(path)
 
 
-def png(path: Path) -> "torch.Tensor":
+def png(path: Path) -> torch.Tensor:
     """Return the image (3, H, W) in [0, 1] of a PNG file."""
-    import numpy as np
-    import torch
-    from PIL import Image
-
     with Image.open(path) as file:
         return torch.from_numpy(np.array(file)).permute(2, 0, 1).float() / 255
 
 
-def known_classes(shown: Shown, told: "torch.Tensor") -> "torch.Tensor":
+def known_classes(shown: Shown, told: torch.Tensor) -> torch.Tensor:
     """Return the classes (N,) of images; where they are not known, a network's answers ``told`` (N,)."""
-    import torch
-
     labels = shown.labels.to(told.device)
     return torch.where(labels >= 0, labels, told)
 

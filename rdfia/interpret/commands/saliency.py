@@ -3,44 +3,31 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
-from visualize_common import Numbers, Pictures, Shown, class_of, known_classes, notes_on_classes, once
+import torch
+
+from rdfia.common import plots
+from rdfia.common.backbones import imagenet_classes
+from rdfia.engine import runs
+from rdfia.interpret import network_plots, saliency
+from rdfia.interpret.classifier import predict
+from rdfia.interpret.commands.common import Numbers, Shown, class_of, known_classes, notes_on_classes, once
+from rdfia.interpret.config import Saliency
+from rdfia.interpret.saliency import (
+    area,
+    cascading_randomization,
+    deletion_and_insertion,
+    random_maps,
+    rank_correlation,
+)
 
 CHANCE: tuple[Literal["pixels", "blobs"], ...] = (
     "pixels",
     "blobs",
 )  # see rdfia.interpret.saliency.random_maps
-
-
-@dataclass(frozen=True)
-class Saliency(Pictures):
-    """Draw which pixels a class's score hangs on, and measure how far such maps can be trusted."""
-
-    name: str = "saliency"
-    """Of the run folder."""
-    compare: tuple[str, ...] = ()
-    """More architectures."""
-    layer: str | None = None
-    """For grad_cam; the last one with maps by default."""
-    methods: tuple[Literal["gradient", "smooth_grad", "integrated_gradients", "grad_cam"], ...] = (
-        "gradient",
-        "smooth_grad",
-        "integrated_gradients",
-        "grad_cam",
-    )
-    """Kinds of maps."""
-    of: str = "true"
-    """Class: `true`, `predicted` or a name."""
-    samples: int = 25
-    """Copies for smooth_grad, steps for integrated_gradients."""
-    faithfulness: bool = True
-    """Measure deletion and insertion."""
-    randomized: int = 4
-    """Images for the randomization check."""
 
 
 def prepare_saliency(
@@ -60,9 +47,7 @@ def prepare_saliency(
 
 def explain(args: Saliency, network: Any, layer: str, images: Any, classes: Any, method: str) -> Any:
     """Return the maps (N, H, W) of a method."""
-    from rdfia.interpret import saliency
-
-    size = {"batch_size": args.batch_size}
+    size: dict[str, Any] = {"batch_size": args.batch_size}
     if method == "smooth_grad":
         return saliency.smooth_grad(network, images, classes, samples=args.samples, seed=args.seed, **size)
     if method == "integrated_gradients":
@@ -90,15 +75,6 @@ def draw_saliency(
     pair of networks: agreement, the correlation of their maps. Beside them stand deletion and insertion of
     maps that know nothing, `CHANCE`.
     """
-    import torch
-
-    from rdfia.common import plots
-    from rdfia.common.backbones import imagenet_classes
-    from rdfia.engine import runs
-    from rdfia.interpret import network_plots
-    from rdfia.interpret.classifier import predict
-    from rdfia.interpret.saliency import area, rank_correlation
-
     images = shown.images.to(networks[args.backbone].mean.device)
     classes = imagenet_classes()
     predicted = {name: predict(network, images, args.batch_size) for name, network in networks.items()}
@@ -145,8 +121,9 @@ def draw_saliency(
     for method in args.methods:
         for one, other in combinations(networks, 2):
             same = asked_of[one] == asked_of[other]  # maps of one class
-            alike = rank_correlation(maps[one, method][same], maps[other, method][same]) if same.any() else []
-            mean = float(alike.nanmean()) if len(alike) else float("nan")
+            mean = float("nan")
+            if same.any():
+                mean = float(rank_correlation(maps[one, method][same], maps[other, method][same]).nanmean())
             metrics[f"{method}/agreement/{one}/{other}"] = [mean]
     figure = plots.curves(curves, x_label="share of the pixels, or of the layers from the last")
     runs.save_figure(folder, "faithfulness", figure, trainer)
@@ -155,11 +132,11 @@ def draw_saliency(
         for name, network in networks.items():
             guess, drawn = int(predicted[name][place]), int(asked_of[name][place])
             panels = {method.replace("_", " "): maps[name, method][place] for method in args.methods}
-            other = int(known[place]) if drawn != int(known[place]) else guess
-            if other != drawn:  # what it looked at when it was wrong, or should have looked at
-                asked_too, method = torch.tensor([other], device=images.device), args.methods[0]
+            instead = int(known[place]) if drawn != int(known[place]) else guess
+            if instead != drawn:  # what it looked at when it was wrong, or should have looked at
+                asked_too, method = torch.tensor([instead], device=images.device), args.methods[0]
                 more = explain(args, network, layers[name], images[[place]], asked_too, method)
-                panels = {f"{method} of {classes[other]}": more[0]} | panels
+                panels = {f"{method} of {classes[instead]}": more[0]} | panels
             rows[f"{name}\n{classes[guess]}"] = (image, panels)
         own = classes[int(known[place])] if shown.labels[place] >= 0 else "class unknown"
         figure = network_plots.saliency(rows, title=f"{shown.names[place]}: {own}")
@@ -173,8 +150,6 @@ def measure(
     args: Saliency, network: Any, layer: str, images: Any, classes: Any, method: str
 ) -> dict[str, Any]:
     """Return maps (N, H, W), curves of deletion and insertion (N, steps + 1), correlations once random."""
-    import torch
-
     maps = explain(args, network, layer, images, classes, method)
     found: dict[str, Any] = {"maps": maps, "randomized": [], "empty": []}
     if args.faithfulness:
@@ -188,10 +163,6 @@ def measure(
 
 def faithfulness(args: Saliency, network: Any, images: Any, classes: Any, maps: Any) -> dict[str, Any]:
     """Return the curves of deletion and insertion, each (N, steps + 1)."""
-    import torch
-
-    from rdfia.interpret.saliency import deletion_and_insertion
-
     # Where the network is only asked; maps are of float32.
     with torch.autocast(images.device.type, torch.bfloat16, enabled=args.precision == "bf16-mixed"):
         deletion, insertion = deletion_and_insertion(
@@ -204,8 +175,6 @@ def measure_chance(
     args: Saliency, network: Any, layer: str, images: Any, classes: Any
 ) -> dict[str, dict[str, Any]]:
     """Return the curves of maps that know nothing of the images, by kind; blobs as smooth as the layer's."""
-    from rdfia.interpret.saliency import random_maps
-
     output = network.tap(images[:1], [layer])[layer]
     size = tuple(output.shape[2:]) if output.ndim == 4 else (7, 7)
     return {
@@ -223,8 +192,6 @@ def randomized(
 
     Means over the images whose map is not the same everywhere; beside them the share of the others.
     """
-    from rdfia.interpret.saliency import cascading_randomization
-
     few = dataclasses.replace(args, samples=min(args.samples, 10))  # enough to tell what stays from what goes
     alike = cascading_randomization(network, lambda one: explain(few, one, layer, images, classes, method))
     return {

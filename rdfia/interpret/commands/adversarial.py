@@ -3,12 +3,17 @@
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import visualize_attacks_compared as compared
-from visualize_attacks import (
-    NO_CLASS,
-    Adversarial,
+import torch
+
+from rdfia.common import plots
+from rdfia.common.backbones import imagenet_classes
+from rdfia.engine import runs
+from rdfia.interpret import adversarial, network_plots, robust_attacks
+from rdfia.interpret.classifier import predict
+from rdfia.interpret.commands import attacks_compared as compared
+from rdfia.interpret.commands.attacks import (
     aim,
     also_fooled,
     attack,
@@ -17,10 +22,9 @@ from visualize_attacks import (
     scrambled,
     share,
 )
-from visualize_common import Numbers, Shown, class_of, kept_as_png, notes_on_classes, once
-
-if TYPE_CHECKING:
-    import torch
+from rdfia.interpret.commands.common import Numbers, Shown, class_of, kept_as_png, notes_on_classes, once
+from rdfia.interpret.config import NO_CLASS, Adversarial
+from rdfia.interpret.saliency import gradient, rank_correlation
 
 
 def prepare_attacks(
@@ -47,13 +51,6 @@ def attack_images(
     share of the successful that fool that one too, and noise, that which the same changes at random pixels
     fool.
     """
-    import torch
-
-    from rdfia.common import plots
-    from rdfia.engine import runs
-    from rdfia.interpret import robust_attacks
-    from rdfia.interpret.saliency import gradient
-
     network, size = networks[args.backbone], args.batch_size
     images, truth, right = classified_right(shown, network, size)
     notes = [
@@ -122,9 +119,9 @@ def judge(
     args: Adversarial,
     name: str,
     networks: dict[str, Any],
-    images: "torch.Tensor",
-    truth: "torch.Tensor",
-    maps: "torch.Tensor",
+    images: torch.Tensor,
+    truth: torch.Tensor,
+    maps: torch.Tensor,
     names: list[str],
     folder: Path,
     trainer: Any,
@@ -142,14 +139,6 @@ def judge(
         folder: The run folder.
         trainer: Says whether it is a dry run.
     """
-    import torch
-
-    from rdfia.common.backbones import imagenet_classes
-    from rdfia.engine import runs
-    from rdfia.interpret import adversarial, network_plots, robust_attacks
-    from rdfia.interpret.classifier import predict
-    from rdfia.interpret.saliency import rank_correlation
-
     network, size, classes = networks[args.backbone], args.batch_size, imagenet_classes()
     found, targets = attack(args, name, network, images, truth)
     places = found.success.nonzero()[:, 0].tolist()

@@ -2,90 +2,21 @@
 
 import dataclasses
 import functools
+import statistics
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from visualize_common import Network, Numbers, class_of, kept_as_png, load_networks, png
+import torch
 
-# The settings of the practicals, and ours.
-PRACTICAL: dict[str, Any] = {"parametrization": "pixels", "steps": 200, "rate": 5.0, "penalty": 1e-3}
-PRACTICAL |= {"blur_every": 10, "jitter": 16, "crop": 1.0, "rotation": 0.0, "smoothness": 0.0}
-STEPS: dict[str, dict[str, Any]] = {
-    "spectrum, Adam": {"parametrization": "fourier", "rate": 0.05, "penalty": 0.0, "blur_every": 0},
-    "seen in parts": {"crop": 0.08, "rotation": 10.0, "jitter": 0},
-    "400 steps": {"steps": 400},
-}
-BEST = PRACTICAL | {flag: value for change in STEPS.values() for flag, value in change.items()}
-PRESETS = {"practical": PRACTICAL, "best": BEST}
-# Tables: rows by the flags that differ from the practicals' settings.
-TABLES: dict[str, dict[str, dict[str, Any]]] = {
-    "rate": {f"rate {rate:g}": {"rate": rate} for rate in (1.0, 5.0, 10.0, 100.0)},
-    "penalty": {f"penalty {weight:g}": {"penalty": weight} for weight in (1e-7, 1e-3, 1e-1, 1.0)},
-    "steps": {f"{steps} steps": {"steps": steps} for steps in (200, 500, 1000)},
-    "regularizers": {
-        "no regularizer": {"penalty": 0.0, "blur_every": 0, "jitter": 0},
-        "without penalty": {"penalty": 0.0},
-        "without blur": {"blur_every": 0},
-        "without jitter": {"jitter": 0},
-    },
-    # From the practicals' settings to ours, each row with all that is above it.
-    "ladder": {"practical": {}}
-    | {
-        f"+ {name}": {
-            flag: value for change in list(STEPS.values())[: number + 1] for flag, value in change.items()
-        }
-        for number, name in enumerate(STEPS)
-    },
-}
-
-
-@dataclass(frozen=True)
-class ClassVisualization(Network):
-    """Draw images that raise the logit of a class, and see which other networks recognise them."""
-
-    name: str = "class"
-    """Of the run folder."""
-    classes: tuple[str, ...] = ("gorilla", "tarantula", "turnstile", "hourglass", "snail", "bee eater")
-    """Their names or numbers."""
-    ensemble: tuple[str, ...] = ()
-    """More architectures whose logits are raised too."""
-    judges: tuple[str, ...] = ()
-    """Architectures that say what they see."""
-    table: Literal["rate", "penalty", "steps", "regularizers", "ladder"] | None = None
-    """Compare settings, drawn by each of --backbone and --judges and judged by the others."""
-    in_turns: bool = True
-    """Draw the rows of a table with each of --judges too, not with --backbone alone."""
-    start: Path | None = None
-    """Picture to begin with; else noise."""
-    preset: Literal["best", "practical"] = "best"
-    """Sets the flags that are not given."""
-    parametrization: Literal["pixels", "fourier"] | None = None
-    """What is changed."""
-    steps: int | None = None
-    """Their number."""
-    rate: float | None = None
-    """Size of a step."""
-    penalty: float | None = None
-    """Of the image's squared length."""
-    smoothness: float | None = None
-    """Weight of the total variation."""
-    blur_every: int | None = None
-    """Steps; 0 for never."""
-    jitter: int | None = None
-    """Pixels."""
-    crop: float | None = None
-    """See random parts of at least this share of the area."""
-    rotation: float | None = None
-    """Degrees, of the parts."""
-    frames: int = 40
-    """Of the film."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.crop is not None and not 0 < self.crop <= 1:
-            raise ValueError(f"--crop lies above 0 and is at most 1, got {self.crop}")
+from datamodules.images import decode_all
+from rdfia.common import plots
+from rdfia.common.backbones import imagenet_classes
+from rdfia.engine import report, runs, training, wandb_run
+from rdfia.interpret.adversarial import rounded
+from rdfia.interpret.class_visualization import recognized, visualize_classes
+from rdfia.interpret.commands.common import Numbers, class_of, kept_as_png, load_networks, png
+from rdfia.interpret.config import PRACTICAL, PRESETS, TABLES, ClassVisualization
 
 
 def settings(args: ClassVisualization) -> dict[str, Any]:
@@ -99,8 +30,6 @@ def prepare_classes(
     args: ClassVisualization, networks: dict[str, Any], shown: None
 ) -> Callable[[Path, Any], Numbers]:
     """Check classes, picture and weights; return what draws and judges, for a folder and a trainer."""
-    from datamodules.images import decode_all
-
     asked = [class_of(name) for name in args.classes]
     start = None
     if args.start is not None:
@@ -126,14 +55,6 @@ def draw_classes(
     trainer: Any,
 ) -> Numbers:
     """Draw classes; return how sure the makers are of them, and how many of them each judge recognises."""
-    import torch
-
-    from rdfia.common import plots
-    from rdfia.common.backbones import imagenet_classes
-    from rdfia.engine import runs
-    from rdfia.interpret.adversarial import rounded
-    from rdfia.interpret.class_visualization import recognized, visualize_classes
-
     makers, found = [args.backbone, *args.ensemble], settings(args)
     device = networks[args.backbone].mean.device
     classes = torch.tensor(asked, device=device)
@@ -200,13 +121,6 @@ def compare_settings(args: ClassVisualization, run_one: Callable[[Any], dict[str
         args: The flags.
         run_one: Draws one row with one network and returns its results.
     """
-    import statistics
-
-    import torch
-
-    from rdfia.common import plots
-    from rdfia.engine import report, runs, training, wandb_run
-
     if args.table is None or not args.judges:
         raise ValueError("--table compares networks that judge each other; name one or more as --judges")
     if args.preset != "practical":
@@ -236,7 +150,7 @@ def compare_settings(args: ClassVisualization, run_one: Callable[[Any], dict[str
         scores: dict[str, list[float]] = {"confidence": [], "top_1": [], "top_5": [], "seconds": []}
         for maker in networks if args.in_turns else networks[:1]:
             judges = tuple(other for other in networks if other != maker)
-            own = {"backbone": maker, "judges": judges, "table": None, "output_dir": folder}
+            own: dict[str, Any] = {"backbone": maker, "judges": judges, "table": None, "output_dir": folder}
             own["name"] = runs.row_name(f"{row}-{maker}", args.seed)
             part = dataclasses.replace(args, **own, **PRACTICAL | changes)
             print(f"{row}, {maker}", flush=True)

@@ -2,43 +2,18 @@
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from visualize_common import Network, Numbers, Pictures, Shown
+import torch
 
-
-@dataclass(frozen=True)
-class Describe(Network):
-    """Print the table of layers: output shape, parameters, multiply-adds."""
-
-    name: str = "describe"
-    """Name of the run folder."""
-
-
-@dataclass(frozen=True)
-class Classify(Pictures):
-    """Name the most probable ImageNet classes of images."""
-
-    name: str = "classify"
-    """Name of the run folder."""
-    top: int = 5
-    """How many classes."""
-
-
-@dataclass(frozen=True)
-class Activations(Pictures):
-    """Draw activation maps of a layer."""
-
-    name: str = "activations"
-    """Name of the run folder."""
-    layer: str | None = None
-    """Its name, see `describe`; the first by default."""
-    maps: int = 16
-    """Maps of each image."""
-    order: Literal["strongest", "first"] = "strongest"
-    """Channels with the largest mean absolute value, or the first."""
+from rdfia.common import plots
+from rdfia.common.backbones import classify, describe, imagenet_classes
+from rdfia.engine import runs
+from rdfia.interpret import network_plots
+from rdfia.interpret.activations import activation_maps
+from rdfia.interpret.commands.common import Numbers, Shown
+from rdfia.interpret.config import Activations, Classify, Describe
 
 
 def prepare_description(
@@ -50,10 +25,6 @@ def prepare_description(
 
 def describe_layers(args: Describe, backbone: Any, folder: Path, trainer: Any) -> Numbers:
     """Print the layers and draw those with weights; return the sums."""
-    from rdfia.common import plots
-    from rdfia.common.backbones import describe
-    from rdfia.engine import runs
-
     rows = describe(backbone, args.image_size)
     print(f"{'layer':28}{'kind':20}{'output':>16}{'parameters':>14}{'multiply-adds':>17}")
     for row in rows:
@@ -88,15 +59,9 @@ def prepare_classification(
 
 def classify_images(args: Classify, backbone: Any, shown: Shown, folder: Path, trainer: Any) -> Numbers:
     """Print and draw the most probable classes; return the accuracies where the classes are known."""
-    import torch
-
-    from rdfia.common.backbones import classify, imagenet_classes
-    from rdfia.engine import runs
-    from rdfia.interpret import network_plots
-
     images, labels, names, _ = shown
     classes, right = imagenet_classes(), []
-    for batch in torch.arange(len(images)).split(args.batch_size):
+    for batch in torch.split(torch.arange(len(images)), args.batch_size):
         seen = images[batch].to(backbone.mean.device)
         probabilities, indices = (found.cpu() for found in classify(backbone, seen, args.top))
         normalised = ((seen - backbone.mean) / backbone.std).cpu()
@@ -125,8 +90,6 @@ def prepare_activations(
     args: Activations, networks: dict[str, Any], shown: Shown
 ) -> Callable[[Path, Any], Numbers]:
     """Check that the layer has so many maps; return what draws them, for a folder and a trainer."""
-    from rdfia.interpret.activations import activation_maps
-
     backbone = networks[args.backbone]
     layer = args.layer or next(iter(backbone.layers))
     activation_maps(backbone, shown.images[:1], layer, count=args.maps)
@@ -137,12 +100,6 @@ def draw_activations(
     args: Activations, backbone: Any, layer: str, shown: Shown, folder: Path, trainer: Any
 ) -> Numbers:
     """Draw the maps of a layer for each image; return how many of its values are not zero."""
-    import torch
-
-    from rdfia.engine import runs
-    from rdfia.interpret import network_plots
-    from rdfia.interpret.activations import activation_maps
-
     shares = []
     for image, name in zip(shown.images, shown.names, strict=True):
         seen = image[None].to(backbone.mean.device)

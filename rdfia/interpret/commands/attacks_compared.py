@@ -1,13 +1,19 @@
 """What attacks are compared by: size, network, target; and a patch for all images."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from visualize_attacks import NO_CLASS, Adversarial, also_fooled, attack, classified_right, share
-from visualize_common import Shown, class_of
+import torch
 
-if TYPE_CHECKING:
-    import torch
+from rdfia.common import plots
+from rdfia.common.backbones import imagenet_classes
+from rdfia.engine import runs
+from rdfia.interpret import adversarial, robust_attacks
+from rdfia.interpret.classifier import all_logits, predict
+from rdfia.interpret.commands.attacks import also_fooled, attack, classified_right, share
+from rdfia.interpret.commands.common import Shown, class_of
+from rdfia.interpret.config import NO_CLASS, Adversarial
+from rdfia.interpret.saliency import rank_correlation
 
 TOASTER = 859  # what the patch of the paper turns everything into
 
@@ -15,17 +21,12 @@ TOASTER = 859  # what the patch of the paper turns everything into
 def success_curves(
     args: Adversarial,
     network: Any,
-    images: "torch.Tensor",
-    truth: "torch.Tensor",
+    images: torch.Tensor,
+    truth: torch.Tensor,
     folder: Path,
     trainer: Any,
 ) -> dict[str, list[float]]:
     """Draw the share of images that fool against the size of the change, for fgsm, pgd and pgd_l2."""
-    import torch
-
-    from rdfia.common import plots
-    from rdfia.engine import runs
-
     metrics: dict[str, list[float]] = {}
     units = {"success": "L-infinity distance in grey levels of 255", "success_l2": "L2 distance"}
     panels: dict[str, dict[str, Any]] = {}
@@ -59,11 +60,6 @@ def transfer_matrix(
     args: Adversarial, name: str, networks: dict[str, Any], shown: Shown, folder: Path, trainer: Any
 ) -> dict[str, list[float]]:
     """Attack each network; return, of what fools it, the share that fools each other one that was right."""
-    import torch
-
-    from rdfia.common import plots
-    from rdfia.engine import runs
-
     shares = torch.full((len(networks), len(networks)), torch.nan)
     metrics: dict[str, list[float]] = {}
     for row, (maker, network) in enumerate(networks.items()):
@@ -86,20 +82,12 @@ def transfer_matrix(
 def influence_of_targets(
     args: Adversarial,
     network: Any,
-    images: "torch.Tensor",
-    truth: "torch.Tensor",
+    images: torch.Tensor,
+    truth: torch.Tensor,
     folder: Path,
     trainer: Any,
 ) -> dict[str, list[float]]:
     """Fool each image to several targets; return how far a target is, by how probable it was before."""
-    import torch
-
-    from rdfia.common import plots
-    from rdfia.engine import runs
-    from rdfia.interpret import adversarial
-    from rdfia.interpret.classifier import all_logits
-    from rdfia.interpret.saliency import rank_correlation
-
     generator = torch.Generator().manual_seed(args.seed)
     steps = torch.stack([torch.randperm(999, generator=generator)[: args.influence] + 1 for _ in images])
     targets = ((truth[:, None] + steps.to(truth)) % 1000).flatten()
@@ -127,19 +115,12 @@ def influence_of_targets(
 def attack_with_patch(
     args: Adversarial,
     network: Any,
-    images: "torch.Tensor",
-    truth: "torch.Tensor",
+    images: torch.Tensor,
+    truth: torch.Tensor,
     folder: Path,
     trainer: Any,
 ) -> dict[str, list[float]]:
     """Make one patch with every other image; return what share of the others it turns into the target."""
-    import torch
-
-    from rdfia.common import plots
-    from rdfia.common.backbones import imagenet_classes
-    from rdfia.engine import runs
-    from rdfia.interpret import adversarial, robust_attacks
-
     target = TOASTER if args.target in NO_CLASS else class_of(args.target)
     others = images[truth != target]
     train, held_out = others[::2], others[1::2]
@@ -157,7 +138,7 @@ def attack_with_patch(
     )
     views = 5
     seen = [robust_attacks.with_patch(held_out, patch, (args.seed, 1_000_000, view)) for view in range(views)]
-    told = torch.stack([adversarial.predict(network, one, args.batch_size) for one in seen])
+    told = torch.stack([predict(network, one, args.batch_size) for one in seen])
     classes = imagenet_classes()
     shown = torch.cat([torch.nn.functional.interpolate(patch[None], images.shape[2:]), seen[0][:11]])
     captions = ["the patch", *(classes[int(one)] for one in told[0][:11])]
