@@ -106,7 +106,7 @@ def to_size(images: Tensor, image_size: int) -> Tensor:
     """
     if image_size > 32:
         # In parts: as floats all digits at once take 26 GB at 224 pixels.
-        parts = images.split(1000)  # type: ignore[no-untyped-call]
+        parts = images.split(1000)
         return torch.cat(
             [interpolate(part.float(), image_size, mode="bilinear").round().byte() for part in parts]
         )

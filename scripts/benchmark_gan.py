@@ -22,7 +22,31 @@ from benchmark_common import (
 from rdfia.generation.config import LADDER
 
 if TYPE_CHECKING:
+    import torch
+
     from rdfia.engine.args import Precision
+    from rdfia.generation.gan import GANModule
+
+
+def train_step(module: "GANModule", optimizers: Any, images: "torch.Tensor", step: int) -> None:
+    """Make the step of `GANModule`, but for what is only logged."""
+    from rdfia.common.optimization import update_average
+    from rdfia.generation.losses import discriminator_loss, generator_loss
+
+    generator, discriminator = module.generator, module.discriminator
+    d_optimizer, g_optimizer = optimizers
+    fake = generator(module.draw(len(images), 1, step))
+    d_loss = discriminator_loss(discriminator(images * 2 - 1), discriminator(fake.detach()))
+    d_optimizer.zero_grad()
+    d_loss.backward()
+    d_optimizer.step()
+    discriminator.requires_grad_(False)
+    g_loss = generator_loss(discriminator(fake))
+    g_optimizer.zero_grad()
+    g_loss.backward()
+    g_optimizer.step()
+    discriminator.requires_grad_(True)
+    update_average(module.average_generator, generator, 0.0, step)
 
 
 def measure_gan(args: Args) -> dict[str, Any]:
@@ -37,9 +61,7 @@ def measure_gan(args: Args) -> dict[str, Any]:
 
     from datamodules.files import data_root
     from datamodules.mnist import MNISTDataModule
-    from rdfia.common.optimization import update_average
     from rdfia.generation.gan import PRACTICAL, GANModule
-    from rdfia.generation.losses import discriminator_loss, generator_loss
 
     digits, half = (
         MNISTDataModule(args.data_dir, batch_size=size, image_size=32, train_on_val=True)
@@ -54,27 +76,10 @@ def measure_gan(args: Args) -> dict[str, Any]:
 
     def rung(changes: dict[str, Any]) -> float:
         torch.manual_seed(0)
-        flags = dict(PRACTICAL) | changes
-        small = flags.pop("batch_size", BATCH_SIZE) < BATCH_SIZE
+        flags: dict[str, Any] = dict(PRACTICAL) | changes
+        small: bool = flags.pop("batch_size", BATCH_SIZE) < BATCH_SIZE
         module, data = GANModule(**flags), half if small else digits
         return (1 + small) * seconds_a_batch(module, data, steps, "val/judge_fid", "bf16-mixed")
-
-    def train_step(module: GANModule, optimizers: Any, images: torch.Tensor, step: int) -> None:
-        """Make the step of `GANModule`, but for what is only logged."""
-        generator, discriminator = module.generator, module.discriminator
-        d_optimizer, g_optimizer = optimizers
-        fake = generator(module.draw(len(images), 1, step))
-        d_loss = discriminator_loss(discriminator(images * 2 - 1), discriminator(fake.detach()))
-        d_optimizer.zero_grad()
-        d_loss.backward()
-        d_optimizer.step()
-        discriminator.requires_grad_(False)
-        g_loss = generator_loss(discriminator(fake))
-        g_optimizer.zero_grad()
-        g_loss.backward()
-        g_optimizer.step()
-        discriminator.requires_grad_(True)
-        update_average(module.average_generator, generator, 0.0, step)
 
     def bare() -> float:
         torch.manual_seed(0)

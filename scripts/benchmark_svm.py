@@ -1,16 +1,19 @@
 """The benchmark of transfer learning: extraction, and the sweep over C."""
 
+import functools
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from benchmark_common import Args, in_turns, ratio, seconds_of
 
 if TYPE_CHECKING:
-    pass
+    import torch
+
+    from rdfia.transfer.svm_module import FeatureExtractorSVM
 
 
 def usual_features(folder: Path, networks: list[Any], count: int) -> None:
@@ -31,82 +34,26 @@ def usual_features(folder: Path, networks: list[Any], count: int) -> None:
         torch.cat(features)
 
 
-def measure_svm(args: Args) -> dict[str, Any]:
-    """Measure extraction and the sweep over C; compare every prediction."""
-    import lightning
+def beside_scikit_learn(
+    module: "FeatureExtractorSVM",
+    grid: list[float],
+    found: "list[torch.Tensor]",
+    known: "tuple[torch.Tensor, torch.Tensor]",
+    asked: "tuple[torch.Tensor, torch.Tensor]",
+) -> "tuple[list[dict[str, Any]], list[torch.Tensor], float]":
+    """Compare predictions with scikit-learn's, C by C; return rows, its predictions and its seconds.
+
+    Args:
+        module: Is fitted with each C too.
+        grid: Of C.
+        found: Our predictions for each.
+        known: Features and classes to train with.
+        asked: Those to test with.
+    """
     import torch
-    import torchvision
     from sklearn.svm import SVC
 
-    from datamodules.files import data_root
-    from datamodules.images import decode_all
-    from datamodules.scene15 import Scene15DataModule
-    from datamodules.tensors import ImageTensors
-    from rdfia.common.backbones import load_backbone
-    from rdfia.transfer.features import compute_features, open_layers
-    from rdfia.transfer.linear_svm import c_grid, fit_svm, gram_matrix
-    from rdfia.transfer.svm_module import FeatureExtractorSVM
-
-    root = data_root(args.data_dir)
-    scenes = Scene15DataModule(args.data_dir, train_on_val=True, shuffle=False, batch_size=32)
-    scenes.setup()
-    backbone = load_backbone("vgg16", data_dir=root)
-    usual = torchvision.models.vgg16(weights=None).eval()
-    usual.features.load_state_dict(backbone.network.features.state_dict())
-    pool5, relu5_3 = usual.features, usual.features[:-1]
-    backbone = backbone.to(memory_format=torch.channels_last)
-    files = [path for path, _ in sorted(scenes.test_files)]
-    chosen = files[:: -(-len(files) // args.images)]
-
-    def batches_of(pixels: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
-        photographs = ImageTensors(pixels, torch.zeros(len(pixels)), channels=3)
-        return lambda places: photographs[places][0].contiguous(memory_format=torch.channels_last)
-
-    def ours(layers: list[str]) -> None:
-        images = batches_of(decode_all(chosen, mode="L", size=224))
-        compute_features(backbone, images, torch.arange(len(chosen)), layers, dtype=torch.bfloat16)
-
-    def bare() -> None:
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            for batch in batches:
-                backbone.network.features(batch)
-
-    batches = torch.rand(len(chosen), 3, 224, 224).contiguous(memory_format=torch.channels_last).split(32)
-    folder = root / "15SceneData" / "test"
-    work: dict[str, Callable[[], None]] = {
-        "our_pool5": lambda: ours(["pool5"]),
-        "bare_forward": bare,
-        "usual_pool5": lambda: usual_features(folder, [pool5], args.images),
-        "our_relu5_3_and_pool5": lambda: ours(["relu5_3", "pool5"]),
-        "usual_relu5_3_and_pool5": lambda: usual_features(folder, [relu5_3, pool5], args.images),
-    }
-    each = {name: lambda run=run: seconds_of(run) / len(chosen) for name, run in work.items()}
-    times = in_turns(args.repeats, each)
-
-    pixels = torch.cat([scenes.train_data.images, scenes.test_data.images])
-    count = len(pixels)
-    layer = open_layers(
-        backbone,
-        batches_of(pixels),
-        count,
-        ["pool5"],
-        images_hash=scenes.describe()["sha256"],
-        memory=1e9,
-        cache=args.cache_dir.expanduser(),
-        dtype=torch.bfloat16,
-    )["pool5"]
-    both = torch.nn.functional.normalize(layer.features(slice(None)).float())
-    train, test = both.split([len(scenes.train_data), len(scenes.test_data)])
-    labels, true = scenes.train_data.labels, scenes.test_data.labels
-    started = time.perf_counter()
-    gram = gram_matrix(both.__getitem__, count)
-    inside, across = gram[: len(train), : len(train)], gram[len(train) :, : len(train)]
-    gram_seconds = time.perf_counter() - started
-    grid = c_grid(inside)
-    started = time.perf_counter()
-    found = [fit_svm(inside, labels, c).predict(across) for c in grid]
-    our_seconds = time.perf_counter() - started
-    module = FeatureExtractorSVM(backbone="vgg16", layers=["pool5"], data_dir=str(root))
+    (train, labels), (test, true) = known, asked
     rows, references, usual_seconds = [], [], 0.0
     for c, predictions in zip(grid, found, strict=True):
         started = time.perf_counter()
@@ -132,6 +79,89 @@ def measure_svm(args: Args) -> dict[str, Any]:
             }
         )
         print(rows[-1], flush=True)
+    return rows, references, usual_seconds
+
+
+def measure_svm(args: Args) -> dict[str, Any]:
+    """Measure extraction and the sweep over C; compare every prediction."""
+    import lightning
+    import torch
+    import torchvision
+
+    from datamodules.files import data_root
+    from datamodules.images import decode_all
+    from datamodules.scene15 import Scene15DataModule
+    from datamodules.tensors import ImageTensors
+    from rdfia.common.backbones import load_backbone
+    from rdfia.transfer.features import compute_features, open_layers
+    from rdfia.transfer.linear_svm import c_grid, fit_svm, gram_matrix
+    from rdfia.transfer.svm_module import FeatureExtractorSVM
+
+    root = data_root(args.data_dir)
+    scenes = Scene15DataModule(args.data_dir, train_on_val=True, shuffle=False, batch_size=32)
+    scenes.setup()
+    backbone = load_backbone("vgg16", data_dir=root)
+    usual = torchvision.models.vgg16(weights=None).eval()
+    convolutions = backbone.network.get_submodule("features")
+    usual.features.load_state_dict(convolutions.state_dict())
+    pool5, relu5_3 = usual.features, usual.features[:-1]
+    backbone.to(memory_format=torch.channels_last)
+    files = [path for path, _ in sorted(scenes.test_files)]
+    chosen = files[:: -(-len(files) // args.images)]
+
+    def batches_of(pixels: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+        photographs = ImageTensors(pixels, torch.zeros(len(pixels)), channels=3)
+        return lambda places: photographs[places][0].contiguous(memory_format=torch.channels_last)
+
+    def ours(layers: list[str]) -> None:
+        images = batches_of(decode_all(chosen, mode="L", size=224))
+        compute_features(backbone, images, torch.arange(len(chosen)), layers, dtype=torch.bfloat16)
+
+    def bare() -> None:
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            for batch in batches:
+                convolutions(batch)
+
+    batches = torch.rand(len(chosen), 3, 224, 224).contiguous(memory_format=torch.channels_last).split(32)
+    folder = root / "15SceneData" / "test"
+    work: dict[str, Callable[[], None]] = {
+        "our_pool5": lambda: ours(["pool5"]),
+        "bare_forward": bare,
+        "usual_pool5": lambda: usual_features(folder, [pool5], args.images),
+        "our_relu5_3_and_pool5": lambda: ours(["relu5_3", "pool5"]),
+        "usual_relu5_3_and_pool5": lambda: usual_features(folder, [relu5_3, pool5], args.images),
+    }
+
+    def each(run: Callable[[], None]) -> float:
+        return seconds_of(run) / len(chosen)
+
+    times = in_turns(args.repeats, {name: functools.partial(each, run) for name, run in work.items()})
+
+    pixels = torch.cat([scenes.train_data.images, scenes.test_data.images])
+    count = len(pixels)
+    layer = open_layers(
+        backbone,
+        batches_of(pixels),
+        count,
+        ["pool5"],
+        images_hash=scenes.describe()["sha256"],
+        memory=1e9,
+        cache=args.cache_dir.expanduser(),
+        dtype=torch.bfloat16,
+    )["pool5"]
+    both = torch.nn.functional.normalize(layer.features(slice(None)).float())
+    train, test = both.split([len(scenes.train_data), len(scenes.test_data)])
+    labels, true = scenes.train_data.labels, scenes.test_data.labels
+    started = time.perf_counter()
+    gram = gram_matrix(both.__getitem__, count)
+    inside, across = gram[: len(train), : len(train)], gram[len(train) :, : len(train)]
+    gram_seconds = time.perf_counter() - started
+    grid = c_grid(inside)
+    started = time.perf_counter()
+    found = [fit_svm(inside, labels, c).predict(across) for c in grid]
+    our_seconds = time.perf_counter() - started
+    module = FeatureExtractorSVM(backbone="vgg16", layers=["pool5"], data_dir=str(root))
+    rows, references, usual_seconds = beside_scikit_learn(module, grid, found, (train, labels), (test, true))
     middle = len(grid) // 2
     module.c = grid[middle]
     module.fit_features(train, labels)
@@ -142,7 +172,7 @@ def measure_svm(args: Args) -> dict[str, Any]:
         trainer.strategy.connect(module)
         trainer.save_checkpoint(Path(place) / "svm.ckpt")
         loaded = FeatureExtractorSVM.load_from_checkpoint(Path(place) / "svm.ckpt", weights_only=True)
-        told = torch.cat(trainer.predict(loaded, scenes.test_dataloader()) or [])
+        told = torch.cat(cast("list[torch.Tensor]", trainer.predict(loaded, scenes.test_dataloader())))
     return {
         "photographs_in_turns": len(chosen),
         **{f"{name}_seconds_an_image": round(median(values), 4) for name, values in times.items()},

@@ -261,8 +261,8 @@ def main(args: Args) -> None:
     import time
     from multiprocessing import resource_tracker
 
-    for number in STOPS:
-        signal.signal(number, leave)
+    for stop in STOPS:
+        signal.signal(stop, leave)
     # Slow to import.
     from lab_questions import CHAPTERS, SUMMARY
 
@@ -309,7 +309,7 @@ def main(args: Args) -> None:
         print(f"{name}: {time.perf_counter() - started:.0f} s", flush=True)
     page = args.folder / "report.html"
     title = "The lab, at demo scale" if args.scale == "demo" else "The lab"
-    runs = {}
+    runs: dict[str, dict[str, Any]] = {}
     for name in EXPERIMENTS:
         try:
             runs |= report.read_runs(args.folder, [name])

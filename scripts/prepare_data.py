@@ -50,12 +50,15 @@ class Args:
     """Download what is missing; else only look."""
 
 
+State = Literal["complete", "partial", "missing", "broken"]
+
+
 @dataclass(frozen=True)
 class Row:
     """A line of the table."""
 
     name: str
-    state: Literal["complete", "partial", "missing", "broken"]
+    state: State
     detail: str
 
 
@@ -122,7 +125,7 @@ def check_bsds500(root: Path) -> Row:
     found = {part: len(photographs) for part, photographs in counts.items()}
     if not any(found.values()):
         raise ValueError(f"{folder} holds no photographs")
-    state = "complete" if found == BSDS500_COUNTS else "partial"
+    state: State = "complete" if found == BSDS500_COUNTS else "partial"
     return Row("bsds500", state, f"{' + '.join(map(str, found.values()))} photographs of 200 + 100 + 200")
 
 
@@ -156,7 +159,7 @@ def check_mnist_m(root: Path) -> Row:
     folder = root / "mnist_m"
     if folder.is_dir():
         counts = tuple(len(load_release(folder, train=train)[1]) for train in (True, False))
-        state = "complete" if counts == RELEASE_COUNTS else "partial"
+        state: State = "complete" if counts == RELEASE_COUNTS else "partial"
         return Row("mnist-m", state, f"common release, {counts[0]:,} + {counts[1]:,} of 59,001 + 9,001")
     photographs, source = find_backgrounds(root)
     path = cache_path(root, photographs, 0)
@@ -178,7 +181,7 @@ def check_usps(root: Path) -> Row:
     from datamodules.usps import load_usps
 
     counts = [len(load_usps(root, part)[0]) for part in ("train", "test")]
-    state = "complete" if counts == [7291, 2007] else "partial"
+    state: State = "complete" if counts == [7291, 2007] else "partial"
     return Row("usps", state, f"{counts[0]:,} + {counts[1]:,} digits of 7,291 + 2,007")
 
 

@@ -70,6 +70,26 @@ def total_variation(images: Tensor) -> Tensor:
     return across + down
 
 
+def moved(
+    images: Tensor, numbers: Tensor | None, key: tuple[int, int], *, jitter: int, crop: float, rotation: float
+) -> Tensor:
+    """Return images (B, 3, H, W) as one step sees them: rolled, all alike, then random parts of each.
+
+    Args:
+        images: In [0, 1].
+        numbers: (B, 5) in [0, 1), which say what part is seen; None for whole images.
+        key: Seed and step, of the roll.
+        jitter: Pixels at most that they are rolled by.
+        crop: Least share of the area of a part.
+        rotation: Degrees at most that it is turned by.
+    """
+    if jitter:
+        of_the_roll = key if numbers is None else (*key, 1)  # those without are of the parts
+        shifts = np.random.default_rng(of_the_roll).integers(-jitter, jitter + 1, 2).tolist()
+        images = torch.roll(images, shifts, (2, 3))
+    return images if numbers is None else random_parts(images, numbers, crop, rotation)
+
+
 def visualize_classes(
     models: Sequence[nn.Module] | nn.Module,
     classes: Tensor | Sequence[int],
@@ -148,15 +168,9 @@ def visualize_classes(
                 shown = image()
                 if watch:
                     watch(step, shown.detach().clamp(0, 1))
-                seen = shown
-                if jitter:
-                    key = (seed, step, 1) if parts else (seed, step)  # by which the parts are drawn
-                    shifts = np.random.default_rng(key).integers(-jitter, jitter + 1, 2).tolist()
-                    seen = torch.roll(seen, shifts, (2, 3))
-                if parts:
-                    # Drawn for all classes, so that an image does not hang on its batch.
-                    numbers = drawn(len(classes), 5, (seed, step))[places]
-                    seen = random_parts(seen, numbers, crop, rotation)
+                # Drawn for all classes, so that an image does not hang on its batch.
+                numbers = drawn(len(classes), 5, (seed, step))[places] if parts else None
+                seen = moved(shown, numbers, (seed, step), jitter=jitter, crop=crop, rotation=rotation)
                 logits = torch.stack([ask(seen) for ask in asks]).mean(0)
                 score = own_logits(logits, asked)
                 score = score - penalty * ((shown - 0.5) * 4).square().sum((1, 2, 3))

@@ -71,7 +71,7 @@ def gram_matrix(
             shift = torch.where(mean.isfinite(), mean, 0.0)  # what is not finite is named where it counts
         values = values.sub_(shift) if fresh and values.dtype == torch.float32 else values.float() - shift
         along[rows] = 0.0
-        for part, own in zip(values.split(4096, 1), shift.split(4096), strict=True):  # type: ignore[no-untyped-call]
+        for part, own in zip(values.split(4096, 1), shift.split(4096), strict=True):
             along[rows] += (part.double() @ own.double()).cpu()
         return values
 
@@ -100,7 +100,7 @@ def _fill(gram: Tensor, rows: slice, columns: slice, left: Tensor, right: Tensor
     """Write the inner products of two blocks of images, and their mirror image."""
     products = torch.zeros(len(left), len(right), dtype=torch.float64, device=left.device)
     # A slice of a few thousand features is summed in float32, the slices in float64.
-    pairs = zip(left.split(4096, 1), right.split(4096, 1), strict=True)  # type: ignore[no-untyped-call]
+    pairs = zip(left.split(4096, 1), right.split(4096, 1), strict=True)
     # Within a Trainer with bf16-mixed, autocast would round the products.
     with torch.autocast(left.device.type, enabled=False), _exact_bfloat16(left.dtype == torch.bfloat16):
         for a, b in pairs:
@@ -127,7 +127,7 @@ def standard_scale(features: Features, train: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and standard deviation (d,) of features on images ``train``, float64; inf if constant."""
     total, squares = torch.zeros(2, 1, dtype=torch.float64)
     # float64: a rounded mean would be squared into the Gram matrix
-    for places in train.split(64):  # type: ignore[no-untyped-call]
+    for places in train.split(64):
         part = features(places).double()
         total, squares = total.to(part.device) + part.sum(0), squares.to(part.device) + part.square().sum(0)
     mean = total / len(train)
@@ -241,7 +241,7 @@ class PrecomputedSVM:
         """
         duals, biases = self.dual_weights(len(train))
         weights = torch.zeros(0)
-        for rows in torch.arange(len(train)).split(64):  # type: ignore[no-untyped-call]
+        for rows in torch.arange(len(train)).split(64):
             part = duals[:, rows] @ features(train[rows]).double().cpu()
             weights = weights + part if len(weights) else part
         return LinearClassifier(weights, biases, torch.from_numpy(self.classes), len(self.machines) == 1)
