@@ -56,7 +56,7 @@ def pixel_success(
     import numpy as np
     import torchattacks
 
-    from rdfia.interpret.adversarial import rounded
+    from rdfia.interpret.attack_results import rounded
     from rdfia.interpret.black_box_attacks import few_pixels
     from rdfia.interpret.classifier import predict
 

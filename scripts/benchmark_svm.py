@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rdfia.transfer.svm_module import FeatureExtractorSVM
 
 
-def usual_features(folder: Path, networks: list[Any], count: int) -> None:
+def usual_features(root: Path, networks: list[Any], count: int) -> None:
     """Extract features as the practicals do: ImageFolder, PIL, DataLoader, float32, one pass a layer."""
     import torch
     from torch.utils.data import DataLoader, Subset
@@ -24,7 +24,7 @@ def usual_features(folder: Path, networks: list[Any], count: int) -> None:
 
     steps = [transforms.Resize((224, 224)), transforms.ToTensor()]
     steps += [transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))]
-    photographs = datasets.ImageFolder(folder, transforms.Compose(steps))
+    photographs = datasets.ImageFolder(root / "15SceneData" / "test", transforms.Compose(steps))
     some = Subset(photographs, list(range(0, len(photographs), -(-len(photographs) // count))))
     for network in networks:
         features = []
@@ -82,9 +82,25 @@ def beside_scikit_learn(
     return rows, references, usual_seconds
 
 
+def reloaded(module: "FeatureExtractorSVM", loader: Any) -> "torch.Tensor":
+    """Save a module, load it again and return its answers."""
+    import lightning
+    import torch
+
+    from rdfia.transfer.svm_module import FeatureExtractorSVM
+
+    with tempfile.TemporaryDirectory() as place:
+        trainer = lightning.Trainer(
+            accelerator="cpu", precision="bf16-mixed", logger=False, default_root_dir=place
+        )
+        trainer.strategy.connect(module)
+        trainer.save_checkpoint(Path(place) / "svm.ckpt")
+        loaded = FeatureExtractorSVM.load_from_checkpoint(Path(place) / "svm.ckpt", weights_only=True)
+        return torch.cat(cast("list[torch.Tensor]", trainer.predict(loaded, loader)))
+
+
 def measure_svm(args: Args) -> dict[str, Any]:
     """Measure extraction and the sweep over C; compare every prediction."""
-    import lightning
     import torch
     import torchvision
 
@@ -94,7 +110,8 @@ def measure_svm(args: Args) -> dict[str, Any]:
     from datamodules.tensors import ImageTensors
     from rdfia.common.backbones import load_backbone
     from rdfia.transfer.features import compute_features, open_layers
-    from rdfia.transfer.linear_svm import c_grid, fit_svm, gram_matrix
+    from rdfia.transfer.gram import gram_matrix
+    from rdfia.transfer.linear_svm import c_grid, fit_svm
     from rdfia.transfer.svm_module import FeatureExtractorSVM
 
     root = data_root(args.data_dir)
@@ -123,13 +140,12 @@ def measure_svm(args: Args) -> dict[str, Any]:
                 convolutions(batch)
 
     batches = torch.rand(len(chosen), 3, 224, 224).contiguous(memory_format=torch.channels_last).split(32)
-    folder = root / "15SceneData" / "test"
     work: dict[str, Callable[[], None]] = {
         "our_pool5": lambda: ours(["pool5"]),
         "bare_forward": bare,
-        "usual_pool5": lambda: usual_features(folder, [pool5], args.images),
+        "usual_pool5": lambda: usual_features(root, [pool5], args.images),
         "our_relu5_3_and_pool5": lambda: ours(["relu5_3", "pool5"]),
-        "usual_relu5_3_and_pool5": lambda: usual_features(folder, [relu5_3, pool5], args.images),
+        "usual_relu5_3_and_pool5": lambda: usual_features(root, [relu5_3, pool5], args.images),
     }
 
     def each(run: Callable[[], None]) -> float:
@@ -151,7 +167,7 @@ def measure_svm(args: Args) -> dict[str, Any]:
     )["pool5"]
     both = torch.nn.functional.normalize(layer.features(slice(None)).float())
     train, test = both.split([len(scenes.train_data), len(scenes.test_data)])
-    labels, true = scenes.train_data.labels, scenes.test_data.labels
+    labels, true = (part.labels for part in (scenes.train_data, scenes.test_data))
     started = time.perf_counter()
     gram = gram_matrix(both.__getitem__, count)
     inside, across = gram[: len(train), : len(train)], gram[len(train) :, : len(train)]
@@ -162,17 +178,9 @@ def measure_svm(args: Args) -> dict[str, Any]:
     our_seconds = time.perf_counter() - started
     module = FeatureExtractorSVM(backbone="vgg16", layers=["pool5"], data_dir=str(root))
     rows, references, usual_seconds = beside_scikit_learn(module, grid, found, (train, labels), (test, true))
-    middle = len(grid) // 2
-    module.c = grid[middle]
+    module.c = grid[middle := len(grid) // 2]
     module.fit_features(train, labels)
-    with tempfile.TemporaryDirectory() as place:
-        trainer = lightning.Trainer(
-            accelerator="cpu", precision="bf16-mixed", logger=False, default_root_dir=place
-        )
-        trainer.strategy.connect(module)
-        trainer.save_checkpoint(Path(place) / "svm.ckpt")
-        loaded = FeatureExtractorSVM.load_from_checkpoint(Path(place) / "svm.ckpt", weights_only=True)
-        told = torch.cat(cast("list[torch.Tensor]", trainer.predict(loaded, scenes.test_dataloader())))
+    told = reloaded(module, scenes.test_dataloader())
     return {
         "photographs_in_turns": len(chosen),
         **{f"{name}_seconds_an_image": round(median(values), 4) for name, values in times.items()},

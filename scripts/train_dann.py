@@ -13,7 +13,7 @@ from rdfia.engine.cli import run_script
 
 def main(args: Args) -> dict[str, Any]:
     """Run the experiment; return the content of results.json."""
-    from rdfia.adaptation.experiment import run  # here, so that --help does not wait for torch
+    from rdfia.adaptation.experiment import run
 
     return run(args)
 

@@ -12,7 +12,8 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional
 
-from rdfia.interpret.adversarial import fgsm, fool, judge, pgd, project, quantised, rounded
+from rdfia.interpret.adversarial import fgsm, fool, pgd, project
+from rdfia.interpret.attack_results import judge, quantised, rounded
 from rdfia.interpret.black_box_attacks import few_pixels, shapes
 from rdfia.interpret.classifier import lengths, predict
 from rdfia.interpret.robust_attacks import patch, random_transform, robustness, with_patch

@@ -5,7 +5,8 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional
 
-from rdfia.common.backbones import ARCHITECTURES, Backbone, describe, load_backbone, weights_hash
+from rdfia.common.backbones import ARCHITECTURES, Backbone, describe, load_backbone
+from rdfia.common.weights import weights_hash
 from rdfia.transfer.fine_tune import FineTuneModule
 
 IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))

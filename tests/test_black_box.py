@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from rdfia.interpret.adversarial import rounded
+from rdfia.interpret.attack_results import rounded
 from rdfia.interpret.black_box_attacks import few_pixels, shapes
 
 

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from rdfia.common.checks import Normalized, as_classes, check_epsilon, check_images
-from rdfia.interpret.adversarial import fgsm, fool, judge, pgd
+from rdfia.interpret.adversarial import fgsm, fool, pgd
+from rdfia.interpret.attack_results import judge
 from rdfia.interpret.black_box_attacks import few_pixels, shapes
 from rdfia.interpret.class_visualization import recognized, visualize_classes
 from rdfia.interpret.classifier import logits_of, predict

@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from rdfia.common.backbones import load_backbone, weights_hash
+from rdfia.common.backbones import load_backbone
+from rdfia.common.weights import weights_hash
 from rdfia.transfer.features import (
     compute_features,
     layer_features,

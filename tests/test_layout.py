@@ -95,3 +95,14 @@ def test_importing_the_packages_imports_nothing_else():
     code = "import sys, rdfia, datamodules; print([n for n in ('torch', 'numpy', 'PIL') if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_no_file_is_over_400_lines_and_no_function_over_100():
+    for folder in ("rdfia", "datamodules", "scripts"):
+        for path in modules(folder):
+            text = path.read_text()
+            assert text.count("\n") <= 400, path
+            for node in ast.walk(ast.parse(text)):
+                if isinstance(node, ast.FunctionDef) and node.end_lineno:
+                    length = node.end_lineno - node.lineno + 1
+                    assert length <= 100, f"{node.name} of {path} has {length} lines"

@@ -10,18 +10,8 @@ from sklearn.preprocessing import Normalizer, StandardScaler
 from sklearn.svm import SVC
 
 from rdfia.transfer import linear_svm
-from rdfia.transfer.linear_svm import (
-    c_grid,
-    choose_c,
-    fit_svm,
-    gram_matrix,
-    learning_curve,
-    principal_components,
-    signed_root,
-    standardized,
-    try_svm,
-    unit_length,
-)
+from rdfia.transfer.gram import gram_matrix, principal_components, signed_root, standardized, unit_length
+from rdfia.transfer.linear_svm import c_grid, choose_c, fit_svm, learning_curve, try_svm
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import write_mnist, write_mnist_m, write_usps
 
-from rdfia.adaptation import experiment
+from rdfia.adaptation import experiment, experiment_figures
 from rdfia.adaptation.config import ABLATION, SELECTIONS, Args
 from rdfia.adaptation.dann import PAPER, DANNModule
 from rdfia.adaptation.experiment import run
@@ -63,6 +63,9 @@ def test_a_run_leaves_the_table_and_figures_and_goes_on(tmp_path, digits, capsys
     }
     history = read_metrics(folder / "dann_seed_0")
     assert len(history["train/strength"][1]) == 2 * (440 // 40)
+    steps = len(history["train/strength"][1])
+    expected = [PAPER["lr"] * (1 + 10 * step / steps) ** -0.75 for step in range(steps)]
+    assert history["train/lr"][1] == pytest.approx(expected)
     assert len(history["val/target_entropy"][1]) == 2
     out = capsys.readouterr().out
     assert "target accuracy" in out
@@ -72,7 +75,7 @@ def test_a_run_leaves_the_table_and_figures_and_goes_on(tmp_path, digits, capsys
 @pytest.fixture
 def undrawn(monkeypatch):
     """Leave out the figures, which take longest."""
-    monkeypatch.setattr(experiment, "draw", lambda *args: None)
+    monkeypatch.setattr(experiment_figures, "draw", lambda *args: None)
 
 
 def test_another_seed_is_added_and_what_is_done_only_scored_again(tmp_path, digits, undrawn):

@@ -31,6 +31,10 @@ def test_a_run_writes_its_numbers_curves_and_checkpoints(scenes, tmp_path, capsy
     assert results["metrics"]["epochs"]["mean"] == 2
     best = max(read_metrics(folder)["val/accuracy"][1])
     assert results["metrics"]["val_accuracy"]["mean"] == pytest.approx(best)
+    rates = read_metrics(folder)
+    for name, rate in {"head": 1e-3, "top": 3e-4, "all": 1e-4}.items():
+        # falls with the epochs along half a cosine, from the first batch on
+        assert sorted(set(rates[f"train/lr_{name}"][1])) == pytest.approx([rate / 2, rate])
     for name in ("curves", "confusion"):
         assert (folder / "figures" / f"{name}.png").stat().st_size > 5000
     assert {path.name for path in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}

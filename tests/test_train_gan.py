@@ -19,6 +19,7 @@ from PIL import Image
 
 from rdfia.engine.cli import run_script
 from rdfia.engine.errors import Interrupted
+from rdfia.engine.runs import read_metrics
 from rdfia.generation.config import ABLATION, TRIED
 from rdfia.generation.config import GANArgs as Args
 from rdfia.generation.experiment import loss_numbers, module_flags, run
@@ -58,6 +59,9 @@ def test_a_run_leaves_figures_scores_and_checkpoints(tmp_path, mnist, capsys):
     assert figures == epochs | {"curves_and_samples", "real_and_generated", "interpolation", "film", "walk"}
     with Image.open(folder / "figures" / "film.gif") as film:
         assert film.n_frames == len(list((folder / "figures" / "film").iterdir())) == 6  # a frame a batch
+    history = read_metrics(folder)
+    for name in ("discriminator", "generator"):
+        assert history[f"train/{name}_lr"][1] == [2e-4] * len(history["train/discriminator_loss"][1])
     assert results["data"]["train"] == 120
     assert results["selection"] == "last epoch, samples of the averaged generator"
     for value in results["metrics"].values():

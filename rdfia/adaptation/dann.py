@@ -211,10 +211,15 @@ class DANNModule(lightning.LightningModule):
         return self.trainer.global_step / planned
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Set the learning rate of this step."""
+        """Set the learning rate of this step, and log it.
+
+        Here and not by a scheduler, which would count steps of its own: a run that goes on has the same rates
+        as one that was never interrupted.
+        """
         rate = self.lr * rate_factor(self.progress(), self.decay)
         for optimizer in self.trainer.optimizers:
             set_rate(optimizer, rate)
+        self.log("train/lr", rate)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss; log it and what it is made of."""

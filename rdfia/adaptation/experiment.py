@@ -11,12 +11,10 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from matplotlib.figure import Figure
 
 from datamodules.domain_pair import Domain, DomainPairDataModule
 from datamodules.mnist import MNISTDataModule
 from datamodules.mnist_m import MNISTMDataModule
-from datamodules.tensors import ImageTensors
 from datamodules.usps import USPSDataModule
 from rdfia.adaptation import embeddings
 from rdfia.adaptation.config import (
@@ -29,12 +27,12 @@ from rdfia.adaptation.config import (
     Args,
 )
 from rdfia.adaptation.dann import PAPER, DANNModule
+from rdfia.adaptation.experiment_figures import draw
 from rdfia.adaptation.network import reestimate_statistics
-from rdfia.adaptation.plots import dann_curves
 from rdfia.adaptation.pseudo_labels import PseudoLabelModule, confident
 from rdfia.adaptation.scores import information
 from rdfia.common import plots
-from rdfia.common.backbones import weights_hash
+from rdfia.common.weights import weights_hash
 from rdfia.engine import devices, runs, training, wandb_run
 from rdfia.engine.args import part_of
 from rdfia.engine.errors import Diverged
@@ -353,60 +351,3 @@ def finish(
     written = f"results.json, figures/ and a folder for each training in {folder}"
     print("a dry run, nothing kept" if args.fast_dev_run else written)
     return results
-
-
-def draw(
-    folder: Path,
-    trainer: lightning.Trainer,
-    history: Path,
-    modules: dict[str, DANNModule],
-    images: dict[str, ImageTensors],
-    seed: int,
-    size: int,
-) -> None:
-    """Draw the figures of one seed.
-
-    Args:
-        folder: The run folder.
-        trainer: Knows where else figures are shown.
-        history: Folder of the row that was asked for, with its metrics.csv.
-        modules: By row, that row last but for pseudo-labels.
-        images: Test images of source and target.
-        seed: Of t-SNE.
-        size: Images of each domain in t-SNE.
-    """
-
-    def save(name: str, figure: Figure) -> None:
-        runs.save_figure(folder, name, figure, trainer)
-
-    grids = {name: data[range(min(64, len(data)))][0] for name, data in images.items()}
-    save("domains", plots.image_grids(grids))
-    save("curves", dann_curves(runs.read_metrics(history), smooth=50))
-
-    order = {name: embeddings.sample(len(data), size, seed) for name, data in images.items()}
-    chosen = {name: data.part(order[name]) for name, data in images.items()}
-    labels = torch.cat([data.labels.cpu() for data in chosen.values()])
-    domains = torch.cat([torch.full((len(data),), n) for n, data in enumerate(chosen.values())])
-    panels = {}
-    for row, module in modules.items():
-        seen = [module.outputs(data.batches(), source=name == "source")[0] for name, data in chosen.items()]
-        features = torch.cat(seen)
-        if not features.isfinite().all():  # diverged: the table says so
-            continue
-        places = embeddings.tsne(features, seed=seed)
-        panels[f"{row}, by domain"] = (places, domains, list(chosen))
-        panels[f"{row}, by class"] = (places, labels, [str(digit) for digit in range(10)])
-    save("tsne", plots.scatter(panels, columns=2, title="t-SNE of the features of test images"))
-
-    target = images["target"]
-    truth = target.labels.cpu()
-    told = {row: module.outputs(target.batches())[1].argmax(1) for row, module in modules.items()}
-    for row, labels in told.items():
-        counts = torch.bincount(truth * 10 + labels, minlength=100).reshape(10, 10)
-        share = f"{row}: {(labels == truth).double().mean():.4f} of target test images"
-        save(f"confusion_{row}", plots.confusion_matrix(counts, [str(d) for d in range(10)], title=share))
-    if {"source-only", "dann"} <= set(told):
-        gained = ((told["dann"] == truth) & (told["source-only"] != truth)).nonzero()[:40, 0]
-        captions = [f"{truth[n]}, not {told['source-only'][n]}" for n in gained]
-        title = "target images that only the adapted network gets right: what it says, what source-only says"
-        save("gained", plots.captioned(target[gained][0], captions, title=title))

@@ -314,6 +314,8 @@ class GANModule(lightning.LightningModule):
             return
         names = ("discriminator_loss", "generator_loss", "real_score", "fake_score", "discriminator_accuracy")
         named = {f"train/{name}": value for name, value in zip(names, values.tolist(), strict=True)}
+        optimizers = zip(("discriminator", "generator"), self.trainer.optimizers, strict=True)
+        named |= {f"train/{name}_lr": optimizer.param_groups[0]["lr"] for name, optimizer in optimizers}
         named |= {"train/batch": self.batches_done, "epoch": self.current_epoch}
         for logger in self.loggers:
             logger.log_metrics(named, step=self.batches_done - 1)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from rdfia.common.checks import Classes
 from rdfia.common.draws import keyed_generator
 from rdfia.common.progress import Teller, progress
-from rdfia.interpret.adversarial import Attacked, judge, prepared, rounded
+from rdfia.interpret.attack_results import Attacked, judge, prepared, rounded
 from rdfia.interpret.classifier import Ask, as_it_was
 
 

@@ -172,8 +172,7 @@ def visualize_classes(
                 numbers = drawn(len(classes), 5, (seed, step))[places] if parts else None
                 seen = moved(shown, numbers, (seed, step), jitter=jitter, crop=crop, rotation=rotation)
                 logits = torch.stack([ask(seen) for ask in asks]).mean(0)
-                score = own_logits(logits, asked)
-                score = score - penalty * ((shown - 0.5) * 4).square().sum((1, 2, 3))
+                score = own_logits(logits, asked) - penalty * ((shown - 0.5) * 4).square().sum((1, 2, 3))
                 score = score - smoothness * total_variation(shown)
                 (slopes,) = torch.autograd.grad(score.sum(), variable)
                 with torch.no_grad():

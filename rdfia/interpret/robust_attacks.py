@@ -15,7 +15,8 @@ from rdfia.common.checks import Classes, check_classes, check_images
 from rdfia.common.draws import drawn, keyed_generator
 from rdfia.common.progress import progress
 from rdfia.common.views import similarity, transformed
-from rdfia.interpret.adversarial import Transform, fooled, prepared, rounded
+from rdfia.interpret.adversarial import Transform
+from rdfia.interpret.attack_results import fooled, prepared, rounded
 from rdfia.interpret.classifier import as_it_was, predict
 
 

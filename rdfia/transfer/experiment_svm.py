@@ -19,7 +19,8 @@ from rdfia.engine import devices, runs, training, wandb_run
 from rdfia.transfer import experiment_svm_figures as figures
 from rdfia.transfer.config import SVMArgs, layers_by_network
 from rdfia.transfer.features import compute_features, layer_gram, open_layers
-from rdfia.transfer.linear_svm import Trial, learning_curve, principal_components, try_svm
+from rdfia.transfer.gram import principal_components
+from rdfia.transfer.linear_svm import Trial, learning_curve, try_svm
 from rdfia.transfer.svm_module import FeatureExtractorSVM
 
 Metrics = dict[str, list[float]]

@@ -22,10 +22,12 @@ from torch import Tensor, distributed
 from torch.nn import functional
 
 from datamodules.files import atomic_file
-from rdfia.common.backbones import Backbone, weights_hash
+from rdfia.common.backbones import Backbone
 from rdfia.common.environment import is_first_process
 from rdfia.common.progress import progress as shown
-from rdfia.transfer.linear_svm import Features, Scaling, gram_matrix, signed_root, standardized, unit_length
+from rdfia.common.weights import weights_hash
+from rdfia.transfer.gram import Features, gram_matrix, signed_root, standardized, unit_length
+from rdfia.transfer.linear_svm import Scaling
 
 
 def layer_features(

@@ -210,6 +210,8 @@ class FineTuneModule(lightning.LightningModule):
         # quantity.
         self._note("train", functional.cross_entropy(logits.detach(), labels), logits, labels)
         self.log("train/batch_loss", loss.detach(), sync_dist=True)
+        for name, group in zip(self.groups, self.trainer.optimizers[0].param_groups, strict=True):
+            self.log(f"train/lr_{name}", group["lr"])
         return loss
 
     def _score(self, batch: tuple[Tensor, Tensor], name: str) -> Tensor:

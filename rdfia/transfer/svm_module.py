@@ -16,19 +16,12 @@ from torch import Tensor, distributed, nn
 from torchmetrics.classification import MulticlassAccuracy
 
 from datamodules.files import atomic_file
-from rdfia.common.backbones import load_backbone, weights_hash
+from rdfia.common.backbones import load_backbone
 from rdfia.common.literals import check_choices
+from rdfia.common.weights import weights_hash
 from rdfia.transfer.features import layer_features
-from rdfia.transfer.linear_svm import (
-    LinearClassifier,
-    Scaling,
-    c_grid,
-    choose_c,
-    fit_svm,
-    gram_matrix,
-    signed_root,
-    standard_scale,
-)
+from rdfia.transfer.gram import gram_matrix, signed_root, standard_scale
+from rdfia.transfer.linear_svm import LinearClassifier, Scaling, c_grid, choose_c, fit_svm
 
 
 class FeatureExtractorSVM(lightning.LightningModule):

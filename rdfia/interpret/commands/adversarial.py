@@ -10,7 +10,7 @@ import torch
 from rdfia.common import plots
 from rdfia.common.backbones import imagenet_classes
 from rdfia.engine import runs
-from rdfia.interpret import adversarial, network_plots, robust_attacks
+from rdfia.interpret import attack_results, network_plots, robust_attacks
 from rdfia.interpret.classifier import predict
 from rdfia.interpret.commands import attacks_compared as compared
 from rdfia.interpret.commands.attacks import (
@@ -149,7 +149,9 @@ def judge(
     files = [kept_as_png(folder, trainer, name, names[place], found.images[place]) for place in places]
     again, files_fool = torch.stack(files).to(images.device), torch.zeros_like(found.success)
     told = predict(network, again, size)
-    files_fool[places] = adversarial.fooled(told, truth[places], adversarial.some(targets, found.success))
+    files_fool[places] = attack_results.fooled(
+        told, truth[places], attack_results.some(targets, found.success)
+    )
     numbers |= share("success_as_files", files_fool)
     for score in ("l2", "linf", "psnr", "l0", "queries", "gradients"):
         numbers[f"median_{score}"] = [float(getattr(found, score)[places].double().quantile(0.5))]

@@ -8,7 +8,7 @@ import torch
 
 from rdfia.common.draws import keyed_generator
 from rdfia.interpret import adversarial, black_box_attacks, robust_attacks
-from rdfia.interpret.adversarial import Attacked, rounded
+from rdfia.interpret.attack_results import Attacked, rounded
 from rdfia.interpret.classifier import all_logits, predict
 from rdfia.interpret.commands.common import Shown, class_of, known_classes
 from rdfia.interpret.config import DISCS, Adversarial

@@ -8,7 +8,7 @@ import torch
 from rdfia.common import plots
 from rdfia.common.backbones import imagenet_classes
 from rdfia.engine import runs
-from rdfia.interpret import adversarial, robust_attacks
+from rdfia.interpret import adversarial, attack_results, robust_attacks
 from rdfia.interpret.classifier import all_logits, predict
 from rdfia.interpret.commands.attacks import also_fooled, attack, classified_right, share
 from rdfia.interpret.commands.common import Shown, class_of
@@ -143,7 +143,7 @@ def attack_with_patch(
     shown = torch.cat([torch.nn.functional.interpolate(patch[None], images.shape[2:]), seen[0][:11]])
     captions = ["the patch", *(classes[int(one)] for one in told[0][:11])]
     title = f"a patch for {classes[target]}, on images that it was not made with"
-    figure = plots.captioned(adversarial.rounded(shown).cpu(), captions, columns=6, title=title, side=2.2)
+    figure = plots.captioned(attack_results.rounded(shown).cpu(), captions, columns=6, title=title, side=2.2)
     runs.save_figure(folder, "patch", figure, trainer)
     # One image is one trial, whatever the number of its views.
     rate = [float((told == target).double().mean())]

@@ -13,7 +13,7 @@ from datamodules.images import decode_all
 from rdfia.common import plots
 from rdfia.common.backbones import imagenet_classes
 from rdfia.engine import report, runs, training, wandb_run
-from rdfia.interpret.adversarial import rounded
+from rdfia.interpret.attack_results import rounded
 from rdfia.interpret.class_visualization import recognized, visualize_classes
 from rdfia.interpret.commands.common import Numbers, class_of, kept_as_png, load_networks, png
 from rdfia.interpret.config import PRACTICAL, PRESETS, TABLES, ClassVisualization

@@ -1,0 +1,71 @@
+"""The figures of the experiment in domain adaptation."""
+
+from pathlib import Path
+
+import lightning
+import torch
+from matplotlib.figure import Figure
+
+from datamodules.tensors import ImageTensors
+from rdfia.adaptation import embeddings
+from rdfia.adaptation.dann import DANNModule
+from rdfia.adaptation.plots import dann_curves
+from rdfia.common import plots
+from rdfia.engine import runs
+
+
+def draw(
+    folder: Path,
+    trainer: lightning.Trainer,
+    history: Path,
+    modules: dict[str, DANNModule],
+    images: dict[str, ImageTensors],
+    seed: int,
+    size: int,
+) -> None:
+    """Draw the figures of one seed.
+
+    Args:
+        folder: The run folder.
+        trainer: Knows where else figures are shown.
+        history: Folder of the row that was asked for, with its metrics.csv.
+        modules: By row, that row last but for pseudo-labels.
+        images: Test images of source and target.
+        seed: Of t-SNE.
+        size: Images of each domain in t-SNE.
+    """
+
+    def save(name: str, figure: Figure) -> None:
+        runs.save_figure(folder, name, figure, trainer)
+
+    grids = {name: data[range(min(64, len(data)))][0] for name, data in images.items()}
+    save("domains", plots.image_grids(grids))
+    save("curves", dann_curves(runs.read_metrics(history), smooth=50))
+
+    order = {name: embeddings.sample(len(data), size, seed) for name, data in images.items()}
+    chosen = {name: data.part(order[name]) for name, data in images.items()}
+    labels = torch.cat([data.labels.cpu() for data in chosen.values()])
+    domains = torch.cat([torch.full((len(data),), n) for n, data in enumerate(chosen.values())])
+    panels = {}
+    for row, module in modules.items():
+        seen = [module.outputs(data.batches(), source=name == "source")[0] for name, data in chosen.items()]
+        features = torch.cat(seen)
+        if not features.isfinite().all():  # diverged: the table says so
+            continue
+        places = embeddings.tsne(features, seed=seed)
+        panels[f"{row}, by domain"] = (places, domains, list(chosen))
+        panels[f"{row}, by class"] = (places, labels, [str(digit) for digit in range(10)])
+    save("tsne", plots.scatter(panels, columns=2, title="t-SNE of the features of test images"))
+
+    target = images["target"]
+    truth = target.labels.cpu()
+    told = {row: module.outputs(target.batches())[1].argmax(1) for row, module in modules.items()}
+    for row, labels in told.items():
+        counts = torch.bincount(truth * 10 + labels, minlength=100).reshape(10, 10)
+        share = f"{row}: {(labels == truth).double().mean():.4f} of target test images"
+        save(f"confusion_{row}", plots.confusion_matrix(counts, [str(d) for d in range(10)], title=share))
+    if {"source-only", "dann"} <= set(told):
+        gained = ((told["dann"] == truth) & (told["source-only"] != truth)).nonzero()[:40, 0]
+        captions = [f"{truth[n]}, not {told['source-only'][n]}" for n in gained]
+        title = "target images that only the adapted network gets right: what it says, what source-only says"
+        save("gained", plots.captioned(target[gained][0], captions, title=title))
