@@ -2,10 +2,12 @@
 
 import dataclasses
 import errno
+import inspect
 import json
 import subprocess
 import sys
 import time
+import typing
 from pathlib import Path
 
 import pytest
@@ -16,11 +18,15 @@ import train_fine_tune
 import train_gan
 import train_svm
 
+from rdfia.adaptation import config as adaptation
+from rdfia.adaptation.dann import PAPER, DANNModule
 from rdfia.engine import devices
 from rdfia.engine.args import LONGEST_NAME, TrainerArgs
 from rdfia.engine.cli import out_of_memory, run_script
 from rdfia.engine.errors import Failed
-from rdfia.generation.gan import GANModule
+from rdfia.generation import config as generation
+from rdfia.generation.gan import PRACTICAL, GANModule
+from rdfia.interpret import config as visualization
 from rdfia.interpret.config import Adversarial
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
@@ -197,7 +203,7 @@ def test_what_is_missing_is_said_without_waiting_for_torch(script, flags, messag
 def test_visualize_alone_says_what_each_subcommand_does():
     done = call(str(SCRIPTS / "visualize.py"))
     assert done.returncode == 2
-    for words in ("describe", "Print the table of layers", "adversarial", "Change images so little"):
+    for words in ("describe", "Print the layers", "adversarial", "Make adversarial examples"):
         assert words in done.stderr
     assert done.stderr.splitlines()[-1].startswith("error: Expected one of {describe")
 
@@ -206,3 +212,37 @@ def test_the_help_of_build_samples_needs_none_of_its_packages():
     done = call(str(SCRIPTS / "build_samples.py"), "--help")
     assert done.returncode == 0
     assert "--ndf" in done.stdout
+
+
+EVERY_HELP = [
+    *(f"train_{name}.py" for name in ("svm", "fine_tune", "dann", "gan", "cgan")),
+    *(f"visualize.py {name}" for name in ("describe", "classify", "activations", "class", "saliency")),
+    "visualize.py adversarial",
+]
+
+
+@pytest.mark.parametrize("command", EVERY_HELP)
+def test_help_says_what_a_flag_is_that_is_not_given(command):
+    script, *words = command.split()
+    shown = " ".join(call(str(SCRIPTS / script), *words, "--help").stdout.split())
+    assert "--data-dir" in shown
+    assert "default: None" not in shown
+    assert "default: )" not in shown
+
+
+def test_help_gives_the_defaults_of_each_recipe():
+    dann, gan = (inspect.signature(kind).parameters for kind in (DANNModule, GANModule))
+    drawn = visualization.BEST
+    recipes = [
+        (adaptation.Args, {name: one.default for name, one in dann.items()}, "paper", PAPER),
+        (generation.GANArgs, {name: one.default for name, one in gan.items()}, "practical", PRACTICAL),
+        (visualization.ClassVisualization, drawn, "practical", visualization.PRACTICAL),
+    ]
+    told = 0
+    for flags, best, other, changes in recipes:
+        for name, kind in typing.get_type_hints(flags, include_extras=True).items():
+            given = [one.help_behavior_hint for one in getattr(kind, "__metadata__", ())]
+            if name in best and given and name != "groups":  # whose default depends on another flag
+                assert given == [f"(default: {best[name]}; {other}: {(best | changes)[name]})"], name
+                told += 1
+    assert told == 11 + 16 + 9

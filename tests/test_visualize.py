@@ -272,8 +272,6 @@ def test_dry_runs_write_nothing(tmp_path, kind):
         (Saliency, {"layer": "pool9"}, "has no layer 'pool9'; it has: conv1"),
         (Saliency, {"samples": 0}, "--samples is at least 1"),
         (Saliency, {"methods": ()}, "--methods names at least one"),
-        (Saliency, {"num_nodes": 2, "batch_size": 2}, "computes on one device"),
-        (Saliency, {"devices": 2, "batch_size": 2}, "computes on one device"),
         (Adversarial, {"target": "true"}, "no class 'true'"),
         (Adversarial, {"queries": 3}, "--queries is at least 10"),
         (Adversarial, {"queries": 32, "attacks": ("shapes",)}, "--queries is at least 33 for shapes"),

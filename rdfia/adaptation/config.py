@@ -1,9 +1,9 @@
 """What an experiment in domain adaptation is told: flags, the rows of its tables."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from rdfia.engine.args import TrainerArgs, check_part
+from rdfia.engine.args import TrainerArgs, check_part, default
 
 # What can be trained for comparison, and the flags in which it differs from what is asked for.
 ROWS: dict[str, dict[str, Any]] = {
@@ -53,66 +53,70 @@ SELECTIONS = {
 
 @dataclass(frozen=True)
 class Args(TrainerArgs):
-    """Train DANN from one set of digits to another, beside what it is compared with."""
+    """Train DANN from one set of digits to another, and the baselines it is compared with."""
 
     name: str = "dann"
-    """Of the run folder; the same goes on."""
+    """Name of the run folder. Running again with the same name resumes the run."""
     max_epochs: int = 10
-    """Passes over the training data."""
+    """Number of passes over the training data."""
     batch_size: int = 128
-    """Images of each domain in a step, over all processes together."""
-    seeds: tuple[int, ...] = ()
-    """Train with each, not with --seed."""
-    part: tuple[int, int] | None = None
-    """One, from 0, of so many parts of a table."""
+    """Images of each domain per step, summed over all processes."""
+    seeds: Annotated[tuple[int, ...], default("--seed alone")] = ()
+    """Random seeds; one training each, mean and deviation over them. Overrides --seed."""
+    part: Annotated[tuple[int, int] | None, default("all of it")] = None
+    """Train only part K of N of the table (K from 0), for job arrays, e.g. 0 4."""
     pair: str = "mnist:mnist-m"
-    """Source and target, of mnist, mnist-m, usps."""
+    """Source and target data set, with a colon between; of mnist, mnist-m and usps."""
     compare: tuple[Literal["source-only", "no-reversal", "dann", "target-trained"], ...] = ("source-only",)
-    """Trained besides, with the same settings."""
+    """Baselines to train as well, with the same settings; none after an empty --compare."""
     ablation: bool = False
-    """Train with one change at a time besides; with --network paper."""
+    """Also run the one-factor ablation of the paper's recipe (requires --network paper)."""
     adapt: bool = True
-    """Train against the domain classifier."""
+    """Adapt to the target with a domain classifier (DANN); --no-adapt trains on the labelled domain alone."""
     reversal: bool = True
-    """Reverse its gradient."""
+    """Reverse the gradient of the domain classifier; --no-reversal is a control."""
     labelled: Literal["source", "target"] = "source"
-    """Whose labels are trained on; `target` with --no-adapt."""
+    """Domain whose labels are trained on; `target` (requires --no-adapt) is the upper bound."""
     schedule: Literal["ganin", "constant", "linear", "off"] = "ganin"
-    """Of lambda."""
+    """Schedule of the gradient-reversal weight lambda over training."""
     strength: float = 1.0
-    """Lambda's largest value."""
+    """Largest value of the gradient-reversal weight lambda."""
     network: Literal["modern", "paper"] = "modern"
-    """`paper` also sets what follows to the paper's recipe."""
-    scaling: Literal["none", "symmetric", "standardized"] | None = None
-    """Of the images."""
-    batch_norm: bool | None = None
-    """After each layer."""
-    dropout: float | None = None
-    """Of maps and hidden units."""
-    domain_width: int | None = None
+    """Architecture. `paper` also switches the options below to the recipe of Ganin et al. (2016)."""
+    scaling: Annotated[
+        Literal["none", "symmetric", "standardized"] | None, default("standardized; paper: standardized")
+    ] = None
+    """Input scaling: none, to [-1, 1], or to mean 0 and deviation 1 per image."""
+    batch_norm: Annotated[bool | None, default("True; paper: False")] = None
+    """Use BatchNorm after each layer."""
+    dropout: Annotated[float | None, default("0.5; paper: 0.5")] = None
+    """Dropout probability of feature maps and hidden units."""
+    domain_width: Annotated[int | None, default("100; paper: 100")] = None
     """Hidden units of the domain classifier."""
-    initialization: Literal["pytorch", "he"] | None = None
-    """Of the weights."""
-    passes: Literal["separate", "concatenated"] | None = None
-    """Source and target one after the other, or in one batch."""
-    optimizer: Literal["adam", "sgd"] | None = None
-    """Adam or SGD."""
-    lr: float | None = None
-    """Learning rate at the start."""
-    momentum: float | None = None
-    """SGD's, or Adam's first decay."""
-    decay: Literal["none", "ganin", "cosine"] | None = None
-    """Of the learning rate."""
-    average_decay: float | None = None
-    """Of the average of the weights; 0 for none."""
+    initialization: Annotated[Literal["pytorch", "he"] | None, default("pytorch; paper: pytorch")] = None
+    """Weight initialisation."""
+    passes: Annotated[
+        Literal["separate", "concatenated"] | None, default("separate; paper: concatenated")
+    ] = None
+    """Passes of source and target: separate (each has BatchNorm statistics of its own) or concatenated."""
+    optimizer: Annotated[Literal["adam", "sgd"] | None, default("adam; paper: sgd")] = None
+    """Optimizer."""
+    lr: Annotated[float | None, default("0.001; paper: 0.01")] = None
+    """Initial learning rate."""
+    momentum: Annotated[float | None, default("0.5; paper: 0.9")] = None
+    """Momentum of SGD, or beta1 of Adam."""
+    decay: Annotated[Literal["none", "ganin", "cosine"] | None, default("cosine; paper: ganin")] = None
+    """Learning-rate decay over training."""
+    average_decay: Annotated[float | None, default("0.999; paper: 0.0")] = None
+    """Decay of the exponential moving average (EMA) of the weights, which is evaluated; 0 disables it."""
     pseudo_label_rounds: int = 0
-    """Rounds of self-training afterwards."""
+    """Number of self-training rounds after adaptation, on pseudo-labels of the target; 0 for none."""
     pseudo_labels: Literal["rounds", "mixed"] = "rounds"
-    """Labels frozen for a round, or made in each batch."""
+    """When pseudo-labels are made: once per round, or in each batch."""
     pseudo_label_epochs: int = 3
-    """Epochs of a round."""
+    """Epochs per self-training round."""
     threshold: float = 0.9
-    """Least probability of a pseudo-label."""
+    """Least probability of a prediction that becomes a pseudo-label."""
 
     def needs(self) -> tuple[str, ...]:
         """Return both sets of the pair."""

@@ -7,7 +7,9 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
+
+import tyro
 
 from rdfia.engine.slurm import SLURM_JOB
 
@@ -20,45 +22,42 @@ MOST |= {"latent_dim": 100_000, "groups": 10_000, "domain_width": 100_000, "hidd
 MOST |= {"generator_features": 4096, "discriminator_features": 4096, "image_size": 4096, "grids": 512}
 MOST |= {"devices": 4096, "num_nodes": 4096, "folds": 1000, "splits": 1000, "components": 1_000_000}
 MOST |= {"samples": 100_000, "steps": 1_000_000, "frames": 10_000, "patch_steps": 1_000_000}
+
+
+def default(text: str) -> Any:
+    """Return what ``--help`` says of a flag whose default is no single value, to annotate its type with."""
+    return tyro.conf.arg(help_behavior_hint=f"(default: {text})")
+
+
 Precision = Literal["auto", "float32", "bf16-mixed", "16-mixed"]
 
 
 @dataclass(frozen=True)
-class TrainerArgs:
-    """Flags of every trainer script."""
+class RunArgs:
+    """Flags of everything that leaves a run folder."""
 
-    data_dir: Path | None = None
-    """Data folder, or `sample`; else $RDFIA_DATA, else ./data."""
+    data_dir: Annotated[Path | None, default("$RDFIA_DATA, else ./data")] = None
+    """Data folder; `sample` for the embedded sample."""
     name: str = "run"
-    """Of the run folder; the same goes on."""
+    """Name of the run folder. Running again with the same name resumes the run."""
     output_dir: Path = Path("runs")
-    """Where run folders are made."""
+    """Folder of the run folders."""
     overwrite: bool = False
-    """Delete the run folder first."""
-    max_epochs: int = 5
-    """Passes over the training data."""
+    """Delete the run folder first and begin from scratch."""
     batch_size: int = 128
-    """Images in a step, over all processes."""
+    """Images per forward pass."""
     seed: int = 0
-    """Of weights, order and latents."""
+    """Random seed (initialisation, data order, latents)."""
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
-    """Kind of device."""
-    devices: int | None = None
-    """Processes on each node."""
-    num_nodes: int | None = None
-    """Nodes."""
+    """Device type; `auto` takes a GPU if there is one."""
     precision: Precision = "auto"
-    """Number format; auto: bf16 if the device has it."""
-    compile: bool = False
-    """Compile the networks."""
-    profile: bool = False
-    """Tell where the time goes."""
+    """Number format; `auto` is bf16-mixed where the device has bfloat16 instructions, else float32."""
     wandb: bool = False
-    """Log to Weights & Biases too."""
+    """Also log to Weights & Biases."""
     fast_dev_run: bool = False
-    """Try a few batches, write nothing."""
+    """Run a few batches through every code path and write nothing."""
     check: bool = False
-    """Check flags, data, folder."""
+    """Check flags, data and run folder, then exit before anything is computed."""
 
     def needs(self) -> tuple[str, ...]:
         """Return the data sets that are read, by the names of `datamodules.layouts.FIND`."""
@@ -68,7 +67,7 @@ class TrainerArgs:
         check_values(self)
         limits = {"max_epochs": 1, "batch_size": 1, "seed": 0, "devices": 1, "num_nodes": 1}
         for name, smallest in limits.items():
-            value = getattr(self, name)
+            value = getattr(self, name, None)
             if value is not None and value < smallest:
                 raise ValueError(f"--{name.replace('_', '-')} is at least {smallest}, got {value}")
         if (
@@ -86,6 +85,30 @@ class TrainerArgs:
             mark = self.output_dir / self.name / SLURM_JOB
             if mark.exists() and mark.read_text() == os.environ["SLURM_JOB_ID"]:
                 object.__setattr__(self, "overwrite", False)  # in the queue again, the job goes on
+
+
+@dataclass(frozen=True)
+class ParallelArgs(RunArgs):
+    """Flags of what several processes can share."""
+
+    devices: Annotated[int | None, default("one per GPU, or one per task of the Slurm job")] = None
+    """Number of processes per node."""
+    num_nodes: Annotated[int | None, default("1, or those of the Slurm job")] = None
+    """Number of nodes."""
+
+
+@dataclass(frozen=True)
+class TrainerArgs(ParallelArgs):
+    """Flags of every training."""
+
+    max_epochs: int = 5
+    """Number of passes over the training data."""
+    batch_size: int = 128
+    """Images per step, summed over all processes."""
+    compile: bool = False
+    """Compile the networks with torch.compile."""
+    profile: bool = False
+    """Print at the end where the training time went."""
 
 
 def check_values(args: Any) -> None:

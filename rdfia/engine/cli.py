@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import tyro
 
 from rdfia.common.memory import keep_freed_memory
-from rdfia.engine.args import TrainerArgs
+from rdfia.engine.args import RunArgs
 from rdfia.engine.errors import Checked, Failed, Interrupted
 from rdfia.engine.lock import give_back
 from rdfia.engine.slurm import requeue_job
@@ -85,7 +85,7 @@ def run_script(main: Callable[[Flags], Any], flags: type[Flags]) -> None:
         signal.signal(signal.SIGTERM, _terminated)
     try:
         args = parse(flags)
-        if isinstance(args, TrainerArgs) and (names := args.needs()):
+        if isinstance(args, RunArgs) and (names := args.needs()):
             from datamodules.layouts import check_there
 
             check_there(args.data_dir, names)  # before torch is imported, which takes seconds

@@ -11,9 +11,9 @@ from typing import TypeVar
 import torch
 
 from rdfia.common.environment import has_bfloat16_cpu, is_first_process
-from rdfia.engine.args import TrainerArgs
+from rdfia.engine.args import ParallelArgs, RunArgs
 
-Flags = TypeVar("Flags", bound=TrainerArgs)
+Flags = TypeVar("Flags", bound=RunArgs)
 FORMATS = ("float32", "bf16-mixed", "16-mixed")
 
 
@@ -73,19 +73,21 @@ def say_format(precision: str, accelerator: str) -> None:
         print(f"precision {precision}{slow}", flush=True)
 
 
-def processes(args: TrainerArgs) -> tuple[int, int]:
+def processes(args: RunArgs) -> tuple[int, int]:
     """Return how many processes each node has, and how many nodes: as asked for, or as the Slurm job is.
 
     Raises:
         ValueError: The flags ask for others than the job has, or its processes were not started by srun.
     """
     gpus = torch.cuda.device_count() if args.accelerator != "cpu" else 0
+    # What has no such flags computes on one device.
+    asked = (args.devices, args.num_nodes) if isinstance(args, ParallelArgs) else (1, 1)
     tasks, nodes = (int(os.environ.get(name, "1")) for name in ("SLURM_NTASKS", "SLURM_NNODES"))
     interactive = os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive")  # as Lightning sees it
     if interactive and int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
         raise ValueError("to Lightning an interactive job is one process; export SLURM_JOB_NAME=rdfia first")
     if interactive or "SLURM_NTASKS" not in os.environ:
-        return args.devices or max(gpus, 1), args.num_nodes or 1
+        return asked[0] or max(gpus, 1), asked[1] or 1
     if tasks > 1 and "SLURM_STEP_ID" not in os.environ:
         raise ValueError(f"this Slurm job has {tasks} tasks, and this is none of them; start it with srun")
     if tasks > 1 and "SLURM_NTASKS_PER_NODE" not in os.environ:
@@ -93,20 +95,20 @@ def processes(args: TrainerArgs) -> tuple[int, int]:
             f"the Slurm job has --ntasks {tasks}; say how many each node has: sbatch --ntasks-per-node"
         )
     each = int(os.environ.get("SLURM_NTASKS_PER_NODE", "1"))
-    if (args.devices or each) != each:
+    if (asked[0] or each) != each:
         raise ValueError(
-            f"--devices {args.devices}, but the Slurm job has {each} tasks on each node; leave it out, "
-            f"or sbatch --ntasks-per-node={args.devices}"
+            f"--devices {asked[0]}, but the Slurm job has {each} tasks on each node; leave it out, "
+            f"or sbatch --ntasks-per-node={asked[0]}"
         )
-    if (args.num_nodes or nodes) != nodes:
+    if (asked[1] or nodes) != nodes:
         raise ValueError(
-            f"--num-nodes {args.num_nodes}, but the Slurm job has {nodes}; leave it out, "
-            f"or sbatch --nodes={args.num_nodes}"
+            f"--num-nodes {asked[1]}, but the Slurm job has {nodes}; leave it out, "
+            f"or sbatch --nodes={asked[1]}"
         )
     return each, nodes
 
 
-def check_devices(args: TrainerArgs) -> None:
+def check_devices(args: RunArgs) -> None:
     """Check that the devices that are asked for are there, and can share a batch.
 
     Raises:
@@ -119,7 +121,7 @@ def check_devices(args: TrainerArgs) -> None:
         raise ValueError(f"{each} processes on each node, but this one has {gpus} GPUs; use fewer --devices")
     if args.precision == "16-mixed" and (args.accelerator == "cpu" or not (gpus or args.check)):
         raise ValueError("--precision 16-mixed needs a GPU; take bf16-mixed")  # Lightning would, by itself
-    if args.compile and not shutil.which("g++") and not args.check:
+    if getattr(args, "compile", False) and not shutil.which("g++") and not args.check:
         raise ValueError("--compile needs a C++ compiler; install g++ or leave it out")
     if args.batch_size % (each * nodes):
         raise ValueError(

@@ -23,7 +23,7 @@ from torch import distributed, nn
 
 from rdfia.common.environment import git_commit, is_dry_run, is_first_process
 from rdfia.engine import lock
-from rdfia.engine.args import TrainerArgs
+from rdfia.engine.args import RunArgs, TrainerArgs
 from rdfia.engine.callbacks import (
     AtomicCheckpoints,
     EpochLines,
@@ -99,13 +99,13 @@ def check_checkpoint(path: Path, module: nn.Module, max_epochs: int) -> None:
         )
 
 
-def plain(args: TrainerArgs) -> dict[str, Any]:
+def plain(args: RunArgs) -> dict[str, Any]:
     """Return the flags as a file holds them: paths as text, tuples as lists."""
     flags: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(args), default=str))
     return flags
 
 
-def written_flags(args: TrainerArgs, module: nn.Module, data: dict[str, Any]) -> dict[str, Any]:
+def written_flags(args: RunArgs, module: nn.Module, data: dict[str, Any]) -> dict[str, Any]:
     """Return what ``args.json`` holds: the flags, the module's own settings and the data.
 
     The settings, because flags that are not given follow a default, and another version may have another.
@@ -140,7 +140,7 @@ def check_flags(path: Path, flags: dict[str, Any], may_change: frozenset[str] = 
 
 
 def open_run(
-    args: TrainerArgs,
+    args: RunArgs,
     module: nn.Module,
     data: dict[str, Any],
     *,
@@ -168,14 +168,14 @@ def open_run(
         return folder
     last = folder / "checkpoints" / "last.ckpt"
     flags = written_flags(args, module, data)
-    if last.exists() and not args.overwrite:
+    if last.exists() and not args.overwrite and isinstance(args, TrainerArgs):
         check_checkpoint(last, module, args.max_epochs)
     rows = any(folder.glob("*/args.json")) or any(folder.glob("parts/*"))  # of a table, of visualize.py
     begun = rows or last.exists() or (folder / "results.json").exists()
     longer = False
     if begun and not args.overwrite and (folder / "args.json").exists():
         began = check_flags(folder / "args.json", flags, may_change)
-        longer = began.get("max_epochs") != flags["max_epochs"]
+        longer = began.get("max_epochs") != flags.get("max_epochs")
     if not (is_first_process() or args.check):
         if args.overwrite:
             wait_for_first(folder)
@@ -238,7 +238,7 @@ def wait_for_first(folder: Path, seconds: float = 300) -> None:
         time.sleep(0.1)
 
 
-def finished(args: TrainerArgs, module: nn.Module, data: dict[str, Any]) -> dict[str, Any] | None:
+def finished(args: RunArgs, module: nn.Module, data: dict[str, Any]) -> dict[str, Any] | None:
     """Return results.json of a run that has ended, and say so; None if there is none, or it is to begin anew.
 
     Raises:
@@ -254,7 +254,7 @@ def finished(args: TrainerArgs, module: nn.Module, data: dict[str, Any]) -> dict
 
 
 def make_trainer(
-    args: TrainerArgs,
+    args: RunArgs,
     folder: Path,
     *,
     monitor: str,
@@ -306,7 +306,7 @@ def make_trainer(
         num_nodes=nodes,
         strategy=strategy,
         precision=precision,
-        max_epochs=args.max_epochs,
+        max_epochs=args.max_epochs if isinstance(args, TrainerArgs) else 1,
         logger=loggers,
         callbacks=[
             best,
@@ -320,7 +320,7 @@ def make_trainer(
             last,  # so that last.ckpt holds what all others have come to
         ],
         plugins=[AtomicCheckpoints(), *slurm],
-        profiler=TimeTable() if args.profile else None,
+        profiler=TimeTable() if getattr(args, "profile", False) else None,
         enable_progress_bar=watched,
         enable_model_summary=False,
         num_sanity_val_steps=0,

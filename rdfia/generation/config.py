@@ -1,9 +1,9 @@
 """What the experiments with GANs are told: flags of both kinds, the rows of their tables."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from rdfia.engine.args import TrainerArgs, check_part
+from rdfia.engine.args import TrainerArgs, check_part, default
 
 # What the practicals vary, by the flags that differ from their recipe (--preset practical).
 ABLATION: dict[str, dict[str, dict[str, Any]]] = {
@@ -89,47 +89,54 @@ class SharedArgs(TrainerArgs):
     """Flags of a GAN of either kind."""
 
     preset: Literal["best", "practical"] = "best"
-    """Sets the flags that are not given."""
-    batch_size: int | None = None  # type: ignore[assignment] # an int once it is made
-    """Images in a step: 64, or 128."""
-    seeds: tuple[int, ...] = ()
-    """Train with each, not with --seed."""
-    part: tuple[int, int] | None = None
-    """One, from 0, of so many parts of a table."""
+    """Recipe for the options that are not given: `best`, or `practical` as in the classic DCGAN practical."""
+    batch_size: Annotated[int | None, default("64; practical: 128")] = None  # type: ignore[assignment] # an int once it is made
+    """Images per step, summed over all processes."""
+    seeds: Annotated[tuple[int, ...], default("--seed alone")] = ()
+    """Random seeds; one training each, mean and deviation over them. Overrides --seed."""
+    part: Annotated[tuple[int, int] | None, default("all of it")] = None
+    """Train only part K of N of the table (K from 0), for job arrays, e.g. 0 4."""
     score_on: Literal["auto", "test", "held-out", "both"] = "auto"
-    """Digits to score against; auto: held-out ones for tables."""
-    latent_dim: int | None = None
-    """Numbers in a latent vector."""
-    latents: Literal["normal", "uniform"] | None = None
-    """Their distribution."""
-    generator_features: int | None = None
+    """Digits to score against; `auto`: test digits, but held-out training digits for tables of recipes."""
+    latent_dim: Annotated[int | None, default("100; practical: 100")] = None
+    """Size of the latent vector (nz)."""
+    latents: Annotated[Literal["normal", "uniform"] | None, default("normal; practical: normal")] = None
+    """Distribution of the latents."""
+    generator_features: Annotated[int | None, default("32; practical: 32")] = None
     """Width of the generator (ngf)."""
-    discriminator_features: int | None = None
+    discriminator_features: Annotated[int | None, default("32; practical: 32")] = None
     """Width of the discriminator (ndf)."""
-    upsampling: Literal["transposed", "nearest"] | None = None
-    """How the generator enlarges maps."""
-    initialization: Literal["dcgan", "pytorch", "orthogonal"] | None = None
-    """Of the weights."""
-    loss: Literal["non-saturating", "minimax", "least-squares", "hinge"] | None = None
-    """What both networks minimise."""
-    label_smoothing: float | None = None
-    """Score real images 1 less this."""
-    discriminator_steps: int | None = None
-    """For one step of the generator."""
-    r1: float | None = None
-    """Weight of the R1 penalty."""
-    generator_lr: float | None = None
-    """Adam's rate for the generator."""
-    discriminator_lr: float | None = None
-    """Adam's rate for the discriminator."""
-    beta1: float | None = None
-    """Adam's first decay."""
-    beta2: float | None = None
-    """Adam's second decay."""
-    decay: Literal["none", "linear", "cosine"] | None = None
-    """Of both rates."""
-    average_decay: float | None = None
-    """Of the average generator."""
+    upsampling: Annotated[
+        Literal["transposed", "nearest"] | None, default("nearest; practical: transposed")
+    ] = None
+    """Upsampling of the generator: transposed convolutions, or nearest neighbour and convolution."""
+    initialization: Annotated[
+        Literal["dcgan", "pytorch", "orthogonal"] | None, default("dcgan; practical: dcgan")
+    ] = None
+    """Weight initialisation."""
+    loss: Annotated[
+        Literal["non-saturating", "minimax", "least-squares", "hinge"] | None,
+        default("non-saturating; practical: non-saturating"),
+    ] = None
+    """Adversarial loss of both networks."""
+    label_smoothing: Annotated[float | None, default("0.0; practical: 0.0")] = None
+    """One-sided label smoothing: the target for real images is 1 minus this."""
+    discriminator_steps: Annotated[int | None, default("1; practical: 1")] = None
+    """Discriminator updates per generator update."""
+    r1: Annotated[float | None, default("0.5; practical: 0.0")] = None
+    """Weight of the R1 gradient penalty; 0 disables it."""
+    generator_lr: Annotated[float | None, default("0.002; practical: 0.0002")] = None
+    """Adam's initial learning rate for the generator."""
+    discriminator_lr: Annotated[float | None, default("0.002; practical: 0.0002")] = None
+    """Adam's initial learning rate for the discriminator."""
+    beta1: Annotated[float | None, default("0.5; practical: 0.5")] = None
+    """Adam's beta1, for both networks."""
+    beta2: Annotated[float | None, default("0.99; practical: 0.999")] = None
+    """Adam's beta2, for both networks."""
+    decay: Annotated[Literal["none", "linear", "cosine"] | None, default("linear; practical: none")] = None
+    """Learning-rate decay over training, of both networks."""
+    average_decay: Annotated[float | None, default("0.999; practical: 0.0")] = None
+    """Decay of the moving average (EMA) of the generator, which makes the samples; 0 disables it."""
 
     def needs(self) -> tuple[str, ...]:
         """Return MNIST."""
@@ -149,15 +156,16 @@ class GANArgs(SharedArgs):
     """Train a DCGAN on MNIST and score its digits with the digit judge."""
 
     name: str = "gan"
-    """Of the run folder; the same goes on."""
-    groups: int | None = None
-    """Of like images, found by k-means; 0 for none."""
+    """Name of the run folder. Running again with the same name resumes the run."""
+    groups: Annotated[int | None, default("50, at most --latent-dim; practical: 0")] = None
+    """Number of k-means clusters for self-conditioning (Liu et al. 2020); 0 disables it."""
     interpolate: tuple[str, ...] = ("89", "94", "17", "35")
-    """Digits to walk between; none for no walks."""
-    ablation: tuple[
-        Literal["ngf", "ndf", "nz", "init", "lr", "loss", "epochs", "all", "ladder", "tried"], ...
+    """Pairs of digits to walk between in latent space; none after an empty --interpolate."""
+    ablation: Annotated[
+        tuple[Literal["ngf", "ndf", "nz", "init", "lr", "loss", "epochs", "all", "ladder", "tried"], ...],
+        default("none"),
     ] = ()
-    """Train these changes besides."""
+    """Groups of recipe changes to train as well, one table row each."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -175,12 +183,18 @@ class ConditionalGANArgs(SharedArgs):
     """Train a conditional DCGAN on MNIST and score its digits with the digit judge."""
 
     name: str = "cgan"
-    """Of the run folder; the same goes on."""
-    conditioning: Literal["one-hot", "embedding", "projection"] | None = None
-    """How the networks are told the label: projection, practical one-hot."""
+    """Name of the run folder. Running again with the same name resumes the run."""
+    conditioning: Annotated[
+        Literal["one-hot", "embedding", "projection"] | None, default("projection; practical: one-hot")
+    ] = None
+    """How both networks are told the label."""
     label_in_discriminator: bool = True
-    """Tell the discriminator the label too."""
-    compare: tuple[
-        Literal["one-hot", "embedding", "projection", "no-label-in-discriminator", "nz-10", "nz-1000"], ...
+    """Tell the discriminator the label too; --no-label-in-discriminator is a control."""
+    compare: Annotated[
+        tuple[
+            Literal["one-hot", "embedding", "projection", "no-label-in-discriminator", "nz-10", "nz-1000"],
+            ...,
+        ],
+        default("none"),
     ] = ()
-    """Trained besides, with the same settings."""
+    """Variants to train as well, with the same settings."""

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from rdfia.engine.args import TrainerArgs
+from rdfia.engine.args import RunArgs, default
 
 # The least that flags can be, of whichever subcommand has them.
 LEAST = {"image_size": 32, "samples": 1, "randomized": 0, "steps": 1, "frames": 1}
@@ -20,17 +20,17 @@ LEAST |= {
 
 
 @dataclass(frozen=True)
-class Network(TrainerArgs):
+class Network(RunArgs):
     """Flags of all subcommands."""
 
     batch_size: int = 32
-    """Images in a pass, which bounds the memory."""
+    """Images per forward pass, which bounds the memory."""
     backbone: str = "squeezenet1_1"
-    """Architecture, see rdfia.common.backbones."""
+    """Network, see rdfia.common.backbones."""
     weights: str = "imagenet"
-    """`imagenet`, `random` or a weight file."""
+    """Weights of the network: `imagenet`, `random` or a file."""
     image_size: int = 224
-    """Side of the images."""
+    """Side of the images in pixels."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -46,16 +46,14 @@ class Network(TrainerArgs):
         for name in ("classes", "attacks", "methods", "curve", "curve_l2"):
             if getattr(self, name, (1,)) == ():
                 raise ValueError(f"--{name} names at least one")
-        if (self.devices or 1) * (self.num_nodes or 1) > 1:
-            raise ValueError("visualize.py computes on one device; leave --devices and --num-nodes out")
 
 
 @dataclass(frozen=True)
 class Pictures(Network):
     """Flags of subcommands that look at images."""
 
-    images: tuple[Path, ...] = ()
-    """Files or folders; else the ImageNet samples of --data-dir."""
+    images: Annotated[tuple[Path, ...], default("the ImageNet samples of --data-dir")] = ()
+    """Image files or folders."""
 
     def needs(self) -> tuple[str, ...]:
         """Return the samples, where no images are named."""
@@ -64,10 +62,10 @@ class Pictures(Network):
 
 @dataclass(frozen=True)
 class Describe(Network):
-    """Print the table of layers: output shape, parameters, multiply-adds."""
+    """Print the layers: output shape, parameters, multiply-adds."""
 
     name: str = "describe"
-    """Name of the run folder."""
+    """Name of the run folder. Running again with the same name resumes the run."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +73,9 @@ class Classify(Pictures):
     """Name the most probable ImageNet classes of images."""
 
     name: str = "classify"
-    """Name of the run folder."""
+    """Name of the run folder. Running again with the same name resumes the run."""
     top: int = 5
-    """How many classes."""
+    """Number of classes to show."""
 
 
 @dataclass(frozen=True)
@@ -85,40 +83,40 @@ class Activations(Pictures):
     """Draw activation maps of a layer."""
 
     name: str = "activations"
-    """Name of the run folder."""
-    layer: str | None = None
-    """Its name, see `describe`; the first by default."""
+    """Name of the run folder. Running again with the same name resumes the run."""
+    layer: Annotated[str | None, default("the first")] = None
+    """Name of the layer, see `describe`."""
     maps: int = 16
-    """Maps of each image."""
+    """Number of activation maps per image."""
     order: Literal["strongest", "first"] = "strongest"
-    """Channels with the largest mean absolute value, or the first."""
+    """Channels to show: those of the largest mean absolute activation, or the first."""
 
 
 @dataclass(frozen=True)
 class Saliency(Pictures):
-    """Draw which pixels a class's score hangs on, and measure how far such maps can be trusted."""
+    """Draw which pixels the score of a class depends on, and measure how far to trust such maps."""
 
     name: str = "saliency"
-    """Of the run folder."""
-    compare: tuple[str, ...] = ()
-    """More architectures."""
-    layer: str | None = None
-    """For grad_cam; the last one with maps by default."""
+    """Name of the run folder. Running again with the same name resumes the run."""
+    compare: Annotated[tuple[str, ...], default("none")] = ()
+    """Networks to look at as well."""
+    layer: Annotated[str | None, default("the last one with maps")] = None
+    """Layer for Grad-CAM."""
     methods: tuple[Literal["gradient", "smooth_grad", "integrated_gradients", "grad_cam"], ...] = (
         "gradient",
         "smooth_grad",
         "integrated_gradients",
         "grad_cam",
     )
-    """Kinds of maps."""
+    """Attribution methods."""
     of: str = "true"
-    """Class: `true`, `predicted` or a name."""
+    """Class to explain: `true`, `predicted`, or a class name."""
     samples: int = 25
-    """Copies for smooth_grad, steps for integrated_gradients."""
+    """Noisy copies of SmoothGrad, and steps of integrated gradients."""
     faithfulness: bool = True
-    """Measure deletion and insertion."""
+    """Measure the deletion and insertion curves."""
     randomized: int = 4
-    """Images for the randomization check."""
+    """Number of images for the parameter randomisation check; 0 skips it."""
 
 
 NO_CLASS = ("any", "random", "least-likely")  # what --target is besides names
@@ -127,43 +125,45 @@ DISCS = 32  # that shapes tries at once for one of those that it draws
 
 @dataclass(frozen=True)
 class Adversarial(Pictures):
-    """Change images so little that nobody sees it, and so that the network is fooled."""
+    """Make adversarial examples, judge them as 8-bit files, and test what transfers."""
 
     name: str = "adversarial"
-    """Of the run folder."""
-    compare: tuple[str, ...] = ()
-    """More architectures, for what transfers."""
+    """Name of the run folder. Running again with the same name resumes the run."""
+    compare: Annotated[tuple[str, ...], default("none")] = ()
+    """Networks to look at as well."""
     attacks: tuple[Literal["fool", "fgsm", "pgd", "pgd_l2", "eot", "pixels", "shapes", "patch"], ...] = (
         "fool",
         "pgd",
     )
-    """Kinds of attacks."""
+    """Attacks to run."""
     target: str = "any"
-    """Class: `any`, `random`, `least-likely`, a name; of fool and eot, `any` is `random`."""
+    """Target class: `any` (fool and eot: `random`), `random`, `least-likely` or a class name."""
     epsilon: float = 2.0
-    """Grey levels of 255 for fgsm and pgd."""
+    """L-infinity bound of fgsm and pgd, in grey levels of 255."""
     epsilon_l2: float = 1.0
-    """Distance for pgd_l2."""
+    """L2 bound of pgd_l2, in units of the pixel range."""
     epsilon_eot: float = 16.0
-    """Grey levels of 255 for eot."""
+    """L-infinity bound of eot, in grey levels of 255."""
     steps: int = 20
-    """Of pgd; eot makes five times as many."""
+    """Steps of pgd; eot makes five times as many."""
     pixels: int = 3
-    """That `pixels` changes."""
+    """Number of pixels that the `pixels` attack may change."""
     queries: int = 10_000
-    """At most, for pixels and shapes."""
+    """Largest number of queries of the black-box attacks (pixels, shapes)."""
     patch_size: int = 64
-    """Side of the patch."""
+    """Side of the adversarial patch in pixels."""
     patch_steps: int = 400
-    """To make it."""
+    """Optimisation steps for the patch."""
     curve: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0)
-    """Grey levels for the curve of fgsm and pgd."""
+    """L-infinity bounds of the success curves, in grey levels of 255."""
     curve_l2: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0)
-    """Distances for the curve of pgd_l2."""
-    matrix: Literal["fool", "fgsm", "pgd", "pgd_l2"] | None = None
-    """Make it on each network, for the matrix of what fools which."""
+    """L2 bounds of the success curve of pgd_l2."""
+    matrix: Annotated[Literal["fool", "fgsm", "pgd", "pgd_l2"] | None, default("no matrix")] = None
+    """Attack for the transfer matrix: crafted on each network, tested on all."""
     influence: int = 0
-    """Random targets of each image, to see what a target costs."""
+    """Random targets per image, to measure what a target costs; 0 skips it."""
+    compile: bool = False
+    """Compile the network for the attacks that only query it (pixels, shapes)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -211,44 +211,48 @@ TABLES: dict[str, dict[str, dict[str, Any]]] = {
 
 @dataclass(frozen=True)
 class ClassVisualization(Network):
-    """Draw images that raise the logit of a class, and see which other networks recognise them."""
+    """Draw images that maximise the logit of a class, and let other networks classify them."""
 
     name: str = "class"
-    """Of the run folder."""
+    """Name of the run folder. Running again with the same name resumes the run."""
     classes: tuple[str, ...] = ("gorilla", "tarantula", "turnstile", "hourglass", "snail", "bee eater")
-    """Their names or numbers."""
-    ensemble: tuple[str, ...] = ()
-    """More architectures whose logits are raised too."""
-    judges: tuple[str, ...] = ()
-    """Architectures that say what they see."""
-    table: Literal["rate", "penalty", "steps", "regularizers", "ladder"] | None = None
-    """Compare settings, drawn by each of --backbone and --judges and judged by the others."""
+    """Classes to draw, by name or number."""
+    ensemble: Annotated[tuple[str, ...], default("none")] = ()
+    """Networks whose logits are raised as well."""
+    judges: Annotated[tuple[str, ...], default("none")] = ()
+    """Networks that evaluate the images."""
+    table: Annotated[
+        Literal["rate", "penalty", "steps", "regularizers", "ladder"] | None, default("no table")
+    ] = None
+    """Settings to compare: drawn by each of --backbone and --judges, evaluated by the others."""
     in_turns: bool = True
     """Draw the rows of a table with each of --judges too, not with --backbone alone."""
-    start: Path | None = None
-    """Picture to begin with; else noise."""
+    start: Annotated[Path | None, default("noise")] = None
+    """Picture to begin with."""
     preset: Literal["best", "practical"] = "best"
-    """Sets the flags that are not given."""
-    parametrization: Literal["pixels", "fourier"] | None = None
-    """What is changed."""
-    steps: int | None = None
-    """Their number."""
-    rate: float | None = None
-    """Size of a step."""
-    penalty: float | None = None
-    """Of the image's squared length."""
-    smoothness: float | None = None
+    """Settings for the options that are not given."""
+    parametrization: Annotated[Literal["pixels", "fourier"] | None, default("fourier; practical: pixels")] = (
+        None
+    )
+    """What is optimised: pixels, or their Fourier spectrum."""
+    steps: Annotated[int | None, default("400; practical: 200")] = None
+    """Number of optimisation steps."""
+    rate: Annotated[float | None, default("0.05; practical: 5.0")] = None
+    """Step size."""
+    penalty: Annotated[float | None, default("0.0; practical: 0.001")] = None
+    """Weight of the penalty on the image's squared L2 norm."""
+    smoothness: Annotated[float | None, default("0.0; practical: 0.0")] = None
     """Weight of the total variation."""
-    blur_every: int | None = None
-    """Steps; 0 for never."""
-    jitter: int | None = None
-    """Pixels."""
-    crop: float | None = None
-    """See random parts of at least this share of the area."""
-    rotation: float | None = None
-    """Degrees, of the parts."""
+    blur_every: Annotated[int | None, default("0; practical: 10")] = None
+    """Steps between two blurs; 0 for none."""
+    jitter: Annotated[int | None, default("0; practical: 16")] = None
+    """Largest random shift per step in pixels."""
+    crop: Annotated[float | None, default("0.08; practical: 1.0")] = None
+    """Least share of the area in a random crop; 1 for the whole image."""
+    rotation: Annotated[float | None, default("10.0; practical: 0.0")] = None
+    """Largest random rotation in degrees."""
     frames: int = 40
-    """Of the film."""
+    """Number of frames of the film."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

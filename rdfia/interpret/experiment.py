@@ -45,14 +45,12 @@ def run(
         return compare_settings(devices.settle(args), run)
 
     small = {name: value for name, value in SMALL.items() if hasattr(args, name) and args.fast_dev_run}
-    args = dataclasses.replace(args, devices=1, num_nodes=1, **small)
+    args = dataclasses.replace(args, **small)
     args = devices.settle(args, only_float32=not isinstance(args, ClassVisualization | Saliency))
     if args.precision == "16-mixed" or (
         args.precision != "float32" and not isinstance(args, ClassVisualization | Saliency)
     ):
         raise ValueError(f"--precision is float32 (class, saliency: or bf16-mixed), got {args.precision}")
-    if args.compile and not isinstance(args, Adversarial):
-        raise ValueError("--compile is for the attacks that ask thousands of times; leave it out")
     networks = load_networks(args)
     shown = read_pictures(args) if isinstance(args, Pictures) else None
     work = PREPARE[type(args)](args, networks, shown)

@@ -3,53 +3,53 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from rdfia.engine.args import TrainerArgs
+from rdfia.engine.args import ParallelArgs, TrainerArgs, default
 
 
 @dataclass(frozen=True)
-class SVMArgs(TrainerArgs):
+class SVMArgs(ParallelArgs):
     """Train linear SVMs on features of frozen CNNs; C by cross-validation on train."""
 
     name: str = "svm"
-    """Name of the run folder."""
+    """Name of the run folder. Running again with the same name resumes the run."""
     batch_size: int = 32
     """Images in a forward pass."""
     dataset: Literal["scene15", "mnist"] = "scene15"
-    """What is classified."""
+    """Data set to classify."""
     features: tuple[str, ...] = ("vgg16/pool5",)
-    """Network/layer, see rdfia.common.backbones; each gets an SVM."""
+    """Features as network/layer, see rdfia.common.backbones; each gets an SVM."""
     together: bool = False
-    """One more SVM on all features side by side."""
+    """One more SVM on all features concatenated."""
     weights: str = "imagenet"
-    """`imagenet`, `random` or a file for the one network."""
+    """Weights of the networks: `imagenet`, `random`, or a file for a single network."""
     image_size: int = 224
-    """Side of the images."""
+    """Side of the images in pixels."""
     channels: Literal[3, 1] = 3
-    """Repeat grey images to 3, or add up the first filters' colours."""
-    grids: tuple[int, ...] = ()
-    """Average maps over such grids; else whole maps."""
+    """Input channels: 3 repeats grey images, 1 sums the first layer's filters over colours."""
+    grids: Annotated[tuple[int, ...], default("whole maps")] = ()
+    """Average the maps over grids of so many cells per side."""
     flip: bool = False
-    """Average the features of image and mirror image."""
+    """Average the features of each image and its mirror image."""
     scaling: Literal["l2", "power", "standard", "raw"] = "l2"
-    """Of features, see FeatureExtractorSVM."""
+    """Feature scaling, see FeatureExtractorSVM."""
     multi_class: Literal["ovo", "ovr"] = "ovo"
-    """All pairs of classes, or one against the rest."""
+    """Multi-class scheme: one-vs-one, or one-vs-rest."""
     folds: int = 5
-    """Of the cross-validation."""
+    """Number of cross-validation folds that choose C."""
     splits: int = 0
-    """Seeded splits of 100 per class, besides the published one."""
+    """Number of extra random splits, 100 training images per class, besides the published one."""
     components: tuple[int, ...] = (16, 64, 256, 1024)
-    """Numbers of principal components to try on the best."""
+    """Numbers of principal components to try on the best features."""
     shuffle_labels: bool = False
     """Control: shuffle the training labels; accuracy must fall to chance."""
     memory_gb: float = 6.0
-    """For features; those of wider layers are streamed."""
+    """Memory for features in GB; layers that do not fit are streamed."""
     cache: bool = True
-    """Keep computed features for the next run."""
+    """Keep computed features on disk for the next run."""
     cache_dir: Path = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "rdfia" / "features"
-    """Where they are kept."""
+    """Folder of the feature cache."""
 
     def needs(self) -> tuple[str, ...]:
         """Return what is classified."""
@@ -77,8 +77,6 @@ def layers_by_network(args: SVMArgs) -> dict[str, list[str]]:
     if args.splits and (args.scaling == "standard" or args.shuffle_labels):
         flag = "--shuffle-labels" if args.shuffle_labels else "--scaling standard"
         raise ValueError(f"{flag} is about the published training images; leave --splits out")
-    if args.compile or args.profile:
-        raise ValueError("--compile and --profile are for trainings; leave them out")
     if args.precision == "16-mixed":
         raise ValueError("features are computed in --precision float32 or bf16-mixed, not 16-mixed")
     return wanted
@@ -89,51 +87,51 @@ class FineTuneArgs(TrainerArgs):
     """Fine-tune a pretrained CNN: a new head, the CNN frozen or unfrozen in stages."""
 
     name: str = "fine-tune"
-    """Name of the run folder."""
+    """Name of the run folder. Running again with the same name resumes the run."""
     max_epochs: int = 20
-    """Passes over the training data."""
+    """Number of passes over the training data."""
     batch_size: int = 32
-    """Images in a step, over all processes together."""
+    """Images per step, summed over all processes."""
     dataset: Literal["scene15", "mnist"] = "scene15"
-    """What is classified."""
+    """Data set to classify."""
     backbone: str = "squeezenet1_1"
-    """Architecture, see rdfia.common.backbones."""
+    """Network, see rdfia.common.backbones."""
     layer: str = "fire9"
-    """The head takes this layer's output."""
+    """Layer whose output the head takes."""
     weights: str = "imagenet"
-    """`imagenet`, `random` or a weight file."""
+    """Weights of the network: `imagenet`, `random` or a file."""
     image_size: int = 224
-    """Side of the images."""
+    """Side of the images in pixels."""
     grids: tuple[int, ...] = (1,)
-    """The head sees means over the cells of such grids."""
-    hidden: tuple[int, ...] = ()
-    """Hidden layers of the head, such as 4096 1000."""
-    top: tuple[str, ...] = ()
-    """Layers unfrozen first; by default the head's."""
-    unfreeze_top_at: int | None = None
-    """Epoch, from 0; never by default."""
-    unfreeze_all_at: int | None = None
-    """Epoch, from 0; never by default."""
+    """Pooling grids of the head: average the maps over so many cells per side."""
+    hidden: Annotated[tuple[int, ...], default("none")] = ()
+    """Hidden layers of the head and their sizes, e.g. 4096 1000."""
+    top: Annotated[tuple[str, ...], default("the layer that the head takes")] = ()
+    """Layers to unfreeze first."""
+    unfreeze_top_at: Annotated[int | None, default("never")] = None
+    """Epoch (from 0) at which the top layers are unfrozen."""
+    unfreeze_all_at: Annotated[int | None, default("never")] = None
+    """Epoch (from 0) at which the whole network is unfrozen."""
     head_lr: float = 1e-3
-    """Learning rate of the head."""
+    """Initial learning rate of the head."""
     top_lr: float = 3e-4
-    """Of the layers unfrozen first."""
+    """Initial learning rate of the layers that are unfrozen first."""
     trunk_lr: float = 1e-4
-    """Of the rest."""
+    """Initial learning rate of the rest of the network."""
     weight_decay: float = 1e-2
-    """Of all weights."""
+    """Weight decay of AdamW."""
     label_smoothing: float = 0.1
-    """In the training loss."""
+    """Label smoothing of the training loss."""
     freeze_batch_norm: bool = True
-    """Keep the statistics of BatchNorm."""
+    """Keep BatchNorm's pretrained running statistics."""
     augment: bool = True
-    """Train on random parts of images, mirrored or not."""
-    patience: int | None = None
-    """Stop after so many epochs without a better val/accuracy."""
+    """Augment: random crops and horizontal flips."""
+    patience: Annotated[int | None, default("no early stopping")] = None
+    """Early stopping: epochs without a better val/accuracy."""
     train_on_val: bool = False
-    """Train on the validation images too; the last epoch counts."""
+    """Train on the validation images too; the last epoch is evaluated."""
     watch_test: bool = False
-    """Draw test curves too; they choose nothing."""
+    """Also draw the test curves; they choose nothing."""
 
     def needs(self) -> tuple[str, ...]:
         """Return what is classified."""
