@@ -9,33 +9,14 @@ Examples:
     python scripts/visualize.py class --data-dir sample --classes snail tarantula
 """
 
-from typing import Annotated, Any
-
-import tyro
+from typing import Any
 
 from rdfia.engine.cli import run_script
-from rdfia.interpret.config import (
-    Activations,
-    Adversarial,
-    Classify,
-    ClassVisualization,
-    Describe,
-    Saliency,
-)
-
-Args = (
-    Annotated[Describe, tyro.conf.subcommand("describe")]
-    | Annotated[Classify, tyro.conf.subcommand("classify")]
-    | Annotated[Activations, tyro.conf.subcommand("activations")]
-    | Annotated[ClassVisualization, tyro.conf.subcommand("class")]
-    | Annotated[Saliency, tyro.conf.subcommand("saliency")]
-    | Annotated[Adversarial, tyro.conf.subcommand("adversarial")]
-)
+from rdfia.interpret.config import Flags
+from rdfia.interpret.config import Subcommand as Args
 
 
-def main(
-    args: Describe | Classify | Activations | ClassVisualization | Saliency | Adversarial,
-) -> dict[str, Any]:
+def main(args: Flags) -> dict[str, Any]:
     """Run the experiment; return the content of results.json."""
     from rdfia.interpret.experiment import run  # here, so that --help does not wait for torch
 

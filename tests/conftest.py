@@ -4,7 +4,6 @@ import bz2
 import gzip
 import os
 import socket
-import sys
 from pathlib import Path
 
 import lightning
@@ -16,7 +15,6 @@ from PIL import Image
 from rdfia.common.memory import keep_freed_memory
 from rdfia.engine import runs
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 keep_freed_memory()  # as the scripts do
 os.environ["RDFIA_PRECISION"] = "float32"  # the same on all machines, and in all that tests start
 if (

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import importlib
 import inspect
 import json
 import subprocess
@@ -18,6 +19,7 @@ import train_fine_tune
 import train_gan
 import train_svm
 
+from rdfia.__main__ import EXPERIMENTS
 from rdfia.adaptation import config as adaptation
 from rdfia.adaptation.dann import PAPER, DANNModule
 from rdfia.engine import devices
@@ -246,3 +248,19 @@ def test_help_gives_the_defaults_of_each_recipe():
                 assert given == [f"(default: {best[name]}; {other}: {(best | changes)[name]})"], name
                 told += 1
     assert told == 11 + 16 + 9
+
+
+def test_experiments_run_without_scripts_too():
+    listed = call("-m", "rdfia")
+    assert listed.returncode == 0
+    for name, experiment in EXPERIMENTS.items():
+        assert f"  {name} " in listed.stdout
+        assert hasattr(importlib.import_module(f"rdfia.{experiment.config}"), experiment.args)
+        assert callable(getattr(importlib.import_module(f"rdfia.{experiment.module}"), experiment.run))
+    wrong = call("-m", "rdfia", "diffusion")
+    assert wrong.returncode == 2
+    assert "error: there is no experiment 'diffusion', but svm, fine-tune" in wrong.stderr
+    assert "--ablation" in call("-m", "rdfia", "dann", "--help").stdout
+    refused = call("-m", "rdfia", "svm", "--folds", "many")
+    assert refused.returncode == 2
+    assert "error:" in refused.stderr

@@ -95,7 +95,6 @@ make = lightning.Trainer.__init__
 def with_kill(self, *given, callbacks=(), **named):
     make(self, *given, callbacks=[*callbacks, Kill()], **named)
 lightning.Trainer.__init__ = with_kill
-sys.path.insert(0, "scripts")
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """

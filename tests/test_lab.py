@@ -260,3 +260,9 @@ print(rdfia.__file__)
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == str(tmp_path / "installed" / "rdfia" / "__init__.py")
+    command = [sys.executable, "-m", "rdfia", "gan", "--data-dir", "sample", "--fast-dev-run"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=surroundings, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "a dry run, nothing kept" in done.stdout

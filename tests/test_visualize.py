@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import write_picture
-from visualize import Args
 
 from rdfia.common.backbones import classify, imagenet_classes, load_backbone
 from rdfia.engine.cli import run_script
@@ -18,7 +17,15 @@ from rdfia.interpret.commands import saliency as saliency_command
 from rdfia.interpret.commands.attacks import pick_targets
 from rdfia.interpret.commands.common import class_of
 from rdfia.interpret.commands.saliency import last_maps
-from rdfia.interpret.config import Activations, Adversarial, Classify, ClassVisualization, Describe, Saliency
+from rdfia.interpret.config import (
+    Activations,
+    Adversarial,
+    Classify,
+    ClassVisualization,
+    Describe,
+    Saliency,
+    Subcommand,
+)
 from rdfia.interpret.experiment import run
 
 SAMPLE = Path("sample")
@@ -119,7 +126,7 @@ def test_bad_input_is_named_before_anything_is_written(tmp_path, args, message):
 
 def test_the_subcommands_are_parsed(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["visualize.py", "describe", "--output-dir", str(tmp_path)])
-    run_script(run, Args)
+    run_script(run, Subcommand)
     assert "conv10" in capsys.readouterr().out
     assert (tmp_path / "describe" / "results.json").exists()
 

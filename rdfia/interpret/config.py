@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import tyro
+
 from rdfia.engine.args import RunArgs, default
 
 # The least that flags can be, of whichever subcommand has them.
@@ -258,3 +260,15 @@ class ClassVisualization(Network):
         super().__post_init__()
         if self.crop is not None and not 0 < self.crop <= 1:
             raise ValueError(f"--crop lies above 0 and is at most 1, got {self.crop}")
+
+
+Flags = Describe | Classify | Activations | ClassVisualization | Saliency | Adversarial
+# The same by the names that they have on the command line.
+Subcommand = (
+    Annotated[Describe, tyro.conf.subcommand("describe")]
+    | Annotated[Classify, tyro.conf.subcommand("classify")]
+    | Annotated[Activations, tyro.conf.subcommand("activations")]
+    | Annotated[ClassVisualization, tyro.conf.subcommand("class")]
+    | Annotated[Saliency, tyro.conf.subcommand("saliency")]
+    | Annotated[Adversarial, tyro.conf.subcommand("adversarial")]
+)

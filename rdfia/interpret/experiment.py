@@ -19,6 +19,7 @@ from rdfia.interpret.config import (
     Classify,
     ClassVisualization,
     Describe,
+    Flags,
     Pictures,
     Saliency,
 )
@@ -37,9 +38,7 @@ SMALL: dict[str, Any] = {"samples": 2, "randomized": 1, "steps": 2, "queries": 6
 SMALL |= {"curve": (1.0,), "curve_l2": (1.0,), "patch_steps": 1}
 
 
-def run(
-    args: Describe | Classify | Activations | ClassVisualization | Saliency | Adversarial,
-) -> dict[str, Any]:
+def run(args: Flags) -> dict[str, Any]:
     """Look, draw and write; return the content of results.json."""
     if isinstance(args, ClassVisualization) and args.table:
         return compare_settings(devices.settle(args), run)
