@@ -15,6 +15,9 @@ from PIL import Image
 from rdfia.common.memory import keep_freed_memory
 from rdfia.engine import runs
 
+TESTS = Path(__file__).parent
+ROOT = TESTS.parent
+
 keep_freed_memory()  # as the scripts do
 os.environ["RDFIA_PRECISION"] = "float32"  # the same on all machines, and in all that tests start
 if (

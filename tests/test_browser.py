@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_report import metric, write_picture, write_run
+from run_folders import metric, write_picture, write_run
 
 from rdfia.engine import report
 from rdfia.engine.report import Chapter, Question

@@ -6,9 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import write_scene15, write_usps
-
-ROOT = Path(__file__).parents[1]
+from conftest import ROOT, write_scene15, write_usps
 
 
 def module_name(path: Path) -> str:

@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 import datamodules
 import rdfia
 
-ROOT = Path(__file__).parents[1]
 TECHNIQUES = ("transfer", "interpret", "adaptation", "generation")
 # What runs a technique on data, and the flags of that.
 EXPERIMENTS = ("experiment", "config")

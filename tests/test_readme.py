@@ -11,6 +11,7 @@ from pathlib import Path
 
 import lab
 import pytest
+from conftest import ROOT
 from lab_questions import CHAPTERS, METHODS, SUMMARY
 
 from rdfia.adaptation.config import ABLATION
@@ -18,7 +19,6 @@ from rdfia.engine import report, runs
 from rdfia.generation.config import LADDER
 from rdfia.interpret.config import TABLES
 
-ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 

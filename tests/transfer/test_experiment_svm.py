@@ -7,7 +7,7 @@ from pathlib import Path
 
 import lightning
 import pytest
-from conftest import write_scene15, write_some_digits
+from conftest import ROOT, write_scene15, write_some_digits
 
 from datamodules.scene15 import Scene15DataModule
 from rdfia.transfer.config import SVMArgs as Args
@@ -16,7 +16,7 @@ from rdfia.transfer.experiment_svm import run
 from rdfia.transfer.svm_module import FeatureExtractorSVM
 
 FIRE4, FIRE9 = "squeezenet1_1/fire4", "squeezenet1_1/fire9"
-SCRIPT = str(Path(__file__).parents[1] / "scripts" / "train_svm.py")
+SCRIPT = str(ROOT / "scripts" / "train_svm.py")
 
 
 @pytest.fixture(scope="module")

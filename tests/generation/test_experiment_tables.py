@@ -6,7 +6,7 @@ import json
 import shutil
 
 import pytest
-from test_train_gan import small
+from test_experiment_gan import small
 
 from rdfia.engine.errors import Diverged
 from rdfia.generation.config import ABLATION, LADDER, TRIED

@@ -2,11 +2,10 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
-from conftest import write_mnist
+from conftest import TESTS, write_mnist
 from torch.nn import functional
 
 from datamodules.mnist import MNISTDataModule
@@ -16,7 +15,7 @@ from rdfia.generation.digit_judge import score_images
 from rdfia.generation.gan import PRACTICAL, GANModule
 from rdfia.generation.latents import draw_latents
 
-WORKER = Path(__file__).with_name("ddp_gan.py")
+WORKER = TESTS / "ddp_gan.py"
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import lightning
 import numpy as np
 import pytest
 import torch
-from conftest import quiet_trainer, write_striped_scenes
+from conftest import TESTS, quiet_trainer, write_striped_scenes
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -211,7 +211,7 @@ def test_a_head_on_whole_maps_fits_its_image_size(scenes):
 
 @pytest.mark.slow
 def test_two_processes_train_as_one(folder, tmp_path):
-    worker = str(Path(__file__).with_name("ddp_fine_tune.py"))
+    worker = str(TESTS / "ddp_fine_tune.py")
     for processes in (1, 2):
         command = [sys.executable, worker, str(folder), str(processes), str(tmp_path)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=200)

@@ -18,6 +18,7 @@ import train_dann
 import train_fine_tune
 import train_gan
 import train_svm
+from conftest import ROOT
 
 from rdfia.__main__ import EXPERIMENTS
 from rdfia.adaptation import config as adaptation
@@ -31,7 +32,7 @@ from rdfia.generation.gan import PRACTICAL, GANModule
 from rdfia.interpret import config as visualization
 from rdfia.interpret.config import Adversarial
 
-SCRIPTS = Path(__file__).parents[1] / "scripts"
+SCRIPTS = ROOT / "scripts"
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,11 @@
 import subprocess
 import sys
-from pathlib import Path
 
 import lightning
 import numpy as np
 import pytest
 import torch
-from conftest import write_striped_scenes
+from conftest import TESTS, write_striped_scenes
 from sklearn.preprocessing import Normalizer, StandardScaler
 from sklearn.svm import SVC
 
@@ -164,7 +163,7 @@ def test_a_checkpoint_knows_the_weights_it_was_fitted_on(scenes, tmp_path, monke
 
 @pytest.mark.slow
 def test_two_processes_fit_the_svm_of_one(scenes, tmp_path):
-    worker = str(Path(__file__).with_name("ddp_svm.py"))
+    worker = str(TESTS / "ddp_svm.py")
     for processes in (1, 2):
         command = [sys.executable, worker, str(scenes.data_dir), str(processes), str(tmp_path)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=200)

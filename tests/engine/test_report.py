@@ -1,47 +1,16 @@
-import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from lab_questions import CHAPTERS, SUMMARY
 from PIL import Image
+from run_folders import metric, write_picture, write_run
 
 from rdfia.engine import report
 from rdfia.engine.report import Cell, Chapter, Question
-
-
-def metric(*values: float | None) -> dict:
-    known = [value for value in values if value is not None]
-    mean = sum(known) / len(known) if known else None
-    return {"mean": mean, "std": 0.5 if len(known) > 1 else None, "values": list(values)}
-
-
-def write_run(folder: Path, name: str, metrics: dict, **more: object) -> dict:
-    results = {
-        "name": name,
-        "technique": "gan",
-        "command": f"python scripts/train_gan.py --name {name}",
-        "commit": "0123456789ab",
-        "device": "CPU, 2 threads",
-        "precision": "32-true",
-        "wall_seconds": 1234.5,
-        "peak_memory_gb": 1.5,
-        "seeds": [0],
-        "data": {"name": "MNIST", "train": 60000, "test": 10000},
-        "metrics": metrics,
-        "selection": "last epoch",
-        "notes": ["1 < 2"],
-        **more,
-    }
-    (folder / name / "figures").mkdir(parents=True)
-    (folder / name / "results.json").write_text(json.dumps(results))
-    return results
-
-
-def write_picture(path: Path, width: int = 3000) -> None:
-    Image.fromarray(np.zeros((40, width, 3), np.uint8)).save(path)
 
 
 class Page(HTMLParser):
@@ -220,7 +189,7 @@ def test_questions_ask_for_experiments_that_there_are():
 
 def test_questions_ask_for_metrics_that_runs_have():
     """Of the results in the repository; what is not there is known."""
-    root = Path(__file__).parents[1] / "results"
+    root = ROOT / "results"
     questions = [question for chapter in CHAPTERS for question in chapter.questions]
     names = [report.run_of(place) for question in questions for place in question.rows.values()]
     runs = report.read_runs(root, names, "{}.json")

@@ -15,9 +15,9 @@ from pathlib import Path
 import lab
 import pytest
 import tyro
-from test_report import write_run
+from conftest import ROOT
+from run_folders import write_run
 
-ROOT = Path(__file__).parents[1]
 SCRIPT = [sys.executable, str(ROOT / "scripts" / "lab.py")]
 
 

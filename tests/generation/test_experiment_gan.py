@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import write_mnist
+from conftest import ROOT, write_mnist
 from PIL import Image
 
 from rdfia.engine.cli import run_script
@@ -26,7 +26,6 @@ from rdfia.generation.experiment import loss_numbers, module_flags, run
 from rdfia.generation.gan import PRACTICAL, GANModule
 from rdfia.generation.walks import halfway_scores, walks
 
-ROOT = Path(__file__).parents[1]
 SCRIPT = str(ROOT / "scripts" / "train_gan.py")
 
 

@@ -1,12 +1,11 @@
 import copy
 import subprocess
 import sys
-from pathlib import Path
 
 import lightning
 import pytest
 import torch
-from conftest import quiet_trainer, write_mnist
+from conftest import TESTS, quiet_trainer, write_mnist
 from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
@@ -424,7 +423,7 @@ def test_bad_settings_are_named(flags, message):
 def test_two_processes_train_as_one_does(tmp_path):
     """The same steps, images, lambda and scores."""
     write_mnist(tmp_path, train=240, test=30)
-    worker = Path(__file__).with_name("ddp_dann.py")
+    worker = TESTS / "ddp_dann.py"
     for processes in (1, 2):
         command = [sys.executable, str(worker), str(tmp_path), str(processes), str(tmp_path)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)

@@ -12,12 +12,11 @@ from pathlib import Path
 
 import pytest
 import slurm_cluster
-from conftest import write_mnist, write_mnist_m, write_scene15
+from conftest import ROOT, write_mnist, write_mnist_m, write_scene15
 from slurm_cluster import ask, wait_for
 from wandb_files import wandb_records
 
 pytestmark = pytest.mark.slurm
-ROOT = Path(__file__).parents[1]
 DIGITS = ["--batch-size", "16", "--max-epochs", "6"]
 TINY = [*DIGITS, "--generator-features", "4", "--discriminator-features", "4", "--latent-dim", "10"]
 # Without BatchNorm and dropout, whose statistics and masks are each process's own, DANN is the same on one

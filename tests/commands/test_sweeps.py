@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import write_mnist, write_mnist_m, write_scene15
+from conftest import ROOT, write_mnist, write_mnist_m, write_scene15
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
-ROOT = Path(__file__).parents[1]
 SWEEPS = sorted((ROOT / "scripts" / "sweeps").glob("*.yaml"))
 
 

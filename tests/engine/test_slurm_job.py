@@ -7,17 +7,16 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
 import torch
+from conftest import ROOT
 from tiny import Tiny, arguments, rows, train
 
 from rdfia.engine import cli, devices, slurm, training
 from rdfia.engine.args import TrainerArgs
 from rdfia.engine.errors import Interrupted
 
-ROOT = Path(__file__).parents[1]
 TWO_NODES = {"SLURM_NTASKS": "4", "SLURM_NNODES": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_STEP_ID": "0"}
 
 

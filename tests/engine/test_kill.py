@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import write_mnist, write_mnist_m, write_scene15
+from conftest import ROOT, write_mnist, write_mnist_m, write_scene15
 from safetensors import safe_open
 
-ROOT = Path(__file__).parents[1]
 MOMENTS = 20
 COMMANDS = {
     "gan": ["scripts/train_gan.py", "--batch-size", "16", "--max-epochs", "20", "--latent-dim", "10"],

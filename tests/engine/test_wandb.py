@@ -15,14 +15,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import ROOT
 from lightning.pytorch.loggers import WandbLogger
 from tiny import Tiny, arguments, rows, train
 from wandb_files import wandb_records
 
 from rdfia.common import environment
 from rdfia.engine import runs, wandb_run
-
-ROOT = Path(__file__).parents[1]
 
 
 def test_wandb_is_offline_without_a_login_and_keeps_its_run(tmp_path, monkeypatch, capsys):

@@ -8,8 +8,9 @@ from pathlib import Path
 import benchmark_ddp
 import pytest
 from benchmark_common import Args
+from conftest import ROOT
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "benchmark.py"
+SCRIPT = ROOT / "scripts" / "benchmark.py"
 
 
 def call(*arguments: str) -> subprocess.CompletedProcess:
