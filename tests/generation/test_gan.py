@@ -310,6 +310,7 @@ def test_batches_are_logged_as_often_as_the_trainer_says(tmp_path, every, batche
     assert [row["epoch"] for row in rows] == [(batch - 1) // 3 for batch in batches]
     assert [row["train/discriminator_loss"] for row in rows] == [losses[batch - 1] for batch in batches]
     names = {"discriminator_loss", "generator_loss", "real_score", "fake_score", "discriminator_accuracy"}
+    names |= {"discriminator_lr", "generator_lr"}
     for row in rows:
         assert set(row) == {f"train/{name}" for name in names | {"batch"}} | {"step", "epoch"}
         assert 0 < row["train/real_score"] < 1
