@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import lightning
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from rdfia.adaptation.network import DomainAdversarialNetwork, of_source
@@ -106,7 +106,9 @@ class DANNModule(lightning.LightningModule):
     works best here; ``DANNModule(**PAPER)`` has the settings of the paper, but for two.
 
     Args:
-        network: ``paper`` or ``modern``; this and the next five, see `DomainAdversarialNetwork`.
+        network: ``paper`` or ``modern``, or a module of your own, which is not saved in the hyperparameters:
+            ``DANNModule.load_from_checkpoint(path, network=...)``. This and the next five, see
+            `DomainAdversarialNetwork`.
         scaling: ``none``, ``symmetric`` or ``standardized``.
         batch_norm: After each layer.
         dropout: Probability.
@@ -140,7 +142,7 @@ class DANNModule(lightning.LightningModule):
     def __init__(
         self,
         *,
-        network: Literal["paper", "modern"] = "modern",
+        network: Literal["paper", "modern"] | nn.Module = "modern",
         scaling: Literal["none", "symmetric", "standardized"] = "standardized",
         batch_norm: bool = True,
         dropout: float = 0.5,
@@ -168,7 +170,7 @@ class DANNModule(lightning.LightningModule):
         for name, value in {"dropout": dropout, "momentum": momentum, "average_decay": average_decay}.items():
             if not 0 <= value < 1:
                 raise ValueError(f"{name} is at least 0 and below 1, got {value}")
-        self.save_hyperparameters()
+        self.save_hyperparameters(ignore=["network"] if isinstance(network, nn.Module) else [])
         self.adapt, self.reversal, self.labelled = adapt, reversal, labelled
         self.schedule, self.strength, self.passes = SCHEDULES[schedule], strength, passes
         self.optimizer, self.lr, self.momentum, self.decay = optimizer, lr, momentum, decay

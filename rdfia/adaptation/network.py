@@ -68,6 +68,42 @@ class _DomainBatchNorm2d(_DomainBatchNorm, nn.BatchNorm2d):
     """For maps (B, C, H, W)."""
 
 
+def with_domain_statistics(module: nn.Module) -> nn.Module:
+    """Let each BatchNorm of a module keep running statistics of the source too, in place."""
+    for name, layer in module.named_children():
+        with_domain_statistics(layer)
+        if isinstance(layer, _DomainBatchNorm) or not isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
+            continue
+        if not (layer.affine and layer.track_running_stats):
+            raise ValueError(f"BatchNorm {name} is without weights or running statistics: leave those on")
+        kind = _DomainBatchNorm1d if isinstance(layer, nn.BatchNorm1d) else _DomainBatchNorm2d
+        own = kind(layer.num_features)
+        own.load_state_dict(layer.state_dict())
+        own.eps, own.momentum = layer.eps, layer.momentum
+        setattr(module, name, own)
+    return module
+
+
+def width_of(features: nn.Module) -> int:
+    """Return how many features (B, F) a module makes of images (B, 3, 28, 28).
+
+    Raises:
+        ValueError: It does not take such images, or what it makes is something else.
+    """
+    was_training = features.training
+    try:
+        with torch.no_grad():
+            made = features.eval()(torch.zeros(1, 3, 28, 28))
+    except RuntimeError as error:
+        raise ValueError(f"the network does not take images (B, 3, 28, 28): {error}") from error
+    finally:
+        features.train(was_training)
+    if not isinstance(made, Tensor) or made.ndim != 2:
+        seen = tuple(made.shape) if isinstance(made, Tensor) else type(made).__name__
+        raise ValueError(f"the network makes features (B, F), got {seen}")
+    return made.shape[1]
+
+
 def standardized(images: Tensor) -> Tensor:
     """Return images (B, C, H, W), each with mean 0 and standard deviation 1 over all of its values."""
     deviation, mean = torch.std_mean(images, (1, 2, 3), keepdim=True)
@@ -82,7 +118,9 @@ class DomainAdversarialNetwork(nn.Module):
     two, and adapts better: its features are smaller, deeper and leave the domain classifier less to go by.
 
     Args:
-        trunk: ``paper`` or ``modern``.
+        trunk: ``paper`` or ``modern``; or a module of your own that maps images (B, 3, 28, 28), scaled as
+            ``scaling`` says, to features (B, F) or to maps, which are flattened. Its BatchNorm keeps
+            statistics of each domain; ``batch_norm``, ``dropout`` and ``initialization`` are of the heads.
         scaling: Of the images, the same in both domains: ``none`` keeps [0, 1], ``symmetric`` is [-1, 1],
             ``standardized`` takes each image's own mean and deviation, which undoes much of the shift.
         batch_norm: After each layer but the last. A pass that holds one domain only is normalised by that
@@ -95,7 +133,7 @@ class DomainAdversarialNetwork(nn.Module):
 
     def __init__(
         self,
-        trunk: Literal["paper", "modern"] = "modern",
+        trunk: Literal["paper", "modern"] | nn.Module = "modern",
         *,
         scaling: Literal["none", "symmetric", "standardized"] = "standardized",
         batch_norm: bool = True,
@@ -118,7 +156,10 @@ class DomainAdversarialNetwork(nn.Module):
             layer = nn.Linear(inputs, outputs, bias=not batch_norm)
             return [layer, *([_DomainBatchNorm1d(outputs)] if batch_norm else []), nn.ReLU()]
 
-        if trunk == "paper":
+        if isinstance(trunk, nn.Module):
+            self.features = nn.Sequential(with_domain_statistics(trunk), nn.Flatten())
+            width = width_of(self.features)
+        elif trunk == "paper":
             width = 48 * 7 * 7
             self.features = nn.Sequential(
                 *stage(3, 32, 5, pool=True), *stage(32, 48, 5, pool=True), nn.Dropout2d(dropout), nn.Flatten()
@@ -141,7 +182,8 @@ class DomainAdversarialNetwork(nn.Module):
         )
         self.domain_classifier = nn.Sequential(*hidden(width, domain_width), nn.Linear(domain_width, 1))
         if initialization == "he":
-            for layer in self.modules():
+            own = (self.classifier, self.domain_classifier) if isinstance(trunk, nn.Module) else (self,)
+            for layer in (layer for part in own for layer in part.modules()):
                 if isinstance(layer, nn.Conv2d | nn.Linear):
                     nn.init.kaiming_normal_(layer.weight)
                     if layer.bias is not None:

@@ -13,12 +13,16 @@ def check_choices(function: Callable[..., Any], settings: Mapping[str, Any]) -> 
 
     Args:
         function: Such as the ``__init__`` of a module.
-        settings: By name; those that ``function`` knows by a ``Literal`` are looked at.
+        settings: By name; those that ``function`` knows by a ``Literal`` are looked at, of those that may be
+            something else the texts.
 
     Raises:
         ValueError: One is another.
     """
     for name, hint in get_type_hints(function).items():
-        if get_origin(hint) is Literal and name in settings and settings[name] not in get_args(hint):
-            *others, last = map(str, get_args(hint))
+        words = next((one for one in (hint, *get_args(hint)) if get_origin(one) is Literal), None)
+        if words is None or name not in settings or settings[name] in get_args(words):
+            continue
+        if words is hint or isinstance(settings[name], str):
+            *others, last = map(str, get_args(words))
             raise ValueError(f"{name} is {', '.join(others)} or {last}, got {settings[name]!r}")

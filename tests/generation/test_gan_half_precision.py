@@ -22,7 +22,7 @@ def test_bf16_follows_float32(tmp_path):
         run.fit(module, some_batches(count=8))
         results[precision] = history.rows[7, "train"]
         assert all(parameter.dtype == torch.float32 for parameter in module.parameters())
-    assert len(results["32-true"]) == 10  # two losses, two scores, the accuracy, two rates; batch, step and epoch
+    assert len(results["32-true"]) == 10  # losses, scores, rates, the accuracy; batch, step, epoch
     for name, value in results["32-true"].items():
         near = 1 / 16 if name.endswith("accuracy") else 0.02  # one of the last batch's 16 images
         assert results["bf16-mixed"][name] == pytest.approx(value, rel=0.05, abs=near), name
