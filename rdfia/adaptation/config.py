@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from rdfia.engine.args import TrainerArgs, check_part, default
 
+Digits = Literal["mnist", "mnist-m", "usps"]
 # What can be trained for comparison, and the flags in which it differs from what is asked for.
 ROWS: dict[str, dict[str, Any]] = {
     "source-only": {"adapt": False, "reversal": True, "labelled": "source"},
@@ -65,8 +66,10 @@ class Args(TrainerArgs):
     """Random seeds; one training each, mean and deviation over them. Overrides --seed."""
     part: Annotated[tuple[int, int] | None, default("all of it")] = None
     """Train only part K of N of the table (K from 0), for job arrays, e.g. 0 4."""
-    pair: str = "mnist:mnist-m"
-    """Source and target data set, with a colon between; of mnist, mnist-m and usps."""
+    source: Digits = "mnist"
+    """Source data set, whose labels are trained on."""
+    target: Digits = "mnist-m"
+    """Target data set, of which only the images are."""
     compare: tuple[Literal["source-only", "no-reversal", "dann", "target-trained"], ...] = ("source-only",)
     """Baselines to train as well, with the same settings; none after an empty --compare."""
     ablation: bool = False
@@ -119,8 +122,8 @@ class Args(TrainerArgs):
     """Least probability of a prediction that becomes a pseudo-label."""
 
     def needs(self) -> tuple[str, ...]:
-        """Return both sets of the pair."""
-        return tuple(self.pair.split(":"))
+        """Return source and target."""
+        return self.source, self.target
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -135,6 +138,8 @@ class Args(TrainerArgs):
         if any(seed < 0 for seed in self.seeds):
             raise ValueError(f"--seeds are at least 0, got {min(self.seeds)}")
         check_part(self.part, self.overwrite)
+        if self.source == self.target:
+            raise ValueError(f"--source and --target are two data sets, got {self.source} twice")
         if self.pseudo_label_rounds and self.labelled == "target":
             raise ValueError("--pseudo-label-rounds after training on the target's labels proves nothing")
         if self.labelled == "target" and self.adapt:

@@ -115,19 +115,14 @@ def rows_of(args: Args) -> dict[str, dict[str, Any]]:
 
 
 def digit_pair(args: Args) -> DomainPairDataModule:
-    """Return the data module of a pair of digit sets by name."""
+    """Return the data module of source and target."""
     reading: dict[str, Any] = {"batch_size": args.batch_size, "image_size": 28}
     sets: dict[str, Domain] = {
         "mnist": MNISTDataModule(args.data_dir, channels=3, **reading),
         "mnist-m": MNISTMDataModule(args.data_dir, **reading),
         "usps": USPSDataModule(args.data_dir, channels=3, **reading),
     }
-    names = args.pair.split(":")
-    if len(names) != 2 or names[0] == names[1] or not set(names) <= set(sets):
-        raise ValueError(
-            f"--pair is two of {', '.join(sets)} with a colon between, such as mnist:usps, got {args.pair}"
-        )
-    return DomainPairDataModule(sets[names[0]], sets[names[1]], batch_size=args.batch_size)
+    return DomainPairDataModule(sets[args.source], sets[args.target], batch_size=args.batch_size)
 
 
 def module_flags(args: Args) -> dict[str, Any]:

@@ -130,22 +130,20 @@ def test_the_row_follows_from_the_flags(tmp_path):
         small(tmp_path, labelled="target")
 
 
-@pytest.mark.parametrize("pair", ["mnist-m:mnist", "mnist:usps"])
+@pytest.mark.parametrize("pair", [("mnist-m", "mnist"), ("mnist", "usps")])
 def test_other_pairs(tmp_path, digits, undrawn, pair):
     write_usps(tmp_path / "data" / "USPS")
-    results = run(small(tmp_path, pair=pair, max_epochs=1, compare=()))
+    results = run(small(tmp_path, source=pair[0], target=pair[1], max_epochs=1, compare=()))
     assert set(results["data"]) == {"source", "target"}
     names = {"mnist": "MNIST", "mnist-m": "MNIST-M, common release", "usps": "USPS"}
-    assert [results["data"][name]["name"] for name in ("source", "target")] == [
-        names[name] for name in pair.split(":")
-    ]
+    assert [results["data"][name]["name"] for name in ("source", "target")] == [names[name] for name in pair]
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"pair": "mnist:svhn"}, "--pair is two of mnist, mnist-m, usps"),
-        ({"pair": "mnist:usps"}, r"prepare_data.py usps"),
+        ({"target": "mnist"}, "--source and --target are two data sets, got mnist twice"),
+        ({"target": "usps"}, r"prepare_data.py usps"),
         ({"batch_size": 400}, "larger than the 110"),
         ({"network": "modern", "ablation": True}, "add --network paper"),
         ({"threshold": 90.0}, "--threshold lies between 0 and 1, got 90"),

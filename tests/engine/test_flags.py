@@ -188,7 +188,7 @@ def call(*words: str) -> subprocess.CompletedProcess[str]:
     [
         ("train_gan.py", ["--data-dir", "/absent"], "data folder /absent does not exist"),
         ("train_svm.py", ["--data-dir", "sample"], "15 Scene is not part of the embedded sample"),
-        ("train_dann.py", ["--data-dir", "sample", "--pair", "mnist:usps"], "USPS is not part of"),
+        ("train_dann.py", ["--data-dir", "sample", "--target", "usps"], "USPS is not part of"),
         ("visualize.py", ["classify", "--data-dir", "/absent"], "data folder /absent does not exist"),
         ("train_fine_tune.py", ["--dataset", "mnist5"], "Expected one of ('scene15', 'mnist'); --help lists"),
     ],
