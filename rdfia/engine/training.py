@@ -345,7 +345,7 @@ def fit(
     """
     last = args.output_dir / args.name / "checkpoints" / "last.ckpt"
     if args.compile:
-        torch._dynamo.reset()  # that of another row of a table
+        torch.compiler.reset()  # that of another row of a table
         for name in getattr(module, "compiled", ()):
             module.get_submodule(name).compile()
     resume = last.exists() and not args.overwrite and not args.fast_dev_run

@@ -52,25 +52,6 @@ LADDER: dict[str, dict[str, Any]] = {
 }
 
 
-# What else was tried on the default.
-TRIED: dict[str, dict[str, Any]] = {
-    "orthogonal initialization": {"initialization": "orthogonal"},
-    "hinge loss": {"loss": "hinge"},
-    "least-squares loss": {"loss": "least-squares"},
-    "label smoothing 0.1": {"label_smoothing": 0.1},
-    "twice the rate of D": {"discriminator_lr": 4e-3},
-    "twice the rate of G": {"generator_lr": 4e-3},
-    "two steps of D": {"discriminator_steps": 2},
-    "rates fall as a cosine": {"decay": "cosine"},
-    "R1 weight 0.1": {"r1": 0.1},
-    "beta1 0": {"beta1": 0.0},
-    "nz 50": {"latent_dim": 50},
-    "20 groups": {"groups": 20},
-    "100 groups": {"groups": 100},
-    "batches of 32": {"batch_size": 32},
-}
-
-
 # Flags that say what is trained besides, and what they are in a single run.
 BESIDES: dict[str, Any] = {"seeds": (), "ablation": (), "compare": (), "part": None}
 # What can be trained for comparison, and the flags in which it differs.
@@ -162,7 +143,7 @@ class GANArgs(SharedArgs):
     interpolate: tuple[str, ...] = ("89", "94", "17", "35")
     """Pairs of digits to walk between in latent space; none after an empty --interpolate."""
     ablation: Annotated[
-        tuple[Literal["ngf", "ndf", "nz", "init", "lr", "loss", "epochs", "all", "ladder", "tried"], ...],
+        tuple[Literal["ngf", "ndf", "nz", "init", "lr", "loss", "epochs", "all", "ladder"], ...],
         default("none"),
     ] = ()
     """Groups of recipe changes to train as well, one table row each."""
@@ -173,9 +154,8 @@ class GANArgs(SharedArgs):
             if len(pair) != 2 or not pair.isdecimal():
                 raise ValueError(f"--interpolate takes pairs of digits such as 89, got {pair}")
         for group in self.ablation:
-            preset = "best" if group == "tried" else "practical"
-            if self.preset != preset:
-                raise ValueError(f"--ablation {group} changes another recipe; add --preset {preset}")
+            if self.preset != "practical":
+                raise ValueError(f"--ablation {group} changes another recipe; add --preset practical")
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from PIL import Image
 from rdfia.engine.cli import run_script
 from rdfia.engine.errors import Interrupted
 from rdfia.engine.runs import read_metrics
-from rdfia.generation.config import ABLATION, TRIED
+from rdfia.generation.config import ABLATION
 from rdfia.generation.config import GANArgs as Args
 from rdfia.generation.experiment import loss_numbers, module_flags, run
 from rdfia.generation.gan import PRACTICAL, GANModule
@@ -98,8 +98,6 @@ def test_each_flag_is_a_keyword_of_the_module_and_the_preset_fills_the_rest():
     for rows in ABLATION.values():
         for changes in rows.values():
             GANModule(**module_flags(dataclasses.replace(Args(preset="practical", latent_dim=4), **changes)))
-    for changes in TRIED.values():
-        GANModule(**module_flags(dataclasses.replace(Args(generator_features=4), **changes)))
 
 
 def test_the_numbers_of_the_curves_by_hand():
