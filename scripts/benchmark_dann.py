@@ -89,7 +89,7 @@ def measure_dann(args: Args) -> dict[str, Any]:
 
     def usual() -> float:
         torch.manual_seed(0)
-        module = DANNModule(average_decay=0.0)
+        module = DANNModule(ema_decay=0.0)
         network = module.network.to(memory_format=torch.contiguous_format)
         optimizer = module.configure_optimizers()
 

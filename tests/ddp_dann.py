@@ -23,7 +23,7 @@ class Notes(lightning.Callback):
 
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Note a batch."""
-        self.strength.append(float(trainer.callback_metrics["train/strength"]))
+        self.strength.append(float(trainer.callback_metrics["train/lambda"]))
         for name, (images, _) in batch.items():
             self.seen[name].append(images[:, 0, 0, 0])
 

@@ -20,7 +20,7 @@ from rdfia.generation.digit_judge import DigitScores
 SMALL = {"latent_dim": 8, "generator_features": 4, "discriminator_features": 4}
 # More ways to train, each for two batches.
 OTHERS = {
-    "penalty": lambda: rdfia.generation.gan.GANModule(**SMALL, r1=1.0),
+    "penalty": lambda: rdfia.generation.gan.GANModule(**SMALL, r1_weight=1.0),
     "two steps": lambda: rdfia.generation.gan.GANModule(**SMALL, discriminator_steps=2),
     "conditional": lambda: cGANModule(**SMALL, conditioning="one-hot"),
     "projection": lambda: cGANModule(**SMALL, conditioning="projection"),
@@ -71,9 +71,7 @@ def main(data_dir: str, output: Path) -> None:
 
     torch.manual_seed(0)
     digits = MNISTDataModule(data_dir, image_size=32, batch_size=16, train_on_val=True)
-    module = rdfia.generation.gan.GANModule(
-        **SMALL, **rdfia.generation.gan.PRACTICAL | {"average_decay": 0.999}
-    )
+    module = rdfia.generation.gan.GANModule(**SMALL, **rdfia.generation.gan.PRACTICAL | {"ema_decay": 0.999})
     initial = {name: value.clone() for name, value in module.state_dict().items()}
     rdfia.generation.gan.draw_latents = noted
     notes = Notes()

@@ -19,7 +19,7 @@ ABLATION: dict[str, dict[str, Any]] = {
     "images in [-1, 1]": {"scaling": "symmetric"},
     "no dropout": {"dropout": 0.0},
     "BatchNorm": {"batch_norm": True},
-    "BatchNorm, separate passes": {"batch_norm": True, "passes": "separate"},
+    "BatchNorm, separate passes": {"batch_norm": True, "bn_passes": "separate"},
     "Adam": {"optimizer": "adam", "lr": 1e-3, "momentum": 0.5},
     "Adam, BatchNorm": {"optimizer": "adam", "lr": 1e-3, "momentum": 0.5, "batch_norm": True},
     "Adam, BatchNorm, separate passes": {
@@ -27,16 +27,16 @@ ABLATION: dict[str, dict[str, Any]] = {
         "lr": 1e-3,
         "momentum": 0.5,
         "batch_norm": True,
-        "passes": "separate",
+        "bn_passes": "separate",
     },
     "rate 0.03": {"lr": 0.03},
-    "no decay of the rate": {"decay": "none"},
+    "no decay of the rate": {"lr_schedule": "none"},
     "momentum 0.5": {"momentum": 0.5},
-    "lambda up to 0.1": {"strength": 0.1},
-    "lambda 1 from the start": {"schedule": "constant"},
+    "lambda up to 0.1": {"lambda_max": 0.1},
+    "lambda 1 from the start": {"lambda_schedule": "constant"},
     "He initialization": {"initialization": "he"},
     "domain classifier 1,024 wide": {"domain_width": 1024},
-    "weights averaged": {"average_decay": 0.999},
+    "weights averaged": {"ema_decay": 0.999},
     "float32": {"precision": "float32"},
 }
 # Not trained: source-only, with BatchNorm's statistics of the target in place of the source's. What these
@@ -80,9 +80,9 @@ class Args(TrainerArgs):
     """Reverse the gradient of the domain classifier; --no-reversal is a control."""
     labelled: Literal["source", "target"] = "source"
     """Domain whose labels are trained on; `target` (requires --no-adapt) is the upper bound."""
-    schedule: Literal["ganin", "constant", "linear", "off"] = "ganin"
+    lambda_schedule: Literal["ganin", "constant", "linear", "off"] = "ganin"
     """Schedule of the gradient-reversal weight lambda over training."""
-    strength: float = 1.0
+    lambda_max: float = 1.0
     """Largest value of the gradient-reversal weight lambda."""
     network: Literal["modern", "paper"] = "modern"
     """Architecture. `paper` also switches the options below to the recipe of Ganin et al. (2016)."""
@@ -98,7 +98,7 @@ class Args(TrainerArgs):
     """Hidden units of the domain classifier."""
     initialization: Annotated[Literal["pytorch", "he"] | None, default("pytorch; paper: pytorch")] = None
     """Weight initialisation."""
-    passes: Annotated[
+    bn_passes: Annotated[
         Literal["separate", "concatenated"] | None, default("separate; paper: concatenated")
     ] = None
     """Passes of source and target: separate (each has BatchNorm statistics of its own) or concatenated."""
@@ -108,9 +108,9 @@ class Args(TrainerArgs):
     """Initial learning rate."""
     momentum: Annotated[float | None, default("0.5; paper: 0.9")] = None
     """Momentum of SGD, or beta1 of Adam."""
-    decay: Annotated[Literal["none", "ganin", "cosine"] | None, default("cosine; paper: ganin")] = None
+    lr_schedule: Annotated[Literal["none", "ganin", "cosine"] | None, default("cosine; paper: ganin")] = None
     """Learning-rate decay over training."""
-    average_decay: Annotated[float | None, default("0.999; paper: 0.0")] = None
+    ema_decay: Annotated[float | None, default("0.999; paper: 0.0")] = None
     """Decay of the exponential moving average (EMA) of the weights, which is evaluated; 0 disables it."""
     pseudo_label_rounds: int = 0
     """Number of self-training rounds after adaptation, on pseudo-labels of the target; 0 for none."""

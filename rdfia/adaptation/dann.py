@@ -81,12 +81,12 @@ PAPER: dict[str, Any] = {
     "scaling": "standardized",
     "batch_norm": False,
     "dropout": 0.5,
-    "passes": "concatenated",
+    "bn_passes": "concatenated",
     "optimizer": "sgd",
     "lr": 0.01,
     "momentum": 0.9,
-    "decay": "ganin",
-    "average_decay": 0.0,
+    "lr_schedule": "ganin",
+    "ema_decay": 0.0,
 }
 
 
@@ -117,10 +117,10 @@ class DANNModule(lightning.LightningModule):
         adapt: Train against the domain classifier.
         reversal: Reverse its gradient.
         labelled: Which domain's labels are trained on.
-        schedule: Of lambda, see `SCHEDULES`.
-        strength: Lambda's largest value. It weighs the reversed gradient only: the domain classifier
+        lambda_schedule: Of lambda, see `SCHEDULES`.
+        lambda_max: Lambda's largest value. It weighs the reversed gradient only: the domain classifier
             itself learns at full rate.
-        passes: ``separate``: source and target go through the network one after the other, so BatchNorm
+        bn_passes: ``separate``: source and target go through the network one after the other, so BatchNorm
             normalises each by its own statistics, in the domain classifier too. Each domain is evaluated
             under running statistics of its own; a call of the module takes those of the target, which it is
             for (Li et al., AdaBN, 2018). ``concatenated``: in one batch, normalised together, which leaves
@@ -128,8 +128,8 @@ class DANNModule(lightning.LightningModule):
         optimizer: ``adam``, or ``sgd`` as in the paper.
         lr: Learning rate at the start.
         momentum: SGD's, or Adam's first decay: 0.5 keeps the two sides from oscillating.
-        decay: Of the learning rate, see `rate_factor`.
-        average_decay: Of the exponential moving average of the weights, which is then evaluated; 0 for none.
+        lr_schedule: Of the learning rate, see `rate_factor`.
+        ema_decay: Of the exponential moving average of the weights, which is then evaluated; 0 for none.
 
     Example:
         >>> module = DANNModule().eval()
@@ -151,30 +151,34 @@ class DANNModule(lightning.LightningModule):
         adapt: bool = True,
         reversal: bool = True,
         labelled: Literal["source", "target"] = "source",
-        schedule: Schedule = "ganin",
-        strength: float = 1.0,
-        passes: Literal["separate", "concatenated"] = "separate",
+        lambda_schedule: Schedule = "ganin",
+        lambda_max: float = 1.0,
+        bn_passes: Literal["separate", "concatenated"] = "separate",
         optimizer: Literal["adam", "sgd"] = "adam",
         lr: float = 1e-3,
         momentum: float = 0.5,
-        decay: Literal["none", "ganin", "cosine"] = "cosine",
-        average_decay: float = 0.999,
+        lr_schedule: Literal["none", "ganin", "cosine"] = "cosine",
+        ema_decay: float = 0.999,
     ) -> None:
         super().__init__()
         check_choices(DANNModule.__init__, locals())
         if adapt and labelled == "target":
             raise ValueError("with the target's labels there is nothing to adapt; take adapt=False")
-        for name, value in {"lr": lr, "strength": strength}.items():
+        for name, value in {"lr": lr, "lambda_max": lambda_max}.items():
             if not value >= 0:
                 raise ValueError(f"{name} is not negative, got {value}")
-        for name, value in {"dropout": dropout, "momentum": momentum, "average_decay": average_decay}.items():
+        for name, value in {"dropout": dropout, "momentum": momentum, "ema_decay": ema_decay}.items():
             if not 0 <= value < 1:
                 raise ValueError(f"{name} is at least 0 and below 1, got {value}")
         self.save_hyperparameters(ignore=["network"] if isinstance(network, nn.Module) else [])
         self.adapt, self.reversal, self.labelled = adapt, reversal, labelled
-        self.schedule, self.strength, self.passes = SCHEDULES[schedule], strength, passes
-        self.optimizer, self.lr, self.momentum, self.decay = optimizer, lr, momentum, decay
-        self.average_decay = average_decay
+        self.lambda_schedule, self.lambda_max, self.bn_passes = (
+            SCHEDULES[lambda_schedule],
+            lambda_max,
+            bn_passes,
+        )
+        self.optimizer, self.lr, self.momentum, self.lr_schedule = optimizer, lr, momentum, lr_schedule
+        self.ema_decay = ema_decay
         self.network = DomainAdversarialNetwork(
             network,
             scaling=scaling,
@@ -185,7 +189,7 @@ class DANNModule(lightning.LightningModule):
         )
         if not adapt:  # DDP waits for gradients of all that is trainable
             self.network.domain_classifier.requires_grad_(False)
-        self.average = copy.deepcopy(self.network).requires_grad_(False) if average_decay else None
+        self.average = copy.deepcopy(self.network).requires_grad_(False) if ema_decay else None
         self.source_scores, self.target_scores = DomainScores(is_target=False), DomainScores(is_target=True)
 
     @property
@@ -218,7 +222,7 @@ class DANNModule(lightning.LightningModule):
         Here and not by a scheduler, which would count steps of its own: a run that goes on has the same rates
         as one that was never interrupted.
         """
-        rate = self.lr * rate_factor(self.progress(), self.decay)
+        rate = self.lr * rate_factor(self.progress(), self.lr_schedule)
         for optimizer in self.trainer.optimizers:
             set_rate(optimizer, rate)
         self.log("train/lr", rate)
@@ -236,9 +240,9 @@ class DANNModule(lightning.LightningModule):
         (source, labels), (target, _) = batch["source"], batch["target"]
         check_batch(source, labels, CLASSES, batch_idx)
         check_batch(target, None, CLASSES, batch_idx)
-        strength = self.strength * self.schedule(self.progress()) if self.reversal else -1.0
+        strength = self.lambda_max * self.lambda_schedule(self.progress()) if self.reversal else -1.0
         tell = self.network.tell_domain
-        if self.passes == "separate":
+        if self.bn_passes == "separate":
             with of_source(self.network):
                 source_features = self.network.extract(source)
                 logits = self.network.classifier(source_features)
@@ -261,7 +265,7 @@ class DANNModule(lightning.LightningModule):
         self.log("train/domain_loss", told_loss.detach())
         self.log("train/domain_accuracy", right)
         self.log("train/target_entropy", entropy(target_logits.float().softmax(1)).mean())
-        self.log("train/strength", strength)
+        self.log("train/lambda", strength)
         return class_loss + told_loss
 
     def _log_class(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
@@ -274,7 +278,7 @@ class DANNModule(lightning.LightningModule):
         """Step, then move the average; before any checkpoint of this step is written."""
         super().optimizer_step(*args, **kwargs)
         if self.average is not None:
-            update_average(self.average, self.network, self.average_decay, self.trainer.global_step)
+            update_average(self.average, self.network, self.ema_decay, self.trainer.global_step)
 
     def _score(self, batch: tuple[Tensor, Tensor], domain: int, batch_idx: int) -> None:
         images, labels = batch

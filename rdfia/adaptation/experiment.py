@@ -128,12 +128,16 @@ def digit_pair(args: Args) -> DomainPairDataModule:
 def module_flags(args: Args) -> dict[str, Any]:
     """Return the keywords of `DANNModule` that follow from the flags."""
     names = (
-        *("scaling", "batch_norm", "dropout", "domain_width", "initialization", "passes", "optimizer"),
-        *("lr", "momentum", "decay", "average_decay"),
+        *("scaling", "batch_norm", "dropout", "domain_width", "initialization", "bn_passes", "optimizer"),
+        *("lr", "momentum", "lr_schedule", "ema_decay"),
     )
     given = {name: value for name in names if (value := getattr(args, name)) is not None}
     recipe = PAPER if args.network == "paper" else {}
-    return recipe | given | {"schedule": args.schedule, "strength": args.strength, **ROWS[args.row()]}
+    return (
+        recipe
+        | given
+        | {"lambda_schedule": args.lambda_schedule, "lambda_max": args.lambda_max, **ROWS[args.row()]}
+    )
 
 
 def train_row(

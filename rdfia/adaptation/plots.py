@@ -21,7 +21,7 @@ def dann_curves(history: Mapping[str, Line], smooth: int = 1) -> Figure:
             "class, target (to look at only)": "val/target_accuracy",
             "domain": "train/domain_accuracy",
         },
-        "lambda": {"strength of the reversal": "train/strength"},
+        "lambda": {"strength of the reversal": "train/lambda"},
     }
     found = {
         label: {line: history[metric] for line, metric in lines.items() if metric in history}

@@ -33,10 +33,10 @@ ABLATION: dict[str, dict[str, dict[str, Any]]] = {
 
 # From the practicals' recipe to the default, each row with all that is above it.
 STEPS: dict[str, dict[str, Any]] = {
-    "averaged weights": {"average_decay": 0.999},
+    "averaged weights": {"ema_decay": 0.999},
     "rates 0.002": {"generator_lr": 2e-3, "discriminator_lr": 2e-3},
-    "falling rates": {"decay": "linear"},
-    "R1": {"r1": 0.5},
+    "falling rates": {"lr_schedule": "linear"},
+    "R1": {"r1_weight": 0.5},
     "batches of 64": {"batch_size": 64},
     "nearest neighbours": {"upsampling": "nearest"},
     "beta2 0.99": {"beta2": 0.99},
@@ -104,7 +104,7 @@ class SharedArgs(TrainerArgs):
     """One-sided label smoothing: the target for real images is 1 minus this."""
     discriminator_steps: Annotated[int | None, default("1; practical: 1")] = None
     """Discriminator updates per generator update."""
-    r1: Annotated[float | None, default("0.5; practical: 0.0")] = None
+    r1_weight: Annotated[float | None, default("0.5; practical: 0.0")] = None
     """Weight of the R1 gradient penalty; 0 disables it."""
     generator_lr: Annotated[float | None, default("0.002; practical: 0.0002")] = None
     """Adam's initial learning rate for the generator."""
@@ -114,9 +114,11 @@ class SharedArgs(TrainerArgs):
     """Adam's beta1, for both networks."""
     beta2: Annotated[float | None, default("0.99; practical: 0.999")] = None
     """Adam's beta2, for both networks."""
-    decay: Annotated[Literal["none", "linear", "cosine"] | None, default("linear; practical: none")] = None
+    lr_schedule: Annotated[Literal["none", "linear", "cosine"] | None, default("linear; practical: none")] = (
+        None
+    )
     """Learning-rate decay over training, of both networks."""
-    average_decay: Annotated[float | None, default("0.999; practical: 0.0")] = None
+    ema_decay: Annotated[float | None, default("0.999; practical: 0.0")] = None
     """Decay of the moving average (EMA) of the generator, which makes the samples; 0 disables it."""
 
     def needs(self) -> tuple[str, ...]:

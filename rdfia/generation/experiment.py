@@ -90,7 +90,7 @@ class Experiment:
             raise ValueError(
                 f"--groups {module.groups.count} of {len(digits.train_data)} digits; take fewer, or 0"
             )
-        free = training.MAY_CHANGE if module.decay == "none" else training.MAY_CHANGE_BUT_LENGTH
+        free = training.MAY_CHANGE if module.lr_schedule == "none" else training.MAY_CHANGE_BUT_LENGTH
         data = digits.describe()
         folder = training.open_run(args, module, data, may_change=free)
         trainer = self._trainer(folder)

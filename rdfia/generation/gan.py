@@ -49,9 +49,9 @@ PRACTICAL: dict[str, Any] = {
     "generator_lr": 2e-4,
     "discriminator_lr": 2e-4,
     "beta2": 0.999,
-    "decay": "none",
-    "r1": 0.0,
-    "average_decay": 0.0,
+    "lr_schedule": "none",
+    "r1_weight": 0.0,
+    "ema_decay": 0.0,
 }
 FIT_GROUPS_ON = 10_000  # images
 R1_EVERY = 8  # the penalty costs as much as the rest of the step, and holds as well when it is rare
@@ -81,13 +81,13 @@ class GANModule(lightning.LightningModule):
         loss: ``non-saturating``, ``minimax``, ``least-squares`` or ``hinge``, see `rdfia.generation.losses`.
         label_smoothing: The discriminator scores real images 1 less this; not with hinge.
         discriminator_steps: The discriminator steps on each batch, the generator on each of so many.
-        r1: Weight of the R1 penalty, half of which times `gradient_penalty` is added; 0 for none.
+        r1_weight: Weight of the R1 penalty, half of which times `gradient_penalty` is added; 0 for none.
         generator_lr: Adam's learning rate for the generator.
         discriminator_lr: Adam's learning rate for the discriminator.
         beta1: Adam's first decay; 0.5 keeps the two networks from oscillating.
         beta2: Adam's second decay.
-        decay: Of both rates over ``max_epochs``: ``none``, ``linear``, ``cosine``, see `rate_factor`.
-        average_decay: Of the exponential moving average of the generator, which makes the samples; with 0 it
+        lr_schedule: Of both rates over ``max_epochs``: ``none``, ``linear``, ``cosine``, see `rate_factor`.
+        ema_decay: Of the exponential moving average of the generator, which makes the samples; with 0 it
             is the generator itself.
         seed: Of the latents.
         preview_count: Number of fixed latents for previews.
@@ -114,13 +114,13 @@ class GANModule(lightning.LightningModule):
         loss: Loss = "non-saturating",
         label_smoothing: float = 0.0,
         discriminator_steps: int = 1,
-        r1: float = 0.5,
+        r1_weight: float = 0.5,
         generator_lr: float = 2e-3,
         discriminator_lr: float = 2e-3,
         beta1: float = 0.5,
         beta2: float = 0.99,
-        decay: Decay = "linear",
-        average_decay: float = 0.999,
+        lr_schedule: Decay = "linear",
+        ema_decay: float = 0.999,
         seed: int = 0,
         preview_count: int = 64,
     ) -> None:
@@ -133,12 +133,12 @@ class GANModule(lightning.LightningModule):
         for name, count in (counts | {"discriminator_steps": discriminator_steps}).items():
             if count < 1:
                 raise ValueError(f"{name} is at least 1, got {count}")
-        rates = {"generator_lr": generator_lr, "discriminator_lr": discriminator_lr, "r1": r1}
+        rates = {"generator_lr": generator_lr, "discriminator_lr": discriminator_lr, "r1_weight": r1_weight}
         for name, rate in (rates | {"groups": groups}).items():
             if not rate >= 0:
                 raise ValueError(f"{name} is not negative, got {rate}")
         shares = {"label_smoothing": label_smoothing, "beta1": beta1, "beta2": beta2}
-        for name, share in (shares | {"average_decay": average_decay}).items():
+        for name, share in (shares | {"ema_decay": ema_decay}).items():
             if not 0 <= share < 1:
                 raise ValueError(f"{name} is at least 0 and below 1, got {share}")
         if groups > latent_dim:
@@ -149,10 +149,10 @@ class GANModule(lightning.LightningModule):
         self.automatic_optimization = False
         self.latent_dim, self.latents, self.seed = latent_dim, latents, seed
         self.features, self.initialization = (generator_features, discriminator_features), initialization
-        self.loss, self.label_smoothing, self.r1 = loss, label_smoothing, r1
+        self.loss, self.label_smoothing, self.r1_weight = loss, label_smoothing, r1_weight
         self.discriminator_steps = discriminator_steps
         self.rates = (discriminator_lr, generator_lr)  # in the order of the optimizers
-        self.betas, self.decay, self.average_decay = (beta1, beta2), decay, average_decay
+        self.betas, self.lr_schedule, self.ema_decay = (beta1, beta2), lr_schedule, ema_decay
         self.upsampling = upsampling
         self.groups = Groups(groups, uniform=latents == "uniform") if groups else None
         self.generator: nn.Module = Generator(
@@ -246,7 +246,7 @@ class GANModule(lightning.LightningModule):
         Raises:
             ValueError: They are to fall and the trainer has no end.
         """
-        if self.decay == "none":
+        if self.lr_schedule == "none":
             return
         epochs = self.trainer.max_epochs or -1
         batches = self.trainer.num_training_batches
@@ -255,7 +255,7 @@ class GANModule(lightning.LightningModule):
             raise ValueError(f"falling learning rates follow progress: give the trainer {need}")
         progress = self.batches_done / (epochs * batches)
         for optimizer, rate in zip(self.trainer.optimizers, self.rates, strict=True):
-            set_rate(optimizer, rate * rate_factor(min(progress, 1.0), self.decay))
+            set_rate(optimizer, rate * rate_factor(min(progress, 1.0), self.lr_schedule))
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Update the discriminator, then the generator, then the generator's average."""
@@ -272,7 +272,7 @@ class GANModule(lightning.LightningModule):
         # after each step. Detached, so that nothing of this step can reach the generator.
         fake = self.generator(latents, *condition)
         with self.toggled_optimizer(discriminator_optimizer):
-            penalised = self.r1 > 0 and self.batches_done % R1_EVERY == 0
+            penalised = self.r1_weight > 0 and self.batches_done % R1_EVERY == 0
             float32 = torch.autocast(self.device.type, enabled=False) if penalised else nullcontext()
             # Real and generated images in passes of their own, so that BatchNorm does not mix them.
             # Compiled networks have no second derivatives, and must not update the statistics of BatchNorm
@@ -280,7 +280,7 @@ class GANModule(lightning.LightningModule):
             discriminate = self.discriminator.forward if penalised else self.discriminator
             with float32:
                 real_logits = discriminate(real.requires_grad_(penalised), *real_told)
-                penalty = self.r1 / 2 * gradient_penalty(real_logits, real) if penalised else 0.0
+                penalty = self.r1_weight / 2 * gradient_penalty(real_logits, real) if penalised else 0.0
             fake_logits = discriminate(fake.detach(), *fake_told)
             d_loss = discriminator_loss(real_logits, fake_logits, self.loss, self.label_smoothing)
             discriminator_optimizer.zero_grad()
@@ -295,7 +295,7 @@ class GANModule(lightning.LightningModule):
                 generator_optimizer.zero_grad()
                 self.manual_backward(g_loss)
                 generator_optimizer.step()
-            update_average(self.average_generator, self.generator, self.average_decay, self.batches_done)
+            update_average(self.average_generator, self.generator, self.ema_decay, self.batches_done)
 
         self.batches_done += 1
         real_score, fake_score = score(real_logits, self.loss), score(fake_logits, self.loss)

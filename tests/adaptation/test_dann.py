@@ -92,13 +92,13 @@ def gradients(module: DANNModule, batch) -> dict[str, torch.Tensor]:
 def plain(**changes) -> DANNModule:
     """Return a module without BatchNorm and dropout, always with the same weights."""
     torch.manual_seed(0)
-    return DANNModule(**{**SMALL, "batch_norm": False, "dropout": 0.0, "average_decay": 0.0, **changes})
+    return DANNModule(**{**SMALL, "batch_norm": False, "dropout": 0.0, "ema_decay": 0.0, **changes})
 
 
 def test_lambda_scales_what_reaches_the_features_and_nothing_else():
     batch = next(iter(pairs()))
     strengths = (0.0, 1.0, 3.0)
-    none, one, three = (gradients(plain(strength=value), batch) for value in strengths)
+    none, one, three = (gradients(plain(lambda_max=value), batch) for value in strengths)
     turned = gradients(plain(reversal=False), batch)
     weight = ganin(0.5)
     for name in none:
@@ -136,7 +136,7 @@ def test_one_pass_and_two_differ_by_batch_norm_only():
     batch = next(iter(pairs()))
     for batch_norm, same in ((False, True), (True, False)):
         one, two = (
-            gradients(plain(batch_norm=batch_norm, passes=passes), batch)
+            gradients(plain(batch_norm=batch_norm, bn_passes=passes), batch)
             for passes in ("concatenated", "separate")
         )
         close = [torch.allclose(one[name], two[name], rtol=1e-3, atol=1e-5) for name in one]
@@ -144,7 +144,7 @@ def test_one_pass_and_two_differ_by_batch_norm_only():
 
 
 def test_separate_passes_normalise_each_domain_by_itself():
-    module = DANNModule(**SMALL, scaling="none", dropout=0.0, average_decay=0.0)
+    module = DANNModule(**SMALL, scaling="none", dropout=0.0, ema_decay=0.0)
     batch = next(iter(pairs()))
     bright = {"source": batch["source"], "target": (batch["target"][0] * 0.1 + 0.9, batch["target"][1])}
     norm, seen = module.network.features[2], []
@@ -153,7 +153,7 @@ def test_separate_passes_normalise_each_domain_by_itself():
     assert len(seen) == 2
     assert max(output.mean().abs().item() for output in seen) < 1e-3  # each domain's own mean is gone
     seen.clear()
-    module.passes = "concatenated"
+    module.bn_passes = "concatenated"
     gradients(module, bright)
     handle.remove()
     source, target = seen[0].split(16)
@@ -165,7 +165,7 @@ def test_separate_passes_normalise_each_domain_by_itself():
 def test_separate_passes_evaluate_with_the_statistics_of_the_target(passes):
     batch = next(iter(pairs()))
     dark = {"source": (batch["source"][0] * 0.1, batch["source"][1]), "target": batch["target"]}
-    module = DANNModule(**SMALL, scaling="none", dropout=0.0, average_decay=0.0, passes=passes)
+    module = DANNModule(**SMALL, scaling="none", dropout=0.0, ema_decay=0.0, bn_passes=passes)
     alone = copy.deepcopy(module.network).train()
     alone(batch["target"][0])  # one pass over the target alone
     gradients(module, dark)
@@ -186,7 +186,7 @@ def test_each_domain_is_evaluated_under_statistics_of_its_own():
     batch = next(iter(pairs()))
     dark = {"source": (batch["source"][0] * 0.1, batch["source"][1]), "target": batch["target"]}
     torch.manual_seed(0)
-    module = DANNModule(**SMALL, scaling="none", dropout=0.0, average_decay=0.0, lr=0.0)
+    module = DANNModule(**SMALL, scaling="none", dropout=0.0, ema_decay=0.0, lr=0.0)
     for norm in module.network.modules():
         if isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d):
             norm.momentum = 1.0  # running statistics are those of the last batch
@@ -212,7 +212,7 @@ def test_each_domain_is_evaluated_under_statistics_of_its_own():
 
 def test_scores_of_a_module_are_of_each_domain_under_its_own_statistics():
     torch.manual_seed(0)
-    module = DANNModule(**SMALL, average_decay=0.0)
+    module = DANNModule(**SMALL, ema_decay=0.0)
     trained(module, pairs())
     batch = next(iter(pairs()))
     module.eval()
@@ -228,7 +228,7 @@ def test_scores_of_a_module_are_of_each_domain_under_its_own_statistics():
 
 def test_a_source_only_network_has_one_set_of_statistics_and_adabn_gives_it_the_targets():
     torch.manual_seed(0)
-    module = DANNModule(**SMALL, adapt=False, average_decay=0.0, dropout=0.0)
+    module = DANNModule(**SMALL, adapt=False, ema_decay=0.0, dropout=0.0)
     trained(module, pairs())
     network, batch = module.network.eval(), next(iter(pairs()))
     images = 0.3 * batch["target"][0]
@@ -296,7 +296,7 @@ class Notes(lightning.Callback):
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
         rate = trainer.optimizers[0].param_groups[0]["lr"]
-        self.steps.append((float(trainer.callback_metrics["train/strength"]), rate))
+        self.steps.append((float(trainer.callback_metrics["train/lambda"]), rate))
 
 
 @pytest.mark.parametrize("stop", [4, 6, 7])
@@ -382,7 +382,7 @@ def test_it_is_usable_with_a_bare_trainer(mnist):
     module = DANNModule(**SMALL)
     bare = quiet_trainer(max_epochs=1)
     bare.fit(module, digits)
-    assert {"val/source_accuracy", "val/target_accuracy", "val/target_entropy", "train/strength"} <= set(
+    assert {"val/source_accuracy", "val/target_accuracy", "val/target_entropy", "train/lambda"} <= set(
         bare.callback_metrics
     )
     tested = bare.test(module, digits, verbose=False)
@@ -408,9 +408,9 @@ def test_the_paper_recipe_is_accepted_and_saved(tmp_path):
     [
         ({"lr": -1.0}, "lr is not"),
         ({"dropout": 1.0}, "dropout is"),
-        ({"average_decay": 1.5}, "average_decay"),
+        ({"ema_decay": 1.5}, "ema_decay"),
         ({"network": "papers"}, "network is paper or modern, got 'papers'"),
-        ({"schedule": "gannin"}, "schedule is ganin, constant, linear or off"),
+        ({"lambda_schedule": "gannin"}, "lambda_schedule is ganin, constant, linear or off"),
         ({"optimizer": "adamw"}, "optimizer is adam or sgd"),
     ],
 )

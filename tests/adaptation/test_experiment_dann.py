@@ -62,8 +62,8 @@ def test_a_run_leaves_the_table_and_figures_and_goes_on(tmp_path, digits, capsys
         f"confusion_{row}" for row in rows
     }
     history = read_metrics(folder / "dann_seed_0")
-    assert len(history["train/strength"][1]) == 2 * (440 // 40)
-    steps = len(history["train/strength"][1])
+    assert len(history["train/lambda"][1]) == 2 * (440 // 40)
+    steps = len(history["train/lambda"][1])
     expected = [PAPER["lr"] * (1 + 10 * step / steps) ** -0.75 for step in range(steps)]
     assert history["train/lr"][1] == pytest.approx(expected)
     assert len(history["val/target_entropy"][1]) == 2

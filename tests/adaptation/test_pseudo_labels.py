@@ -46,7 +46,7 @@ def test_the_loss_is_that_of_source_and_weighted_target():
     batch = next(iter(pairs()))
     (source, labels), (target, given) = batch["source"], batch["target"]
     given = torch.where(torch.arange(16) < 5, -1, given)  # five without a label
-    settings = {**SMALL, "batch_norm": False, "dropout": 0.0, "average_decay": 0.0}
+    settings = {**SMALL, "batch_norm": False, "dropout": 0.0, "ema_decay": 0.0}
     torch.manual_seed(0)
     module = PseudoLabelModule(weight=0.5, jitter=False, **settings)
     twin = copy.deepcopy(module.network)
@@ -62,7 +62,7 @@ def test_the_loss_is_that_of_source_and_weighted_target():
 def test_statistics_are_those_of_the_target_as_it_is_tested():
     batch = next(iter(pairs()))
     torch.manual_seed(0)
-    module = PseudoLabelModule(**SMALL, dropout=0.0, average_decay=0.0)
+    module = PseudoLabelModule(**SMALL, dropout=0.0, ema_decay=0.0)
     alone = copy.deepcopy(module.network).train()
     alone(batch["target"][0])
     gradients(module, batch)
@@ -94,7 +94,7 @@ def test_mixed_batches_label_confident_images_only():
 
 
 def test_it_begins_with_the_network_that_was_evaluated_and_reloads(tmp_path):
-    adapted = DANNModule(**SMALL, passes="separate")
+    adapted = DANNModule(**SMALL, bn_passes="separate")
     trained(adapted, pairs())
     module = PseudoLabelModule(**SMALL, threshold=0.7)
     module.begin_with(adapted)

@@ -39,7 +39,7 @@ SCRIPTS = ROOT / "scripts"
     ("kind", "flags", "message"),
     [
         (train_dann.Args, {"lr": float("inf")}, "--lr is a finite number, got inf"),
-        (train_dann.Args, {"strength": float("nan")}, "--strength is a finite number, got nan"),
+        (train_dann.Args, {"lambda_max": float("nan")}, "--lambda-max is a finite number, got nan"),
         (train_gan.Args, {"generator_lr": float("inf")}, "--generator-lr is a finite number"),
         (train_gan.Args, {"groups": 1_000_000}, "--groups is at most 10,000, got 1,000,000"),
         (train_gan.Args, {"latent_dim": 10**9}, "--latent-dim is at most 100,000, got 1,000,000,000"),

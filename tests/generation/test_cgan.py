@@ -85,7 +85,7 @@ def test_labels_are_the_groups():
     "settings", [{"conditioning": c} for c in EVERY] + [{"label_in_discriminator": False}]
 )
 def test_training_equals_a_plain_loop(settings):
-    rates = {"generator_lr": 1e-3, "discriminator_lr": 5e-4, "decay": "none", "r1": 0.0}
+    rates = {"generator_lr": 1e-3, "discriminator_lr": 5e-4, "lr_schedule": "none", "r1_weight": 0.0}
     module = cGANModule(**SMALL, **settings, **rates)
     reference = copy.deepcopy(module)
     loader = some_batches()
@@ -179,7 +179,13 @@ def test_it_learns_what_the_labels_mean_only_if_the_discriminator_is_told(condit
     data = ImageTensors(bars(labels), labels)
     torch.manual_seed(0)
     widths = {"latent_dim": 8, "generator_features": 8, "discriminator_features": 8}
-    rates = {"generator_lr": 2e-3, "discriminator_lr": 1e-3, "average_decay": 0.9, "decay": "none", "r1": 0.0}
+    rates = {
+        "generator_lr": 2e-3,
+        "discriminator_lr": 1e-3,
+        "ema_decay": 0.9,
+        "lr_schedule": "none",
+        "r1_weight": 0.0,
+    }
     module = cGANModule(conditioning=conditioning, label_in_discriminator=told, **widths, **rates)
     quiet_trainer(max_epochs=epochs).fit(module, BatchLoader(data, ShuffledBatches(160, 32)))
     asked = torch.arange(200) % 10

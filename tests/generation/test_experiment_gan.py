@@ -50,7 +50,7 @@ def test_a_dry_run_touches_everything_and_writes_nothing(tmp_path, mnist, monkey
 
 def test_a_run_leaves_figures_scores_and_checkpoints(tmp_path, mnist, capsys):
     # the default hardly changes in six batches of small networks, and a film has no equal frames
-    results = run(small(tmp_path, max_epochs=2, preset="practical", average_decay=0.999))
+    results = run(small(tmp_path, max_epochs=2, preset="practical", ema_decay=0.999))
     folder = tmp_path / "runs" / "gan"
     assert json.loads((folder / "results.json").read_text()) == results
     figures = {path.stem for path in (folder / "figures").iterdir()}

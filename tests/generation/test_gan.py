@@ -78,7 +78,7 @@ def reference_step(
     ],
 )
 def test_training_equals_a_plain_loop(loss, smoothing):
-    settings = PRACTICAL | {"average_decay": 0.999, "loss": loss, "label_smoothing": smoothing}
+    settings = PRACTICAL | {"ema_decay": 0.999, "loss": loss, "label_smoothing": smoothing}
     module = GANModule(**SMALL, **settings)
     reference = copy.deepcopy(module)
     loader = some_batches()
@@ -121,7 +121,7 @@ def test_no_step_of_one_network_moves_the_other(monkeypatch):
 def test_the_penalty_is_added_in_every_eighth_batch_to_the_discriminators_loss():
     """Against plain PyTorch; without weights on it, training is another."""
     settings = {**SMALL, **PRACTICAL}
-    module = GANModule(**settings | {"r1": 2.0})
+    module = GANModule(**settings | {"r1_weight": 2.0})
     reference, without = copy.deepcopy(module), GANModule(**settings)
     without.load_state_dict(module.state_dict())
     batches = some_batches(count=9)
@@ -169,7 +169,7 @@ def test_the_generator_steps_on_each_of_so_many_batches():
 
 @pytest.mark.parametrize("decay", ["none", "linear", "cosine"])
 def test_rates_fall_over_the_batches_of_all_epochs(decay):
-    module = GANModule(**SMALL, generator_lr=1e-3, discriminator_lr=2e-3, decay=decay)
+    module = GANModule(**SMALL, generator_lr=1e-3, discriminator_lr=2e-3, lr_schedule=decay)
     seen = []
 
     class Watch(lightning.Callback):
@@ -184,7 +184,7 @@ def test_rates_fall_over_the_batches_of_all_epochs(decay):
 def test_falling_rates_need_an_end():
     run = quiet_trainer(max_epochs=-1, max_steps=4)
     with pytest.raises(ValueError, match="give the trainer max_epochs"):
-        run.fit(GANModule(**SMALL, decay="linear"), some_batches())
+        run.fit(GANModule(**SMALL, lr_schedule="linear"), some_batches())
 
     class Endless(IterableDataset):
         def __iter__(self):
@@ -193,7 +193,7 @@ def test_falling_rates_need_an_end():
 
     with pytest.raises(ValueError, match="a loader that has a length"):
         quiet_trainer(max_epochs=1).fit(
-            GANModule(**SMALL, groups=0, decay="linear"), DataLoader(Endless(), batch_size=8)
+            GANModule(**SMALL, groups=0, lr_schedule="linear"), DataLoader(Endless(), batch_size=8)
         )
 
 
@@ -203,14 +203,14 @@ def test_falling_rates_need_an_end():
         ({"latent_dim": 0}, "latent_dim is at least 1, got 0"),
         ({"discriminator_steps": 0}, "discriminator_steps is at least 1"),
         ({"generator_lr": -1.0}, "generator_lr is not negative"),
-        ({"r1": float("nan")}, "r1 is not negative, got nan"),
+        ({"r1_weight": float("nan")}, "r1_weight is not negative, got nan"),
         ({"beta1": 1.0}, "beta1 is at least 0 and below 1, got 1.0"),
         ({"loss": "hinge", "label_smoothing": 0.1}, "no labels to smooth"),
         ({"loss": "lsgan"}, "loss is non-saturating, minimax, least-squares or hinge, got 'lsgan'"),
         ({"latents": "gaussian"}, "latents is normal or uniform, got 'gaussian'"),
         ({"upsampling": "bilinear"}, "upsampling is transposed or nearest"),
         ({"initialization": "xavier"}, "initialization is dcgan, pytorch or orthogonal"),
-        ({"decay": "exponential"}, "decay is none,"),
+        ({"lr_schedule": "exponential"}, "lr_schedule is none,"),
     ],
 )
 def test_bad_settings_are_named(settings, message):
@@ -242,7 +242,7 @@ def test_initialization_and_upsampling_reach_the_networks():
 
 
 def test_a_trained_module_can_be_trained_again():
-    module = GANModule(**SMALL, decay="linear")
+    module = GANModule(**SMALL, lr_schedule="linear")
     for _ in range(2):
         before = copy.deepcopy(module.generator.state_dict())
         quiet_trainer(max_epochs=1).fit(module, some_batches())
@@ -345,7 +345,7 @@ def test_preview_latents_are_saved_and_independent_of_the_global_seed():
 
 @pytest.mark.parametrize(
     ("stop_after", "settings"),
-    [(3, {}), (8, {}), (11, {}), (6, {"r1": 1.0, "discriminator_steps": 3, "decay": "cosine"})],
+    [(3, {}), (8, {}), (11, {}), (6, {"r1_weight": 1.0, "discriminator_steps": 3, "lr_schedule": "cosine"})],
 )
 def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, stop_after, settings):
     """Bit for bit: weights, optimizers, average, counter, and so the latents."""

@@ -38,7 +38,7 @@ def test_the_penalty_is_finite_in_half_precision(dtype):
             return torch.autocast("cpu", dtype)
 
     torch.manual_seed(0)
-    module = GANModule(**{**SMALL, **PRACTICAL, "discriminator_features": 8, "r1": 1.0})
+    module = GANModule(**{**SMALL, **PRACTICAL, "discriminator_features": 8, "r1_weight": 1.0})
     before = copy.deepcopy(module.discriminator.state_dict())
     scaler = torch.amp.GradScaler("cpu", init_scale=256.0)
     precision = Half("16-mixed", "cpu", scaler) if dtype == torch.float16 else Half("bf16-mixed", "cpu")

@@ -17,8 +17,8 @@ def test_learns_a_simple_distribution():
     images = torch.stack([left, left.flip(1)] * 64)[:, None]
     data = ImageTensors(images, torch.zeros(128).long())
     torch.manual_seed(0)
-    settings = {"generator_lr": 2e-3, "discriminator_lr": 1e-3, "average_decay": 0.9, "r1": 1.0}
-    module = GANModule(**SMALL, **settings, initialization="dcgan", decay="cosine")
+    settings = {"generator_lr": 2e-3, "discriminator_lr": 1e-3, "ema_decay": 0.9, "r1_weight": 1.0}
+    module = GANModule(**SMALL, **settings, initialization="dcgan", lr_schedule="cosine")
     before = module.sample(200)
     quiet_trainer(max_epochs=60).fit(module, BatchLoader(data, ShuffledBatches(128, 32)))
     after = module.sample(200)
