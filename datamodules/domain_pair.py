@@ -1,33 +1,14 @@
 """Two data sets of the same classes, a batch of each in every training step."""
 
 import warnings
-from typing import Any, Protocol
+from typing import Any
 
 import lightning
 from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor
 
+from datamodules.in_memory import InMemoryDataModule
 from datamodules.tensors import BatchLoader, ImageTensors, ShuffledBatches, eval_loader, on_device
-
-
-class Domain(Protocol):
-    """A data module whose images live in memory, such as `MNISTDataModule`."""
-
-    batch_size: int
-    num_workers: int
-    trainer: lightning.Trainer | None
-    train_data: ImageTensors
-    val_data: ImageTensors
-    test_data: ImageTensors
-
-    def prepare_data(self) -> None:
-        """Check that the data is there."""
-
-    def setup(self, stage: str | None = None) -> None:
-        """Load the data."""
-
-    def describe(self) -> dict[str, Any]:
-        """Return name, counts and sha256."""
 
 
 class DomainPairDataModule(lightning.LightningDataModule):
@@ -58,7 +39,9 @@ class DomainPairDataModule(lightning.LightningDataModule):
         (torch.Size([64, 3, 28, 28]), torch.Size([64, 3, 28, 28]))
     """
 
-    def __init__(self, source: Domain, target: Domain, *, batch_size: int = 128, seed: int = 0) -> None:
+    def __init__(
+        self, source: InMemoryDataModule, target: InMemoryDataModule, *, batch_size: int = 128, seed: int = 0
+    ) -> None:
         super().__init__()
         self.source, self.target = source, target
         self.batch_size, self.seed = batch_size, seed

@@ -4,19 +4,19 @@ import gzip
 import math
 import zlib
 from pathlib import Path
-from typing import Any
 
-import lightning
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
 from datamodules.files import SAMPLES, data_root
+from datamodules.in_memory import InMemoryDataModule
 from datamodules.layouts import find_idx
-from datamodules.tensors import BatchLoader, ImageTensors, describe, eval_loader, train_loader
+from datamodules.tensors import ImageTensors
 
 # md5 of the decompressed official files: recompressed copies have other .gz hashes, the same bytes.
+DIGITS = tuple("0123456789")
 OFFICIAL_MD5 = {
     "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
     "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
@@ -124,19 +124,7 @@ def check_shape(image_size: int, channels: int, *, enlarged: bool = False) -> No
         raise ValueError(f"image_size is {sizes} and channels 1 or 3, got {image_size} and {channels}")
 
 
-def hold_out(length: int, val_fraction: float) -> int:
-    """Return where validation begins: the last ``val_fraction`` of the items, in the official order.
-
-    Raises:
-        ValueError: One of the two parts would be empty.
-    """
-    held_out = round(length * val_fraction)
-    if not 0 < held_out < length:
-        raise ValueError(f"{length} training images leave {held_out} for validation; there must be more")
-    return length - held_out
-
-
-class MNISTDataModule(lightning.LightningDataModule):
+class MNISTDataModule(InMemoryDataModule):
     """MNIST for training, validation and test; batches of float images in [0, 1] and int64 labels.
 
     The split is a rule and depends on no seed: validation is the last twelfth of the official training
@@ -163,6 +151,8 @@ class MNISTDataModule(lightning.LightningDataModule):
         torch.Size([64, 1, 32, 32])
     """
 
+    classes = DIGITS
+
     def __init__(
         self,
         data_dir: str | Path | None = None,
@@ -175,49 +165,32 @@ class MNISTDataModule(lightning.LightningDataModule):
         val_fraction: float = 1 / 12,
         train_on_val: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(
+            data_dir,
+            batch_size=batch_size,
+            seed=seed,
+            num_workers=num_workers,
+            val_fraction=val_fraction,
+            train_on_val=train_on_val,
+        )
         check_shape(image_size, channels, enlarged=True)
-        if not 0 < val_fraction < 1:
-            raise ValueError(f"val_fraction lies between 0 and 1, got {val_fraction}")
-        self.data_dir, self.batch_size = data_dir, batch_size
-        self.seed, self.num_workers = seed, num_workers
         self.image_size, self.channels = image_size, channels
-        self.val_fraction, self.train_on_val = val_fraction, train_on_val
 
     def prepare_data(self) -> None:
         """Fail at once, in one process, if a file is missing. Never downloads."""
         for name in OFFICIAL_MD5:
             find_idx(data_root(self.data_dir), name)
 
-    def setup(self, stage: str | None = None) -> None:
-        """Load all three parts into memory."""
-        if hasattr(self, "train_data"):
-            return
+    def read(self) -> tuple[ImageTensors, ImageTensors]:
+        """Return the official training digits and the official test digits."""
         root = data_root(self.data_dir)
-        images, labels = load_mnist(root, train=True)
-        cut = hold_out(len(images), self.val_fraction)
-        end = None if self.train_on_val else cut
-        self.train_data = self._part(images[:end], labels[:end])
-        self.val_data = self._part(images[cut:], labels[cut:])
-        self.test_data = self._part(*load_mnist(root, train=False))
+        train, test = (load_mnist(root, train=train) for train in (True, False))
+        return self._part(*train), self._part(*test)
 
     def _part(self, images: Tensor, labels: Tensor) -> ImageTensors:
         return ImageTensors(to_size(images, self.image_size), labels, channels=self.channels)
 
-    def describe(self) -> dict[str, Any]:
-        """Return name, counts and sha256 of the data, for results.json."""
-        name = "MNIST, embedded sample" if data_root(self.data_dir) == SAMPLES else "MNIST"
-        parts = {"train": self.train_data, "val": self.val_data, "test": self.test_data}
-        return describe(name, **parts)
-
-    def train_dataloader(self) -> BatchLoader:
-        """Return the shuffled training batches."""
-        return train_loader(self.train_data, self, seed=self.seed)
-
-    def val_dataloader(self) -> BatchLoader:
-        """Return batches that score each validation digit exactly once."""
-        return eval_loader(self.val_data, self)
-
-    def test_dataloader(self) -> BatchLoader:
-        """Return batches that score each test digit exactly once."""
-        return eval_loader(self.test_data, self)
+    @property
+    def title(self) -> str:
+        """``MNIST``, or that it is the embedded sample."""
+        return "MNIST, embedded sample" if data_root(self.data_dir) == SAMPLES else "MNIST"

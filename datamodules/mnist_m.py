@@ -14,9 +14,8 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import lightning
 import numpy as np
 import torch
 from numpy.lib.stride_tricks import sliding_window_view
@@ -26,9 +25,10 @@ from torch import Tensor
 
 from datamodules.files import SAMPLES, atomic_file, data_root, not_found, say
 from datamodules.images import decode, decode_all, find_pictures
+from datamodules.in_memory import InMemoryDataModule
 from datamodules.layouts import find_idx, find_mnist_m
-from datamodules.mnist import hold_out, load_mnist, to_size
-from datamodules.tensors import BatchLoader, ImageTensors, describe, eval_loader, train_loader
+from datamodules.mnist import DIGITS, load_mnist, to_size
+from datamodules.tensors import ImageTensors
 
 RELEASE_COUNTS = (59_001, 9_001)
 SIZE = 32
@@ -246,7 +246,7 @@ def load_release(folder: Path, *, train: bool) -> tuple[Tensor, Tensor]:
     return pixels, torch.tensor(labels)
 
 
-class MNISTMDataModule(lightning.LightningDataModule):
+class MNISTMDataModule(InMemoryDataModule):
     """MNIST-M for training, validation and test; batches of float images (B, 3, H, W) in [0, 1] and labels.
 
     Args:
@@ -268,6 +268,8 @@ class MNISTMDataModule(lightning.LightningDataModule):
         torch.Size([64, 3, 32, 32])
     """
 
+    classes = DIGITS
+
     def __init__(
         self,
         data_dir: str | Path | None = None,
@@ -279,14 +281,12 @@ class MNISTMDataModule(lightning.LightningDataModule):
         val_fraction: float = 1 / 12,
         source: Literal["auto", "release", "generated"] = "auto",
     ) -> None:
-        super().__init__()
+        super().__init__(
+            data_dir, batch_size=batch_size, seed=seed, num_workers=num_workers, val_fraction=val_fraction
+        )
         if image_size not in (28, 32):
             raise ValueError(f"image_size is 28 or 32, got {image_size}")
-        if not 0 < val_fraction < 1:
-            raise ValueError(f"val_fraction lies between 0 and 1, got {val_fraction}")
-        self.data_dir, self.batch_size = data_dir, batch_size
-        self.seed, self.num_workers, self.image_size = seed, num_workers, image_size
-        self.val_fraction, self.source = val_fraction, source
+        self.image_size, self.source, self.made_of = image_size, source, ""
 
     def _release(self) -> Path | None:
         """Return the folder of the release, or None if the set is to be generated."""
@@ -306,42 +306,25 @@ class MNISTMDataModule(lightning.LightningDataModule):
         else:
             load_whole_release(root)
 
-    def setup(self, stage: str | None = None) -> None:
-        """Load all three parts into memory, and say what they are."""
-        if hasattr(self, "train_data"):
-            return
+    def read(self) -> tuple[ImageTensors, ImageTensors]:
+        """Return training and test images, and say what they are."""
         root = data_root(self.data_dir)
         if self._release() is not None:
-            tensors = load_whole_release(root)
-            self.title = "MNIST-M, common release"
+            tensors, self.made_of = load_whole_release(root), "common release"
         else:
-            tensors, made_of = load_generated(root)
-            self.title = f"MNIST-M, generated from MNIST and {made_of}"
-        train = (tensors["train_images"], tensors["train_labels"])
-        test = (tensors["test_images"], tensors["test_labels"])
-        cut = hold_out(len(train[0]), self.val_fraction)
-        self.train_data = self._part(train[0][:cut], train[1][:cut])
-        self.val_data = self._part(train[0][cut:], train[1][cut:])
-        self.test_data = self._part(*test)
-        say(f"{self.title}: {len(train[0]):,} training and {len(test[0]):,} test images")
+            tensors, sources = load_generated(root)
+            self.made_of = f"generated from MNIST and {sources}"
+        train, test = (
+            self._part(tensors[f"{part}_images"], tensors[f"{part}_labels"]) for part in ("train", "test")
+        )
+        say(f"{self.title}: {len(train):,} training and {len(test):,} test images")
+        return train, test
+
+    @property
+    def title(self) -> str:
+        """``MNIST-M``, and what it was made of."""
+        return f"MNIST-M, {self.made_of}"
 
     def _part(self, images: Tensor, labels: Tensor) -> ImageTensors:
         edge = (SIZE - self.image_size) // 2
         return ImageTensors(images[..., edge : SIZE - edge, edge : SIZE - edge], labels)
-
-    def describe(self) -> dict[str, Any]:
-        """Return name, counts and sha256 of the data, for results.json."""
-        parts = {"train": self.train_data, "val": self.val_data, "test": self.test_data}
-        return describe(self.title, **parts)
-
-    def train_dataloader(self) -> BatchLoader:
-        """Return the shuffled training batches."""
-        return train_loader(self.train_data, self, seed=self.seed)
-
-    def val_dataloader(self) -> BatchLoader:
-        """Return batches that score each validation image exactly once."""
-        return eval_loader(self.val_data, self)
-
-    def test_dataloader(self) -> BatchLoader:
-        """Return batches that score each test image exactly once."""
-        return eval_loader(self.test_data, self)

@@ -12,14 +12,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import lightning
 import numpy as np
 import torch
 
 from datamodules.files import data_root, say
 from datamodules.images import Found, decode_all, find_pictures, is_litter, kinds
+from datamodules.in_memory import InMemoryDataModule
 from datamodules.layouts import find_scene15
-from datamodules.tensors import BatchLoader, ImageTensors, describe, eval_loader, train_loader
+from datamodules.tensors import BatchLoader, ImageTensors, eval_loader, train_loader
 
 CLASSES = (
     "bedroom",
@@ -120,7 +120,7 @@ def split_by_seed(
     return chosen, rest
 
 
-class Scene15DataModule(lightning.LightningDataModule):
+class Scene15DataModule(InMemoryDataModule):
     """15 Scene for training, validation and test; batches of float images in [0, 1] and int64 labels.
 
     The images are decoded and resized once and live in memory as grey bytes.
@@ -151,6 +151,8 @@ class Scene15DataModule(lightning.LightningDataModule):
         torch.Size([16, 3, 64, 64])
     """
 
+    classes = CLASSES
+
     def __init__(
         self,
         data_dir: str | Path | None = None,
@@ -167,18 +169,21 @@ class Scene15DataModule(lightning.LightningDataModule):
         shuffle: bool = True,
         watch_test: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(
+            data_dir,
+            batch_size=batch_size,
+            seed=seed,
+            num_workers=num_workers,
+            val_fraction=val_fraction,
+            train_on_val=train_on_val,
+        )
         if channels not in (1, 3):
             raise ValueError(f"channels is 1 or 3, got {channels}")
         if duplicates not in ("keep", "drop_from_test"):
             raise ValueError(f"duplicates is keep or drop_from_test, got {duplicates}")
-        if not 0 < val_fraction < 1:
-            raise ValueError(f"val_fraction lies between 0 and 1, got {val_fraction}")
-        self.data_dir, self.batch_size, self.seed = data_dir, batch_size, seed
-        self.num_workers, self.image_size, self.channels = num_workers, image_size, channels
+        self.image_size, self.channels = image_size, channels
         self.split_seed, self.duplicates = split_seed, duplicates
-        self.val_fraction, self.train_on_val, self.shuffle = val_fraction, train_on_val, shuffle
-        self.watch_test = watch_test
+        self.shuffle, self.watch_test = shuffle, watch_test
         self.not_read = Counter[str]()  # files that are no pictures, by suffix
 
     def find(self) -> tuple[list[tuple[Path, int]], list[tuple[Path, int]], str]:
@@ -201,7 +206,10 @@ class Scene15DataModule(lightning.LightningDataModule):
         self.find()
 
     def setup(self, stage: str | None = None) -> None:
-        """Audit the files, decode them into memory, and print the audit."""
+        """Audit the files, decode them into memory, and print the audit.
+
+        Of each class's training images some are held out: here the last are no fair part of all.
+        """
         if hasattr(self, "train_data"):
             return
         train, test, split = self.find()
@@ -224,19 +232,26 @@ class Scene15DataModule(lightning.LightningDataModule):
         val, _ = audit(rest, val, drop=True)
         self.train_files = train if self.train_on_val else rest
         self.val_files, self.test_files = val, test
-        self.train_data = self._load(self.train_files)
+        self.train_data, self.test_data = self.read()
         self.val_data = self._load(self.val_files)
-        self.test_data = self._load(self.test_files)
+
+    def read(self) -> tuple[ImageTensors, ImageTensors]:
+        """Return training and test images, once the files are known."""
+        return self._load(self.train_files), self._load(self.test_files)
 
     def _load(self, files: list[tuple[Path, int]]) -> ImageTensors:
         images = decode_all([path for path, _ in files], mode="L", size=self.image_size)
         labels = torch.tensor([label for _, label in files])
         return ImageTensors(images, labels, channels=self.channels)
 
+    @property
+    def title(self) -> str:
+        """``15 Scene``, and which split."""
+        return f"15 Scene, {self.split}"
+
     def describe(self) -> dict[str, Any]:
         """Return name, counts, sha256 and audit of the data, for results.json."""
-        parts = {"train": self.train_data, "val": self.val_data, "test": self.test_data}
-        return describe(f"15 Scene, {self.split}", **parts) | {"audit": asdict(self.audit)}
+        return super().describe() | {"audit": asdict(self.audit)}
 
     def train_dataloader(self) -> BatchLoader:
         """Return the shuffled training batches, or all training images in order."""
@@ -248,10 +263,6 @@ class Scene15DataModule(lightning.LightningDataModule):
         """Return batches that score each validation image exactly once; with ``watch_test``, two loaders."""
         loader = eval_loader(self.val_data, self)
         return [loader, self.test_dataloader()] if self.watch_test else loader
-
-    def test_dataloader(self) -> BatchLoader:
-        """Return batches that score each test image exactly once."""
-        return eval_loader(self.test_data, self)
 
 
 def audit(

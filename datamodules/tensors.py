@@ -81,6 +81,13 @@ class ImageTensors(Dataset[Batch]):
         for numbers in torch.split(torch.arange(len(self)), size):
             yield self[numbers][0]
 
+    def between(self, start: int, stop: int | None) -> "ImageTensors":
+        """Return the images from ``start`` to before ``stop``, or to the end; they share the memory."""
+        rows = slice(start, stop)
+        return ImageTensors(
+            self.images[rows], self.labels[rows], channels=self.channels, transform=self.transform
+        )
+
     def part(self, numbers: Tensor, labels: Tensor | None = None) -> "ImageTensors":
         """Return some of the images, with their labels or with others."""
         rows = numbers.to(self.images.device)

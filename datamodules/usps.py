@@ -3,9 +3,7 @@
 import bz2
 import zlib
 from pathlib import Path
-from typing import Any
 
-import lightning
 import numpy as np
 import torch
 from sklearn.datasets import load_svmlight_file
@@ -13,9 +11,10 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from datamodules.files import data_root
+from datamodules.in_memory import InMemoryDataModule
 from datamodules.layouts import USPS, find_usps
-from datamodules.mnist import check_shape, hold_out, to_size
-from datamodules.tensors import BatchLoader, ImageTensors, describe, eval_loader, train_loader
+from datamodules.mnist import DIGITS, check_shape, to_size
+from datamodules.tensors import ImageTensors
 
 
 def load_usps(root: Path, part: str) -> tuple[Tensor, Tensor]:
@@ -51,7 +50,7 @@ def load_usps(root: Path, part: str) -> tuple[Tensor, Tensor]:
     return images.reshape(-1, 1, 16, 16), torch.from_numpy(labels).long()
 
 
-class USPSDataModule(lightning.LightningDataModule):
+class USPSDataModule(InMemoryDataModule):
     """USPS for training, validation and test; batches of float images (B, C, H, W) in [0, 1] and labels.
 
     Digits are scaled to 20x20 and padded with black to ``image_size``, so that they are as large as those
@@ -75,6 +74,8 @@ class USPSDataModule(lightning.LightningDataModule):
         torch.Size([16, 1, 28, 28])
     """
 
+    classes = DIGITS
+
     def __init__(
         self,
         data_dir: str | Path | None = None,
@@ -85,10 +86,8 @@ class USPSDataModule(lightning.LightningDataModule):
         image_size: int = 28,
         channels: int = 1,
     ) -> None:
-        super().__init__()
+        super().__init__(data_dir, batch_size=batch_size, seed=seed, num_workers=num_workers)
         check_shape(image_size, channels)
-        self.data_dir, self.batch_size = data_dir, batch_size
-        self.seed, self.num_workers = seed, num_workers
         self.image_size, self.channels = image_size, channels
 
     def prepare_data(self) -> None:
@@ -96,33 +95,17 @@ class USPSDataModule(lightning.LightningDataModule):
         for part in USPS:
             find_usps(data_root(self.data_dir), part)
 
-    def setup(self, stage: str | None = None) -> None:
-        """Load all three parts into memory."""
-        if hasattr(self, "train_data"):
-            return
-        images, labels = load_usps(data_root(self.data_dir), "train")
-        cut = hold_out(len(images), 1 / 12)
-        self.train_data = self._part(images[:cut], labels[:cut])
-        self.val_data = self._part(images[cut:], labels[cut:])
-        self.test_data = self._part(*load_usps(data_root(self.data_dir), "test"))
+    def read(self) -> tuple[ImageTensors, ImageTensors]:
+        """Return the training digits and the test digits."""
+        root = data_root(self.data_dir)
+        return self._part(*load_usps(root, "train")), self._part(*load_usps(root, "test"))
 
     def _part(self, images: Tensor, labels: Tensor) -> ImageTensors:
         digits = interpolate(images.float(), (20, 20), mode="bilinear", antialias=True)
         padded = to_size(digits.round().to(torch.uint8), self.image_size)
         return ImageTensors(padded, labels, channels=self.channels)
 
-    def describe(self) -> dict[str, Any]:
-        """Return name, counts and sha256 of the data, for results.json."""
-        return describe("USPS", train=self.train_data, val=self.val_data, test=self.test_data)
-
-    def train_dataloader(self) -> BatchLoader:
-        """Return the shuffled training batches."""
-        return train_loader(self.train_data, self, seed=self.seed)
-
-    def val_dataloader(self) -> BatchLoader:
-        """Return batches that score each validation digit exactly once."""
-        return eval_loader(self.val_data, self)
-
-    def test_dataloader(self) -> BatchLoader:
-        """Return batches that score each test digit exactly once."""
-        return eval_loader(self.test_data, self)
+    @property
+    def title(self) -> str:
+        """``USPS``."""
+        return "USPS"

@@ -12,10 +12,8 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from datamodules.domain_pair import Domain, DomainPairDataModule
-from datamodules.mnist import MNISTDataModule
-from datamodules.mnist_m import MNISTMDataModule
-from datamodules.usps import USPSDataModule
+from datamodules import dataset
+from datamodules.domain_pair import DomainPairDataModule
 from rdfia.adaptation import embeddings
 from rdfia.adaptation.config import (
     ABLATION,
@@ -117,12 +115,11 @@ def rows_of(args: Args) -> dict[str, dict[str, Any]]:
 def digit_pair(args: Args) -> DomainPairDataModule:
     """Return the data module of source and target."""
     reading: dict[str, Any] = {"batch_size": args.batch_size, "image_size": 28}
-    sets: dict[str, Domain] = {
-        "mnist": MNISTDataModule(args.data_dir, channels=3, **reading),
-        "mnist-m": MNISTMDataModule(args.data_dir, **reading),
-        "usps": USPSDataModule(args.data_dir, channels=3, **reading),
-    }
-    return DomainPairDataModule(sets[args.source], sets[args.target], batch_size=args.batch_size)
+    source, target = (
+        dataset(name)(args.data_dir, **reading, **({} if name == "mnist-m" else {"channels": 3}))
+        for name in (args.source, args.target)
+    )
+    return DomainPairDataModule(source, target, batch_size=args.batch_size)
 
 
 def module_flags(args: Args) -> dict[str, Any]:

@@ -6,9 +6,9 @@ from typing import Any
 
 import lightning
 
+from datamodules import dataset
 from datamodules.files import data_root
-from datamodules.mnist import MNISTDataModule
-from datamodules.scene15 import CLASSES, Scene15DataModule
+from datamodules.scene15 import Scene15DataModule
 from rdfia.common import plots
 from rdfia.engine import callbacks, devices, runs, training, wandb_run
 from rdfia.transfer.config import FineTuneArgs
@@ -31,15 +31,11 @@ def run(args: FineTuneArgs) -> dict[str, Any]:
         "image_size": 64 if args.fast_dev_run else args.image_size,
         "train_on_val": args.train_on_val,
     }
-    images: MNISTDataModule | Scene15DataModule
-    if args.dataset == "mnist":
-        images, classes = MNISTDataModule(args.data_dir, channels=3, **reading), tuple("0123456789")
-    else:
-        images = Scene15DataModule(args.data_dir, watch_test=args.watch_test, **reading)
-        classes = CLASSES
+    only_scenes = {"watch_test": args.watch_test} if args.dataset == "scene15" else {}
+    images = dataset(args.dataset)(args.data_dir, channels=3, **reading, **only_scenes)
     images.prepare_data()
     lightning.seed_everything(args.seed, workers=True, verbose=False)
-    fixed: dict[str, Any] = {"data_dir": data_root(args.data_dir), "classes": len(classes)}
+    fixed: dict[str, Any] = {"data_dir": data_root(args.data_dir), "classes": len(images.classes)}
     fixed["image_size"] = reading["image_size"]
     module = FineTuneModule(**{name: getattr(args, name) for name in OF_THE_MODULE}, **fixed)
     images.setup()
@@ -75,7 +71,7 @@ def run(args: FineTuneArgs) -> dict[str, Any]:
     if epochs and not args.train_on_val:
         metrics["val_accuracy"] = [max(history["val/accuracy"][1])]
     metrics["epochs"] = [float(epochs)]
-    draw(args, module, classes, history, scores["test/accuracy"], folder, trainer)
+    draw(args, module, images.classes, history, scores["test/accuracy"], folder, trainer)
     results = runs.write_results(
         folder,
         trainer,

@@ -9,9 +9,10 @@ import lightning
 import torch
 from torch import Tensor
 
+from datamodules import dataset
 from datamodules.files import data_root, say
-from datamodules.mnist import MNISTDataModule
-from datamodules.scene15 import CLASSES, TRAIN_PER_CLASS, Scene15DataModule, audit, split_by_seed
+from datamodules.in_memory import InMemoryDataModule
+from datamodules.scene15 import TRAIN_PER_CLASS, Scene15DataModule, audit, split_by_seed
 from datamodules.tensors import ImageTensors
 from rdfia.common.backbones import Backbone, load_backbone
 from rdfia.common.memory import give_back_memory
@@ -171,14 +172,13 @@ def where(args: SVMArgs) -> dict[str, Any]:
     return {"weights": args.weights, "data_dir": data_root(args.data_dir), "channels": args.channels}
 
 
-def data_module(args: SVMArgs) -> Scene15DataModule | MNISTDataModule:
+def data_module(args: SVMArgs) -> InMemoryDataModule:
     """Return the data module of what is classified."""
     size = 64 if args.fast_dev_run else args.image_size
-    kind = MNISTDataModule if args.dataset == "mnist" else Scene15DataModule
-    return kind(args.data_dir, image_size=size, train_on_val=True)
+    return dataset(args.dataset)(args.data_dir, image_size=size, train_on_val=True)
 
 
-def read(args: SVMArgs, scenes: Scene15DataModule | MNISTDataModule) -> Pictures:
+def read(args: SVMArgs, scenes: InMemoryDataModule) -> Pictures:
     """Return all images of a data module that is set up."""
     pixels = torch.cat([scenes.train_data.images, scenes.test_data.images])
     labels = torch.cat([scenes.train_data.labels, scenes.test_data.labels])
@@ -187,13 +187,12 @@ def read(args: SVMArgs, scenes: Scene15DataModule | MNISTDataModule) -> Pictures
     if args.shuffle_labels:
         generator = torch.Generator().manual_seed(args.seed)
         labels[train] = labels[train][torch.randperm(len(train), generator=generator)]
-    named = isinstance(scenes, Scene15DataModule)
     return Pictures(
         photographs,
         labels,
         train,
         test,
-        classes=CLASSES if named else tuple("0123456789"),
+        classes=scenes.classes,
         files=scenes.train_files + scenes.test_files if isinstance(scenes, Scene15DataModule) else [],
         data=scenes.describe(),
     )
