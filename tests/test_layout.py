@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -106,3 +107,30 @@ def test_no_file_is_over_400_lines_and_no_function_over_100():
                 if isinstance(node, ast.FunctionDef) and node.end_lineno:
                     length = node.end_lineno - node.lineno + 1
                     assert length <= 100, f"{node.name} of {path} has {length} lines"
+
+
+def named(dotted: str) -> object:
+    """Return what a dotted name stands for."""
+    parts = dotted.split(".")
+    for length in range(len(parts), 0, -1):
+        try:
+            found: object = importlib.import_module(".".join(parts[:length]))
+        except ModuleNotFoundError:
+            continue
+        for attribute in parts[length:]:
+            found = getattr(found, attribute)
+        return found
+    raise ModuleNotFoundError(dotted)
+
+
+def test_what_prose_and_messages_name_is_there():
+    texts = [path for folder in ("rdfia", "datamodules", "scripts") for path in modules(folder)]
+    count = 0
+    for path in [*texts, ROOT / "README.md"]:
+        for dotted in re.findall(r"\b((?:rdfia|datamodules)(?:\.\w+)+)", path.read_text()):
+            try:
+                named(dotted)
+            except (AttributeError, ModuleNotFoundError) as error:
+                raise AssertionError(f"{path} names {dotted}") from error
+            count += 1
+    assert count > 100

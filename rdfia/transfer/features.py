@@ -2,7 +2,7 @@
 
 A layer whose features fit in memory is computed once and kept, on disk too if asked. Of a wider one (VGG16's
 conv1_2 has 3.2 million numbers an image) the features of some images are computed whenever they are needed,
-which is all that `rdfia.transfer.linear_svm.gram_matrix` asks for.
+which is all that `rdfia.transfer.gram.gram_matrix` asks for.
 """
 
 import hashlib
