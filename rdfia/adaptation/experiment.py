@@ -32,7 +32,7 @@ from rdfia.adaptation.scores import information
 from rdfia.common import plots
 from rdfia.common.weights import weights_hash
 from rdfia.engine import devices, runs, training, wandb_run
-from rdfia.engine.args import part_of
+from rdfia.engine.args import keywords, part_of
 from rdfia.engine.errors import Diverged
 
 Scores = dict[str, float]
@@ -124,17 +124,8 @@ def digit_pair(args: Args) -> DomainPairDataModule:
 
 def module_flags(args: Args) -> dict[str, Any]:
     """Return the keywords of `DANNModule` that follow from the flags."""
-    names = (
-        *("scaling", "batch_norm", "dropout", "domain_width", "initialization", "bn_passes", "optimizer"),
-        *("lr", "momentum", "lr_schedule", "ema_decay"),
-    )
-    given = {name: value for name in names if (value := getattr(args, name)) is not None}
     recipe = PAPER if args.network == "paper" else {}
-    return (
-        recipe
-        | given
-        | {"lambda_schedule": args.lambda_schedule, "lambda_max": args.lambda_max, **ROWS[args.row()]}
-    )
+    return recipe | keywords(DANNModule, args) | ROWS[args.row()]
 
 
 def train_row(

@@ -3,8 +3,10 @@
 Imports neither torch nor Lightning, so that ``--help`` and a misspelt flag are answered at once.
 """
 
+import inspect
 import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -129,6 +131,15 @@ def check_values(args: Any) -> None:
     if len(set(seeds)) < len(seeds):
         twice = next(seed for seed in seeds if seeds.count(seed) > 1)
         raise ValueError(f"--seeds are different from each other, got {twice} {seeds.count(twice)} times")
+
+
+def keywords(function: Callable[..., Any], args: Any) -> dict[str, Any]:
+    """Return the flags that ``function`` takes by their names, but for those that are not given (None).
+
+    By the signature, and not by a list of names, in which a new flag could be forgotten and then ignored.
+    """
+    taken = inspect.signature(function).parameters
+    return {name: value for name, value in vars(args).items() if name in taken and value is not None}
 
 
 def check_part(part: tuple[int, int] | None, overwrite: bool) -> None:

@@ -1,7 +1,6 @@
 """The experiments with GANs: train one of either kind, score its digits with the digit judge, draw them."""
 
 import dataclasses
-import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from torch import Tensor
 from datamodules.mnist import MNISTDataModule
 from rdfia.common import plots
 from rdfia.engine import callbacks, devices, runs, training, wandb_run
+from rdfia.engine.args import keywords
 from rdfia.engine.errors import Diverged
 from rdfia.generation.cgan import cGANModule
 from rdfia.generation.config import (
@@ -109,8 +109,8 @@ class Experiment:
             on_test = {}
         if not trainer.is_global_zero:
             return {}
-        against, kind = (digits.val_data, "held-out training digits") if held_out else (digits.test_data, "")
-        kind = kind or "test digits"
+        against = digits.val_data if held_out else digits.test_data
+        kind = "held-out training digits" if held_out else "test digits"
         # The floor is of as many digits as were generated: with fewer, all distances are larger.
         count = min(len(against), len(digits.train_data), 64 if args.fast_dev_run else 10**9)
         real, others = against[range(count)][0], digits.train_data[range(count)][0]
@@ -261,10 +261,7 @@ def run_conditional(args: ConditionalGANArgs) -> dict[str, Any]:
 
 def module_flags(args: SharedArgs) -> dict[str, Any]:
     """Return the keywords of `GANModule` that follow from the flags."""
-    keywords = inspect.signature(GANModule).parameters
-    own = [field.name for field in dataclasses.fields(args) if field.name in keywords]
-    given = {name: value for name in own if (value := getattr(args, name)) is not None}
-    return (PRACTICAL if args.preset == "practical" else {}) | given
+    return (PRACTICAL if args.preset == "practical" else {}) | keywords(GANModule, args)
 
 
 def read_digits(args: SharedArgs) -> MNISTDataModule:

@@ -11,15 +11,9 @@ from datamodules.files import data_root
 from datamodules.scene15 import Scene15DataModule
 from rdfia.common import plots
 from rdfia.engine import callbacks, devices, runs, training, wandb_run
+from rdfia.engine.args import keywords
 from rdfia.transfer.config import FineTuneArgs
 from rdfia.transfer.fine_tune import FineTuneModule
-
-# Flags that are keywords of `FineTuneModule`.
-OF_THE_MODULE = (
-    *("backbone", "layer", "weights", "grids", "hidden", "top", "unfreeze_top_at", "unfreeze_all_at"),
-    *("head_lr", "top_lr", "trunk_lr", "weight_decay", "label_smoothing", "freeze_batch_norm"),
-    *("augment", "seed"),
-)
 
 
 def run(args: FineTuneArgs) -> dict[str, Any]:
@@ -37,7 +31,7 @@ def run(args: FineTuneArgs) -> dict[str, Any]:
     lightning.seed_everything(args.seed, workers=True, verbose=False)
     fixed: dict[str, Any] = {"data_dir": data_root(args.data_dir), "classes": len(images.classes)}
     fixed["image_size"] = reading["image_size"]
-    module = FineTuneModule(**{name: getattr(args, name) for name in OF_THE_MODULE}, **fixed)
+    module = FineTuneModule(**keywords(FineTuneModule, args) | fixed)
     images.setup()
     images.train_dataloader()  # says now if a batch is too large
     data = images.describe()
