@@ -94,7 +94,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "adversarial": Experiment(
         "visualize",
         f"adversarial {COMPARED} --attacks fool fgsm pgd pgd_l2 eot pixels shapes "
-        "--matrix fool --influence 10 --queries 2000",
+        "--matrix fool --targets-per-image 10 --queries 2000",
         "adversarial --attacks fool pgd eot",
     ),
     "class_practical": Experiment(

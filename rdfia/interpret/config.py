@@ -17,7 +17,7 @@ LEAST |= {
     "jitter": 0,
     "patch_size": 4,
     "patch_steps": 1,
-    "influence": 0,
+    "targets_per_image": 0,
 }
 
 
@@ -111,7 +111,7 @@ class Saliency(Pictures):
         "grad_cam",
     )
     """Attribution methods."""
-    of: str = "true"
+    target_class: str = "true"
     """Class to explain: `true`, `predicted`, or a class name."""
     samples: int = 25
     """Noisy copies of SmoothGrad, and steps of integrated gradients."""
@@ -162,17 +162,15 @@ class Adversarial(Pictures):
     """L2 bounds of the success curve of pgd_l2."""
     matrix: Annotated[Literal["fool", "fgsm", "pgd", "pgd_l2"] | None, default("no matrix")] = None
     """Attack for the transfer matrix: crafted on each network, tested on all."""
-    influence: int = 0
+    targets_per_image: int = 0
     """Random targets per image, to measure what a target costs; 0 skips it."""
     compile: bool = False
     """Compile the network for the attacks that only query it (pixels, shapes)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.influence > 999:
-            raise ValueError(
-                f"--influence is at most 999, the other classes of ImageNet, got {self.influence}"
-            )
+        if (count := self.targets_per_image) > 999:
+            raise ValueError(f"--targets-per-image is at most 999, the classes besides its own, got {count}")
         if "shapes" in self.attacks and self.queries <= DISCS:
             raise ValueError(
                 f"--queries is at least {DISCS + 1} for shapes, one and a generation, got {self.queries}"

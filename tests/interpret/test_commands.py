@@ -162,7 +162,7 @@ def test_grad_cam_takes_the_deepest_layer_with_maps():
 def test_saliency_is_drawn_and_measured(tmp_path):
     given = {"image_size": 64, "samples": 2, "randomized": 1, "output_dir": tmp_path, "accelerator": "cpu"}
     methods = ("gradient", "grad_cam")
-    results = run(Saliency(data_dir=SAMPLE, methods=methods, of="predicted", **given))
+    results = run(Saliency(data_dir=SAMPLE, methods=methods, target_class="predicted", **given))
     for method in methods:
         for kind in ("deletion", "insertion", "randomized"):
             assert -1 <= results["metrics"][f"squeezenet1_1/{method}/{kind}"]["mean"] <= 1
@@ -269,7 +269,7 @@ def test_dry_runs_write_nothing(tmp_path, kind):
 @pytest.mark.parametrize(
     ("kind", "flags", "message"),
     [
-        (Saliency, {"of": "tabbi"}, "no class 'tabbi'; did you mean tabby"),
+        (Saliency, {"target_class": "tabbi"}, "no class 'tabbi'; did you mean tabby"),
         (Adversarial, {"patch_size": 300, "attacks": ("patch",)}, "--patch-size is below --image-size 224"),
         (
             ClassVisualization,
@@ -282,7 +282,7 @@ def test_dry_runs_write_nothing(tmp_path, kind):
         (Adversarial, {"target": "true"}, "no class 'true'"),
         (Adversarial, {"queries": 3}, "--queries is at least 10"),
         (Adversarial, {"queries": 32, "attacks": ("shapes",)}, "--queries is at least 33 for shapes"),
-        (Adversarial, {"influence": 1000}, "--influence is at most 999"),
+        (Adversarial, {"targets_per_image": 1000}, "--targets-per-image is at most 999"),
         (Adversarial, {"epsilon": -2.0}, "--epsilon is above 0, got -2"),
         (Adversarial, {"curve": (0.0, 1.0)}, "--curve is above 0, got 0"),
         (Saliency, {"compare": ("squeezenet1_1",)}, "squeezenet1_1 is named twice"),
@@ -353,7 +353,7 @@ def test_what_transfers_what_a_target_costs_and_a_patch(tmp_path, monkeypatch):
             curve=(2.0,),
             curve_l2=(0.2, 2.0),
             matrix="pgd",
-            influence=2,
+            targets_per_image=2,
             patch_size=24,
             patch_steps=5,
             image_size=96,

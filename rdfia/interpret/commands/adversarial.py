@@ -93,7 +93,7 @@ def attack_images(
         besides["transfer_matrix"] = functools.partial(
             compared.transfer_matrix, args, args.matrix, networks, shown, folder, trainer
         )
-    if args.influence:
+    if args.targets_per_image:
         besides["influence"] = functools.partial(compared.influence_of_targets, *right_ones)
     for name, work in besides.items():
         metrics |= once(folder, trainer, name, work)

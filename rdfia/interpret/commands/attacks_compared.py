@@ -89,9 +89,14 @@ def influence_of_targets(
 ) -> dict[str, list[float]]:
     """Fool each image to several targets; return how far a target is, by how probable it was before."""
     generator = torch.Generator().manual_seed(args.seed)
-    steps = torch.stack([torch.randperm(999, generator=generator)[: args.influence] + 1 for _ in images])
+    steps = torch.stack(
+        [torch.randperm(999, generator=generator)[: args.targets_per_image] + 1 for _ in images]
+    )
     targets = ((truth[:, None] + steps.to(truth)) % 1000).flatten()
-    several, own = images.repeat_interleave(args.influence, 0), truth.repeat_interleave(args.influence)
+    several, own = (
+        images.repeat_interleave(args.targets_per_image, 0),
+        truth.repeat_interleave(args.targets_per_image),
+    )
     logits = all_logits(network, several, args.batch_size)
     rank = (logits > logits.gather(1, targets[:, None])).sum(1)  # 0: the most probable class
     found = adversarial.fool(network, several, own, targets, batch_size=args.batch_size)

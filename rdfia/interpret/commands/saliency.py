@@ -34,7 +34,7 @@ def prepare_saliency(
     args: Saliency, networks: dict[str, Any], shown: Shown
 ) -> Callable[[Path, Any], Numbers]:
     """Check class, layers and weights; return what draws and measures, for a folder and a trainer."""
-    asked = None if args.of in ("true", "predicted") else class_of(args.of)
+    asked = None if args.target_class in ("true", "predicted") else class_of(args.target_class)
     layers = {name: args.layer or last_maps(network, shown.images[:1]) for name, network in networks.items()}
     for name, network in networks.items():
         network.find_layer(layers[name])
@@ -79,7 +79,7 @@ def draw_saliency(
     classes = imagenet_classes()
     predicted = {name: predict(network, images, args.batch_size) for name, network in networks.items()}
     known = known_classes(shown, predicted[args.backbone])
-    asked_of = {name: told if args.of == "predicted" else known for name, told in predicted.items()}
+    asked_of = {name: told if args.target_class == "predicted" else known for name, told in predicted.items()}
     if asked is not None:
         asked_of = dict.fromkeys(networks, torch.full_like(known, asked))
     metrics: dict[str, list[float]] = {}
