@@ -182,7 +182,7 @@ PRACTICAL: dict[str, Any] = {"parametrization": "pixels", "steps": 200, "rate": 
 PRACTICAL |= {"blur_every": 10, "jitter": 16, "crop": 1.0, "rotation": 0.0, "smoothness": 0.0}
 STEPS: dict[str, dict[str, Any]] = {
     "spectrum, Adam": {"parametrization": "fourier", "rate": 0.05, "penalty": 0.0, "blur_every": 0},
-    "seen in parts": {"crop": 0.08, "rotation": 10.0, "jitter": 0},
+    "random crops": {"crop": 0.08, "rotation": 10.0, "jitter": 0},
     "400 steps": {"steps": 400},
 }
 BEST = PRACTICAL | {flag: value for change in STEPS.values() for flag, value in change.items()}

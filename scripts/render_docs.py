@@ -1,0 +1,218 @@
+"""Render README.md and docs/*.md from their templates and results/*.json, so that no number is typed by hand.
+
+python scripts/render_docs.py
+
+A page ``docs/templates/<page>.md.j2`` becomes ``docs/<page>.md``, and README.md.j2 becomes README.md. In a
+template a measured number is ``{{ value("gan", "judge_fid", 2) }}``; one that somebody else published is
+``{{ published("76.66") }}``, one that is a setting ``{{ setting("0.9") }}``. A sentence that depends on
+numbers stands in ``{{ claim(condition, "sentence") }}``, which fails when it is no longer true.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from lab_questions import CHAPTERS, SUMMARY
+
+from datamodules.files import atomic_file
+from rdfia.common import plots
+from rdfia.engine import report, runs
+
+ROOT = Path(__file__).resolve().parent.parent
+TEMPLATES = ROOT / "docs" / "templates"
+
+
+class UntrueError(ValueError):
+    """A claim of a page that the results do not bear out."""
+
+
+def page_of(template: Path) -> Path:
+    """Return the page that a template becomes."""
+    name = template.name.removesuffix(".j2")
+    return ROOT / name if name == "README.md" else ROOT / "docs" / name
+
+
+def result(run: str) -> dict[str, Any]:
+    """Return the content of ``results/<run>.json``."""
+    found: dict[str, Any] = json.loads((ROOT / "results" / f"{run}.json").read_text())
+    return found
+
+
+def metric(run: str, name: str) -> dict[str, Any] | None:
+    """Return a metric of a run; None where it has none of that name."""
+    found: dict[str, Any] | None = result(run)["metrics"].get(name)
+    return found
+
+
+def mean(run: str, name: str) -> float:
+    """Return the mean of a metric over seeds.
+
+    Raises:
+        KeyError: The run has no metric of that name.
+    """
+    return float(result(run)["metrics"][name]["mean"])
+
+
+def value(run: str, name: str, digits: int = 3, part: str = "mean") -> str:
+    """Return the mean, or the std, of a metric."""
+    return f"{result(run)['metrics'][name][part]:,.{digits}f}"
+
+
+def spread(run: str, name: str, digits: int = 3) -> str:
+    """Return mean ± standard deviation over seeds, or a share with its 95 % interval; ``-`` if not there."""
+    found = metric(run, name)
+    return "-" if found is None else runs.spread(found, digits)
+
+
+def rows(run: str, score: str) -> list[str]:
+    """Return the rows of a table that have a score, as they stand in the results."""
+    end = f"/{score}"
+    return [name.removesuffix(end) for name in result(run)["metrics"] if name.endswith(end)]
+
+
+def best(run: str, score: str, *, least: bool = False) -> str:
+    """Return the row of a table with the largest mean of a score, or the smallest."""
+    by = {row: mean(run, f"{row}/{score}") for row in rows(run, score)}
+    return min(by, key=by.__getitem__) if least else max(by, key=by.__getitem__)
+
+
+def claim(condition: bool, sentence: str) -> str:
+    """Return a sentence that holds as long as a condition of numbers does.
+
+    Raises:
+        UntrueError: It does not hold any more.
+    """
+    if not condition:
+        raise UntrueError(f"the results no longer say: {sentence}")
+    return sentence
+
+
+def origin(run: str) -> str:
+    """Return commit, device, precision and time of a run, as words.
+
+    Raises:
+        UntrueError: The code of the run was not committed.
+    """
+    found = result(run)
+    if "dirty" in found["commit"]:
+        raise UntrueError(f"results/{run}.json is of code that no commit holds ({found['commit']})")
+    words = [f"commit {found['commit']}", found["device"].replace("1 threads", "1 thread")]
+    words += [found["precision"]] if "precision" in found else []
+    seeds = len(found.get("seeds", ()))
+    words += [f"{seeds} seeds"] if seeds > 1 else []
+    words += [f"{found['wall_seconds']:,.0f} s"] if "wall_seconds" in found else []
+    words += [f"{found['peak_memory_gb']} GB"] if "peak_memory_gb" in found else []
+    return ", ".join(words)
+
+
+def command(run: str) -> str:
+    """Return the command of a run as a block of code, and where it ran."""
+    found = result(run)
+    line = found["command"].removesuffix(" --overwrite").replace(" --overwrite ", " ")
+    line = line.replace("--data-dir ../shared/data", "--data-dir data")  # wherever it lay
+    return f"```\n{line}\n```\n\n`results/{run}.json`: {origin(run)}."
+
+
+def few(items: list[str]) -> list[str]:
+    """Return the first and the last two of more than four."""
+    return items if len(items) <= 4 else [*items[:2], "…", *items[-2:]]
+
+
+def answers() -> list[dict[str, str]]:
+    """Return the questions of the practical with experiments, numbers and figures.
+
+    Raises:
+        UntrueError: A question has no number.
+    """
+    found = []
+    for chapter in CHAPTERS:
+        for question in chapter.questions:
+            names = list(report.runs_of(question))
+            table = report.answer(question, report.read_runs(ROOT / "results", names, "{}.json"))
+            first = [f"{row[0].text} {row[1].text}" for row in table.rows]
+            if not first:
+                raise UntrueError(f"{question.title!r} is not answered")
+            found.append(
+                {
+                    "title": question.title,
+                    "runs": ", ".join(f"`{name}`" for name in names),
+                    "numbers": f"{table.header[1]}: {'; '.join(few(first))}",
+                    "figures": ", ".join(few([f"`{place}`" for place in question.figures.values()])),
+                }
+            )
+    return found
+
+
+def demo() -> str:
+    """Return what ``make demo`` prints at its end."""
+    folder = ROOT / "results" / "demo"
+    made = report.read_runs(folder, [path.name for path in folder.iterdir()])
+    lines = [f"{row[0].text:64}{row[1].text:>22}" for row in report.answer(SUMMARY, made).rows]
+    return "\n".join([*lines, "", "open runs/demo/report.html"])
+
+
+def fixed(number: float, digits: int = 3) -> str:
+    """Return a number with so many digits after the point."""
+    return f"{number:,.{digits}f}"
+
+
+def signed(number: float) -> str:
+    """Return a difference with its sign."""
+    return f"{number:+.3f}"
+
+
+def percent(share: float) -> str:
+    """Return a share in percent."""
+    return f"{100 * share:.0f} %"
+
+
+def draw_layers() -> None:
+    """Draw the picture of README that is made of results: accuracy by layer of VGG16."""
+    names = rows("svm_layers", "features")
+    bars = {name.removeprefix("vgg16/"): mean("svm_layers", f"{name}/accuracy") for name in sorted(names)}
+    figure = plots.bars({"accuracy on 15 Scene's test images": bars})
+    figure.savefig(ROOT / "results" / "svm_layers.png", dpi=100)
+
+
+def environment() -> jinja2.Environment:
+    """Return what renders the templates: an unknown name is an error."""
+    found = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    asked = (result, metric, mean, value, spread, rows, best, claim, origin, command, answers, demo)
+    found.globals |= {one.__name__: one for one in asked}
+    found.globals |= {"published": str, "setting": str}
+    found.filters |= {"fixed": fixed, "signed": signed, "percent": percent}
+    return found
+
+
+def pages() -> dict[Path, str]:
+    """Return the content of each page."""
+    made = environment()
+    return {page_of(path): made.get_template(path.name).render() for path in sorted(TEMPLATES.glob("*.j2"))}
+
+
+def main() -> int:
+    """Write the pages that differ, and name them."""
+    try:
+        found = pages()
+    except (OSError, KeyError, ValueError, jinja2.TemplateError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    draw_layers()
+    for path, text in found.items():
+        if not path.exists() or path.read_text() != text:
+            with atomic_file(path) as part:
+                part.write_text(text)
+            print(f"{path.relative_to(ROOT)} written")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
