@@ -26,7 +26,7 @@ test: .venv/.test
 	$(BIN)/python -m pytest
 
 lint: .venv/.test
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/codespell -D - -D scripts/terms.txt
 
 bench: .venv/.test
 	$(BIN)/python scripts/benchmark.py data --data-dir $(DATA)

@@ -17,7 +17,7 @@ class DomainPairDataModule(lightning.LightningDataModule):
     A training batch is ``{"source": (images, labels), "target": (images, labels)}``. The two orders are
     independent of each other, on one process and on many: where the target is made of the same digits, as
     MNIST-M is, equal orders would pair each digit with itself and leak the target's labels. An epoch passes
-    once over the larger set; the smaller one is shuffled anew each time it is used up.
+    once over the larger set; the smaller one is shuffled again each time it is used up.
 
     Validation and test have two loaders: 0 is the source, 1 the target.
 

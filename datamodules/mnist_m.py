@@ -158,7 +158,7 @@ def _kept(path: Path) -> dict[str, Tensor] | None:
 
 
 def _cached(path: Path, make: Callable[[], dict[str, Tensor]], done: str) -> dict[str, Tensor]:
-    """Return the tensors that a file keeps, or make and keep them; a damaged file is made anew.
+    """Return the tensors that a file keeps, or make and keep them; a damaged file is made again.
 
     Args:
         path: Of the file.
@@ -171,7 +171,7 @@ def _cached(path: Path, make: Callable[[], dict[str, Tensor]], done: str) -> dic
     if (kept := _kept(path)) is not None:
         return kept
     if path.exists():
-        say(f"{path} is damaged, or of an earlier version; made anew")
+        say(f"{path} is damaged, or of an earlier version; made again")
     started = time.perf_counter()
     tensors = make()
     with atomic_file(path) as part:

@@ -161,7 +161,7 @@ class Args:
     mobilenet: Literal["mobilenet_v2", "mobilenet_v2_tfsame"] = "mobilenet_v2"
     """Which of the two the data folder has weights of."""
     overwrite: bool = False
-    """Begin what is asked for anew."""
+    """Begin what is asked for from scratch."""
 
     def __post_init__(self) -> None:
         if self.seeds < 1:
@@ -204,7 +204,7 @@ def commands(args: Args) -> dict[str, list[str]]:
 
 
 def meant(command: list[str]) -> list[str]:
-    """Return what a command asks for: its folders as whole paths, however spelled, and not to begin anew."""
+    """Return what a command asks for: its folders as whole paths, however spelled, without --overwrite."""
     folders = ("--data-dir", "--output-dir")
     return [
         str(Path(word).resolve()) if flag in folders else word

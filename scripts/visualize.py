@@ -1,4 +1,4 @@
-"""Look at pretrained networks: layers, what they take images for, what that hangs on, what fools them.
+"""Look at pretrained networks: layers, what they take images for, what that depends on, what fools them.
 
 Examples:
     python scripts/visualize.py describe --backbone vgg16 --weights random

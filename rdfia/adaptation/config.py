@@ -152,7 +152,7 @@ class Args(TrainerArgs):
         return "dann" if self.reversal else "no-reversal"
 
 
-# Flags that say what is trained besides, which no single row hangs on, as rows have them.
-NOT_OF_ROWS: dict[str, Any] = {"compare": ()} | {
+# Flags that say what is trained besides, which no single row depends on, as rows have them.
+TABLE_FLAGS: dict[str, Any] = {"compare": ()} | {
     name: getattr(Args, name) for name in ("seeds", "ablation", "part", *PSEUDO_LABELS)
 }

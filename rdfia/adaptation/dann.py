@@ -23,8 +23,8 @@ from torch.nn import functional
 from rdfia.adaptation.network import DomainAdversarialNetwork, of_source
 from rdfia.adaptation.scores import DomainScores, entropy
 from rdfia.common.checks import check_batch, check_images
-from rdfia.common.literals import check_choices
-from rdfia.common.optimization import rate_factor, set_rate, share_statistics, update_average
+from rdfia.common.literals import validate_literals
+from rdfia.common.optimization import broadcast_buffers, lr_factor, set_lr, update_average
 
 Batch = dict[str, tuple[Tensor, Tensor]]  # images and labels of "source" and of "target"
 CLASSES = 10
@@ -128,7 +128,7 @@ class DANNModule(lightning.LightningModule):
         optimizer: ``adam``, or ``sgd`` as in the paper.
         lr: Learning rate at the start.
         momentum: SGD's, or Adam's first decay: 0.5 keeps the two sides from oscillating.
-        lr_schedule: Of the learning rate, see `rate_factor`.
+        lr_schedule: Of the learning rate, see `lr_factor`.
         ema_decay: Of the exponential moving average of the weights, which is then evaluated; 0 for none.
 
     Example:
@@ -161,7 +161,7 @@ class DANNModule(lightning.LightningModule):
         ema_decay: float = 0.999,
     ) -> None:
         super().__init__()
-        check_choices(DANNModule.__init__, locals())
+        validate_literals(DANNModule.__init__, locals())
         if adapt and labelled == "target":
             raise ValueError("with the target's labels there is nothing to adapt; take adapt=False")
         for name, value in {"lr": lr, "lambda_max": lambda_max}.items():
@@ -222,9 +222,9 @@ class DANNModule(lightning.LightningModule):
         Here and not by a scheduler, which would count steps of its own: a run that goes on has the same rates
         as one that was never interrupted.
         """
-        rate = self.lr * rate_factor(self.progress(), self.lr_schedule)
+        rate = self.lr * lr_factor(self.progress(), self.lr_schedule)
         for optimizer in self.trainer.optimizers:
-            set_rate(optimizer, rate)
+            set_lr(optimizer, rate)
         self.log("train/lr", rate)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -301,11 +301,11 @@ class DANNModule(lightning.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Let all processes score one network."""
-        share_statistics(self, self.trainer.world_size)
+        broadcast_buffers(self, self.trainer.world_size)
 
     def on_test_epoch_start(self) -> None:
         """Let all processes score one network."""
-        share_statistics(self, self.trainer.world_size)
+        broadcast_buffers(self, self.trainer.world_size)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
         """Score source images (loader 0) or target images (loader 1)."""

@@ -17,11 +17,11 @@ from datamodules.domain_pair import DomainPairDataModule
 from rdfia.adaptation import embeddings
 from rdfia.adaptation.config import (
     ABLATION,
-    NOT_OF_ROWS,
     PSEUDO_LABELS,
     ROWS,
     SELECTIONS,
     STATISTICS_ALONE,
+    TABLE_FLAGS,
     Args,
 )
 from rdfia.adaptation.dann import PAPER, DANNModule
@@ -70,7 +70,7 @@ def run(args: Args) -> dict[str, Any]:
     digits.train_dataloader()  # says now if a batch is too large
     data = digits.describe()
     # Rows and rounds are added, and look after themselves.
-    free = training.MAY_CHANGE_BUT_LENGTH | NOT_OF_ROWS.keys()
+    free = training.MAY_CHANGE_BUT_LENGTH | TABLE_FLAGS.keys()
     folder = training.open_run(args, DANNModule(**module_flags(args)), data, may_change=free)
     table = Table(notes=["target_accuracy_by_oracle chooses the epoch by target labels: for comparison only"])
     mine = part_of([(seed, row) for seed in seeds for row in rows], args.part)
@@ -82,7 +82,7 @@ def run(args: Args) -> dict[str, Any]:
             "seed": seed,
             "overwrite": False,
         }
-        part = dataclasses.replace(args, **own, **NOT_OF_ROWS, **rows[row])
+        part = dataclasses.replace(args, **own, **TABLE_FLAGS, **rows[row])
         rounds = {flag: getattr(args, flag) for flag in PSEUDO_LABELS} if row == asked else {}
         try:
             train_row(part, row, rounds, digits, data, table)
@@ -277,7 +277,7 @@ def self_train(
             "pseudo_label_rounds": 0,
         }
         again = dataclasses.replace(args, **changes)
-        # What the round hangs on besides its flags: it must not go on from a student of another teacher.
+        # What the round depends on besides its flags: it must not go on from a student of another teacher.
         taught = data | {"teacher": weights_hash(module.evaluated)}
         tested, trainer = train(again, student, digits, taught, select=True)
         student.to(trainer.strategy.root_device)  # Lightning leaves it on the CPU after a test

@@ -268,7 +268,7 @@ def reestimate_statistics(network: DomainAdversarialNetwork, batches: Iterable[T
 
 
 @contextmanager
-def statistics_kept(network: nn.Module) -> Iterator[None]:
+def freeze_running_stats(network: nn.Module) -> Iterator[None]:
     """Let BatchNorm normalise by the batch, and leave the running statistics, for evaluation, as they are."""
     norms = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d)]
     before = [norm.momentum for norm in norms]

@@ -5,7 +5,7 @@ workshop 2013; after domain adaptation, in rounds, as Zou et al., "Unsupervised 
 segmentation via class-balanced self-training", ECCV 2018. Two forms:
 
 * Rounds: label the target's training images once, keep the confident ones, train on source and those
-  together, label anew. Labels are frozen within a round.
+  together, label again. Labels are frozen within a round.
 * Mixed batches: label the images of each batch as it comes, and let the weight of their loss rise.
 
     python scripts/train_dann.py --pseudo-label-rounds 2
@@ -19,9 +19,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from rdfia.adaptation.dann import CLASSES, Batch, DANNModule
-from rdfia.adaptation.network import of_source, statistics_kept
+from rdfia.adaptation.network import freeze_running_stats, of_source
 from rdfia.common.checks import check_batch
-from rdfia.common.literals import check_choices
+from rdfia.common.literals import validate_literals
 from rdfia.common.views import jittered
 
 
@@ -105,7 +105,7 @@ class PseudoLabelModule(DANNModule):
         seed: int = 0,
         **dann: Any,
     ) -> None:
-        check_choices(PseudoLabelModule.__init__, {"form": form})
+        validate_literals(PseudoLabelModule.__init__, {"form": form})
         super().__init__(**(dann | {"adapt": False}))
         if not 0 <= threshold <= 1:
             raise ValueError(f"threshold lies between 0 and 1, got {threshold}")
@@ -146,7 +146,7 @@ class PseudoLabelModule(DANNModule):
             key = (self.seed, self.trainer.global_step)
             place = {"rank": self.global_rank, "world_size": self.trainer.world_size}
             source, target = jittered(source, (*key, 0), **place), jittered(target, (*key, 1), **place)
-        with statistics_kept(self.network):
+        with freeze_running_stats(self.network):
             logits, target_logits = self.network(source), self.network(target)
         class_loss = functional.cross_entropy(logits.float(), labels)
         # The mean over all images of the batch: those without a label count as 0, and none divides by 0.

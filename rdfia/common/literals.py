@@ -4,12 +4,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 
-def check_choices(function: Callable[..., Any], settings: Mapping[str, Any]) -> None:
+def validate_literals(function: Callable[..., Any], settings: Mapping[str, Any]) -> None:
     """Check settings against the words that the signature of ``function`` knows, its ``Literal``.
 
     Without this a misspelt word would train another recipe under its name.
 
-        check_choices(GANModule.__init__, {"loss": "lsgan"})
+        validate_literals(GANModule.__init__, {"loss": "lsgan"})
 
     Args:
         function: Such as the ``__init__`` of a module.

@@ -2,7 +2,7 @@
 
 On a CPU the tensors of a batch are allocated and freed again and again. glibc's malloc takes those above
 32 MB from the system each time and gives freed memory back above 64 MB; every page is then cleared and mapped
-anew, which costs more than many a layer.
+again, which costs more than many a layer.
 """
 
 import ctypes

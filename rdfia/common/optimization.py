@@ -9,7 +9,7 @@ from torch import distributed, nn
 Decay = Literal["none", "ganin", "linear", "cosine"]
 
 
-def rate_factor(progress: float, decay: Decay) -> float:
+def lr_factor(progress: float, decay: Decay) -> float:
     """Return what the learning rate is multiplied with at ``progress`` in [0, 1].
 
     ``ganin`` is ``(1 + 10 p) ** -0.75``; ``linear`` keeps the rate for the first half, then falls to 0 at the
@@ -22,7 +22,7 @@ def rate_factor(progress: float, decay: Decay) -> float:
     return (1 + math.cos(math.pi * progress)) / 2 if decay == "cosine" else 1.0
 
 
-def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+def set_lr(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Set the learning rate of all that an optimizer trains."""
     for group in optimizer.param_groups:
         group["lr"] = rate
@@ -41,7 +41,7 @@ def update_average(average: nn.Module, model: nn.Module, decay: float, step: int
         kept.copy_(current)
 
 
-def share_statistics(module: nn.Module, world_size: int) -> None:
+def broadcast_buffers(module: nn.Module, world_size: int) -> None:
     """Give all processes the first one's buffers, such as BatchNorm's statistics: checkpoints hold those."""
     if world_size > 1:
         for buffer in module.buffers():

@@ -1,4 +1,4 @@
-"""Random views of images, drawn anew for each batch: parts, mirror images, small turns and shifts.
+"""Random views of images, drawn again for each batch: parts, mirror images, small turns and shifts.
 
 What is drawn depends on a key (such as a seed and the number of a step) and on the process alone: a resumed
 run sees the views that it would have seen, and the processes of a run see, together, what one would.

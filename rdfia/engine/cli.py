@@ -108,7 +108,7 @@ def run_script(main: Callable[[Flags], Any], flags: type[Flags]) -> None:
         )
     except (Interrupted, KeyboardInterrupt) as stop:
         said = str(stop) or "interrupted"
-        if "--overwrite" in sys.argv:  # would begin anew, and lose what was saved
+        if "--overwrite" in sys.argv:  # would begin from scratch, and lose what was saved
             said = said.replace("the same command", "the same command without --overwrite")
         print(said, file=sys.stderr)
         # Slurm ends a job with its first process that fails: the one that writes is to end by itself.

@@ -106,7 +106,7 @@ class MetricsCSV(Logger):
             self.due = time.monotonic() + max(1.0, 100 * (time.monotonic() - started))
 
     def write(self) -> None:
-        """Write the file anew, completely or not at all."""
+        """Write the file from scratch, completely or not at all."""
         rows = [self.rows[key] for key in sorted(self.rows)]
         names = sorted({name for row in rows for name in row} - {"step", "epoch"})
         with atomic_file(self.path) as part, part.open("w", newline="") as file:

@@ -40,7 +40,7 @@ from rdfia.engine.wandb_run import wandb_logger
 
 # Lightning warns of what is meant here: the judge and the averaged generator are in eval mode, data in
 # memory needs no workers, and a run folder that holds checkpoints is one to go on with.
-MEANT = (
+IGNORED_WARNINGS = (
     "module.s. in eval mode",
     "does not have many workers",
     "exists and is not empty",
@@ -49,7 +49,7 @@ MEANT = (
 )
 
 
-MEND = "use another --name, or --overwrite to start anew"
+HINT = "use another --name, or --overwrite to start from scratch"
 # Flags that may differ when a run goes on; any other would make two runs of one.
 MAY_CHANGE = frozenset(
     {
@@ -87,15 +87,15 @@ def check_checkpoint(path: Path, module: nn.Module, max_epochs: int) -> None:
         epoch = int(checkpoint.get("epoch", 0))
     except Exception as error:
         why = type(error).__name__
-        raise ValueError(f"{path} is not a readable checkpoint ({why}); {MEND}") from error
+        raise ValueError(f"{path} is not a readable checkpoint ({why}); {HINT}") from error
     own = {name: value.shape for name, value in module.state_dict().items()}
     if strange := {name for name in shapes | own if shapes.get(name) != own.get(name)}:
         raise ValueError(
-            f"{path} is not a checkpoint of this {type(module).__name__} ({min(strange)} differs); {MEND}"
+            f"{path} is not a checkpoint of this {type(module).__name__} ({min(strange)} differs); {HINT}"
         )
     if epoch >= max_epochs:
         raise ValueError(
-            f"{path} is in epoch {epoch + 1}, this command says --max-epochs {max_epochs}; {MEND}"
+            f"{path} is in epoch {epoch + 1}, this command says --max-epochs {max_epochs}; {HINT}"
         )
 
 
@@ -124,18 +124,18 @@ def check_flags(path: Path, flags: dict[str, Any], may_change: frozenset[str] = 
     try:
         began = dict(json.loads(path.read_text()))
     except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}); {MEND}") from error
+        raise ValueError(f"{path} is damaged ({error}); {HINT}") from error
     if began.get("data", flags["data"]) != flags["data"]:
         then, now = json.dumps(began["data"]), json.dumps(flags["data"])
-        raise ValueError(f"{path.parent} was trained on {then}, this command reads {now}; {MEND}")
+        raise ValueError(f"{path.parent} was trained on {then}, this command reads {now}; {HINT}")
     for name, value in began.items():
         if name in flags and name not in may_change | {"module"} and flags[name] != value:
             flag = f"--{name.replace('_', '-')}"
-            raise ValueError(f"{path} has {flag} {value}, this command says {flags[name]}; {MEND}")
+            raise ValueError(f"{path} has {flag} {value}, this command says {flags[name]}; {HINT}")
     for name, value in began.get("module", {}).items():
         now = flags["module"].get(name)
         if name not in may_change and now != value:
-            raise ValueError(f"{path} trains with {name} {value}, this version with {now}; {MEND}")
+            raise ValueError(f"{path} trains with {name} {value}, this version with {now}; {HINT}")
     return began
 
 
@@ -223,7 +223,7 @@ def open_run(
 
 
 def wait_for_first(folder: Path, seconds: float = 300) -> None:
-    """Wait in a Slurm job until its first process has begun the run anew: what it deletes is not to be read.
+    """Wait in a Slurm job until its first process has begun from scratch: what it deletes is not to be read.
 
     Raises:
         ValueError: It does not.
@@ -234,12 +234,12 @@ def wait_for_first(folder: Path, seconds: float = 300) -> None:
             if mark.read_text() == job:
                 return
         if time.monotonic() > end:
-            raise ValueError(f"the first process has not begun {folder} anew within {seconds:g} s")
+            raise ValueError(f"the first process has not begun {folder} from scratch within {seconds:g} s")
         time.sleep(0.1)
 
 
 def finished(args: RunArgs, module: nn.Module, data: dict[str, Any]) -> dict[str, Any] | None:
-    """Return results.json of a run that has ended, and say so; None if there is none, or it is to begin anew.
+    """Return results.json of a run that has ended, and say so; None if there is none or --overwrite.
 
     Raises:
         ValueError: It had other flags or other data.
@@ -249,7 +249,10 @@ def finished(args: RunArgs, module: nn.Module, data: dict[str, Any]) -> dict[str
         return None
     check_flags(folder / "args.json", written_flags(args, module, data), MAY_CHANGE_BUT_LENGTH)
     if is_first_process():
-        print(f"{folder} has its results.json, which is taken as it is; --overwrite begins anew", flush=True)
+        print(
+            f"{folder} has its results.json, which is taken as it is; --overwrite begins from scratch",
+            flush=True,
+        )
     return read_results(folder / "results.json")
 
 
@@ -279,7 +282,7 @@ def make_trainer(
         shown: More metrics for the line of each epoch.
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    for message in MEANT:
+    for message in IGNORED_WARNINGS:
         warnings.filterwarnings("ignore", f".*{message}")
     args = settle(args)
     say_format(args.precision, args.accelerator)

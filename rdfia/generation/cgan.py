@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from rdfia.common.checks import Classes, as_classes, check_classes
 from rdfia.common.draws import drawn
-from rdfia.common.literals import check_choices
+from rdfia.common.literals import validate_literals
 from rdfia.generation.gan import GANModule
 from rdfia.generation.networks import Discriminator, Initialization, Upsampling, grow, initialize, shrink, up
 
@@ -136,7 +136,7 @@ class cGANModule(GANModule):  # noqa: N801 - the name that the project is known 
     ) -> None:
         if gan.get("groups"):
             raise ValueError(f"labels are the groups of a conditional GAN, got groups={gan['groups']}")
-        check_choices(cGANModule.__init__, locals())
+        validate_literals(cGANModule.__init__, locals())
         super().__init__(preview_count=preview_count, **gan | {"groups": 0})
         weights: dict[str, Any] = {"initialization": self.initialization}
         embedding = CLASSES if conditioning == "embedding" else 0

@@ -59,7 +59,7 @@ class Groups(nn.Module):
 
     def of_images(self, images: Tensor) -> Tensor:
         """Return the group (N,) of each image (N, C, H, W) in [0, 1]."""
-        with torch.autocast(images.device.type, enabled=False):  # a group must not hang on the precision
+        with torch.autocast(images.device.type, enabled=False):  # a group must not depend on the precision
             return torch.cdist(images.flatten(1).float(), self.centres).argmin(1)
 
     def scores(self, latents: Tensor) -> Tensor:

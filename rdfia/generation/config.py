@@ -53,7 +53,7 @@ LADDER: dict[str, dict[str, Any]] = {
 
 
 # Flags that say what is trained besides, and what they are in a single run.
-BESIDES: dict[str, Any] = {"seeds": (), "ablation": (), "compare": (), "part": None}
+TABLE_FLAGS: dict[str, Any] = {"seeds": (), "ablation": (), "compare": (), "part": None}
 # What can be trained for comparison, and the flags in which it differs.
 CONDITIONAL_ROWS: dict[str, dict[str, Any]] = {
     "one-hot": {"conditioning": "one-hot"},

@@ -18,7 +18,7 @@ from rdfia.generation.gan import GANModule
 Flags = TypeVar("Flags", bound=SharedArgs)
 Results = dict[str, Any]
 # Flags that say what is trained besides, and what they are in a single run.
-BESIDES: dict[str, Any] = {"seeds": (), "ablation": (), "compare": (), "part": None}
+TABLE_FLAGS: dict[str, Any] = {"seeds": (), "ablation": (), "compare": (), "part": None}
 
 
 class Trains(Protocol):
@@ -60,12 +60,12 @@ def compare(
     module = make(args).build()
     if (args.output_dir / args.name / "metrics.csv").exists() and not args.overwrite:
         raise ValueError(f"{args.output_dir / args.name} holds a single run; use another --name for a table")
-    besides = {name: value for name, value in BESIDES.items() if hasattr(args, name)}
+    besides = {name: value for name, value in TABLE_FLAGS.items() if hasattr(args, name)}
     for changes in rows.values():  # what is wrong with the last one is said before the first is trained
         one = dataclasses.replace(args, **besides, **changes)
         make(one).build()
         devices.check_devices(one)
-    free = training.MAY_CHANGE_BUT_LENGTH | BESIDES.keys()
+    free = training.MAY_CHANGE_BUT_LENGTH | TABLE_FLAGS.keys()
     folder = training.open_run(args, module, data, may_change=free)
     seeds = list(args.seeds or (args.seed,))
     found: dict[str, list[Results]] = {row: [] for row in rows}

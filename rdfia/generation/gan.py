@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from rdfia.common.checks import check_batch
-from rdfia.common.literals import check_choices
-from rdfia.common.optimization import Decay, rate_factor, set_rate, share_statistics, update_average
+from rdfia.common.literals import validate_literals
+from rdfia.common.optimization import Decay, broadcast_buffers, lr_factor, set_lr, update_average
 from rdfia.generation.clusters import Groups
 from rdfia.generation.digit_judge import DigitScores
 from rdfia.generation.latents import draw_latents
@@ -86,7 +86,7 @@ class GANModule(lightning.LightningModule):
         discriminator_lr: Adam's learning rate for the discriminator.
         beta1: Adam's first decay; 0.5 keeps the two networks from oscillating.
         beta2: Adam's second decay.
-        lr_schedule: Of both rates over ``max_epochs``: ``none``, ``linear``, ``cosine``, see `rate_factor`.
+        lr_schedule: Of both rates over ``max_epochs``: ``none``, ``linear``, ``cosine``, see `lr_factor`.
         ema_decay: Of the exponential moving average of the generator, which makes the samples; with 0 it
             is the generator itself.
         seed: Of the latents.
@@ -125,7 +125,7 @@ class GANModule(lightning.LightningModule):
         preview_count: int = 64,
     ) -> None:
         super().__init__()
-        check_choices(GANModule.__init__, locals())
+        validate_literals(GANModule.__init__, locals())
         if groups is None:
             groups = min(50, latent_dim)
         counts = {"latent_dim": latent_dim, "generator_features": generator_features}
@@ -211,7 +211,7 @@ class GANModule(lightning.LightningModule):
             if enough or seen >= FIT_GROUPS_ON:
                 break
         self.groups.fit(torch.cat(batches), self.seed)
-        share_statistics(self.groups, self.trainer.world_size)
+        broadcast_buffers(self.groups, self.trainer.world_size)
         assert isinstance(self.average_generator, Generator)
         assert self.average_generator.groups is not None
         self.average_generator.groups.load_state_dict(self.groups.state_dict())
@@ -255,7 +255,7 @@ class GANModule(lightning.LightningModule):
             raise ValueError(f"falling learning rates follow progress: give the trainer {need}")
         progress = self.batches_done / (epochs * batches)
         for optimizer, rate in zip(self.trainer.optimizers, self.rates, strict=True):
-            set_rate(optimizer, rate * rate_factor(min(progress, 1.0), self.lr_schedule))
+            set_lr(optimizer, rate * lr_factor(min(progress, 1.0), self.lr_schedule))
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Update the discriminator, then the generator, then the generator's average."""
@@ -353,7 +353,7 @@ class GANModule(lightning.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Let all processes score one generator."""
-        share_statistics(self.average_generator, self.trainer.world_size)
+        broadcast_buffers(self.average_generator, self.trainer.world_size)
 
     on_test_epoch_start = on_validation_epoch_start
 

@@ -61,7 +61,7 @@ def gradient_penalty(logits: Tensor, images: Tensor) -> Tensor:
 
     On real images it is the R1 penalty (Mescheder et al., "Which Training Methods for GANs do actually
     Converge?", 2018): the discriminator stays smooth around them, and the generator has a slope to climb.
-    Under BatchNorm an image's logit hangs on its whole batch, and the gradient is that of the sum of all.
+    Under BatchNorm an image's logit depends on its whole batch, and the gradient is that of the sum of all.
 
     In float32 only: the second derivative of BatchNorm overflows in half precision.
 

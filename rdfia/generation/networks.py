@@ -17,7 +17,7 @@ Upsampling = Literal["transposed", "nearest"]
 
 
 def initialize(network: nn.Module, initialization: Initialization) -> None:
-    """Draw a network's weights anew, in place.
+    """Draw a network's weights again, in place.
 
     Args:
         network: Of convolutions and BatchNorm.

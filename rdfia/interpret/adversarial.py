@@ -28,7 +28,7 @@ from rdfia.common.checks import Classes, check_epsilon
 from rdfia.common.draws import keyed_generator
 from rdfia.common.progress import progress
 from rdfia.interpret.attack_results import Attacked, fooled, judge, prepared, quantised, rounded, some
-from rdfia.interpret.classifier import as_it_was, class_gradient, lengths, own_logits, predict
+from rdfia.interpret.classifier import class_gradient, frozen_eval, l2_norms, own_logits, predict
 
 # Maps images (B, C, H, W) and a key of non-negative integers to other images of that shape.
 Transform = Callable[[Tensor, Iterable[int]], Tensor]
@@ -67,8 +67,8 @@ def fool(
             active = active[predict(model, rounded(changed[active])) != wanted[active]]
             if not len(active) or step == max_steps:
                 break
-            slopes = class_gradient(model, changed[active], wanted[active])
-            step_along = rate * slopes / lengths(slopes).clamp(min=1e-12)
+            input_gradients = class_gradient(model, changed[active], wanted[active])
+            step_along = rate * input_gradients / l2_norms(input_gradients).clamp(min=1e-12)
             changed[active] = (changed[active] + step_along).clamp(0, 1)
             queries[active] += 1
             steps[active] += 1
@@ -83,7 +83,7 @@ def loss_gradient(model: nn.Module, images: Tensor, labels: Tensor, targets: Ten
     That is minus the cross-entropy of the target, or the log odds against the true class: cross-entropy's
     direction, which does not vanish where a network is sure, as that of its float32 does from margins of 17.
     """
-    with as_it_was(model) as ask, torch.enable_grad():
+    with frozen_eval(model) as ask, torch.enable_grad():
         images = images.detach().requires_grad_()
         logits = ask(images)
         if targets is None:
@@ -91,8 +91,8 @@ def loss_gradient(model: nn.Module, images: Tensor, labels: Tensor, targets: Ten
             loss = (logits.scatter(1, labels[:, None], -torch.inf).logsumexp(1) - own).sum()
         else:
             loss = -functional.cross_entropy(logits, targets, reduction="sum")
-        slopes: Tensor = torch.autograd.grad(loss, images)[0]
-    return slopes
+        input_gradients: Tensor = torch.autograd.grad(loss, images)[0]
+    return input_gradients
 
 
 def fgsm(
@@ -119,8 +119,8 @@ def fgsm(
     changed = images.clone()
     every = torch.arange(len(images), device=images.device)
     for places in progress(torch.split(every, batch_size), "fgsm, batches"):
-        slopes = loss_gradient(model, images[places], labels[places], some(wanted, places))
-        changed[places] = (images[places] + epsilon * slopes.sign()).clamp(0, 1)
+        input_gradients = loss_gradient(model, images[places], labels[places], some(wanted, places))
+        changed[places] = (images[places] + epsilon * input_gradients.sign()).clamp(0, 1)
     return judge(
         model,
         images,
@@ -140,7 +140,7 @@ def project(changed: Tensor, images: Tensor, epsilon: float, norm: Literal["linf
     if norm == "linf":
         change = change.clamp(-epsilon, epsilon)
     else:
-        change = change * (epsilon / lengths(change).clamp(min=1e-12)).clamp(max=1)
+        change = change * (epsilon / l2_norms(change).clamp(min=1e-12)).clamp(max=1)
     inside: Tensor = (images + change).clamp(0, 1)
     return inside
 
@@ -182,7 +182,7 @@ def pgd(
         stop_early: Keep what fools first, in whole grey levels: more steps can then only help.
         transform: See `random_transform`.
         views: Transformations in each step.
-        seed: Of random starts and transformations; an image's start hangs on its number and the seed alone.
+        seed: Of random starts and transformations; an image's start depends on its number and the seed alone.
         batch_size: Images that go through the model at once, which bounds the memory.
     """
     check_epsilon(epsilon, images, norm)
@@ -214,13 +214,17 @@ def pgd(
                     break
                 place, truth, asked = kept[active], labels[active], some(wanted, active)
                 if transform is None:
-                    slopes = loss_gradient(model, place, truth, asked)
+                    input_gradients = loss_gradient(model, place, truth, asked)
                 else:
                     key = (seed, restart, number)
-                    slopes = _mean_slopes(model, place, truth, asked, transform, views, key)
+                    input_gradients = _mean_gradient(model, place, truth, asked, transform, views, key)
                 queries[active] += passes
                 gradients[active] += passes
-                direction = slopes.sign() if norm == "linf" else slopes / lengths(slopes).clamp(min=1e-12)
+                direction = (
+                    input_gradients.sign()
+                    if norm == "linf"
+                    else input_gradients / l2_norms(input_gradients).clamp(min=1e-12)
+                )
                 kept[active] = project(place + step * direction, images[active], epsilon, norm)
                 if stop_early:
                     active = still_right(active)
@@ -249,7 +253,7 @@ def _inside_ball(shape: torch.Size, norm: Literal["linf", "l2"], key: tuple[int,
     return point
 
 
-def _mean_slopes(
+def _mean_gradient(
     model: nn.Module,
     images: Tensor,
     labels: Tensor,
@@ -264,7 +268,7 @@ def _mean_slopes(
         with torch.enable_grad():
             place = images.detach().requires_grad_()
             seen = transform(place, (*key, view))
-            slopes = loss_gradient(model, seen, labels, targets)
-            (back,) = torch.autograd.grad(seen, place, slopes)
+            input_gradients = loss_gradient(model, seen, labels, targets)
+            (back,) = torch.autograd.grad(seen, place, input_gradients)
         total += back / views
     return total

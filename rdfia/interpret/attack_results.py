@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from rdfia.common.checks import Classes, as_classes, check_classes, check_images
-from rdfia.interpret.classifier import all_logits, lengths, predict
+from rdfia.interpret.classifier import all_logits, l2_norms, predict
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ def judge(
         queries=counts[0],
         gradients=counts[1],
         l0=(change.abs().amax(1) > 0).sum((1, 2)),
-        l2=lengths(change).flatten(),
+        l2=l2_norms(change).flatten(),
         linf=change.abs().amax((1, 2, 3)),
         psnr=-10 * error.clamp(min=1e-12).log10(),
     )

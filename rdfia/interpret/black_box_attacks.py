@@ -15,7 +15,7 @@ from rdfia.common.checks import Classes
 from rdfia.common.draws import keyed_generator
 from rdfia.common.progress import Teller, progress
 from rdfia.interpret.attack_results import Attacked, judge, prepared, rounded
-from rdfia.interpret.classifier import Ask, as_it_was
+from rdfia.interpret.classifier import Ask, frozen_eval
 
 
 def _misses(logits: Tensor, label: int, target: int | None) -> tuple[Tensor, Tensor]:
@@ -58,7 +58,7 @@ def few_pixels(
     """
     labels, wanted = prepared(model, images, labels, targets)
     changed, queries = images.clone(), torch.zeros_like(labels)
-    with as_it_was(model) as ask:
+    with frozen_eval(model) as ask:
         for number, image in enumerate(progress(images, "pixels")):
             search = _PixelSearch(
                 ask,
@@ -150,7 +150,7 @@ def shapes(
 ) -> Attacked:
     """Draw transparent discs over an image, evolved from the logits alone.
 
-    In each generation one disc of the best drawing so far is drawn anew in some ways, and the best way is
+    In each generation one disc of the best drawing so far is drawn again in some ways, and the best way is
     kept if it is better. What lies under that disc and what lies over it are each computed once.
 
     Args:
@@ -178,7 +178,7 @@ def shapes(
         inside = (y - row).square() + (x - column).square() <= (radius * size).square()
         return (opacity * strength * inside)[:, None], genes[:, 4:, None, None]
 
-    with as_it_was(model) as ask:
+    with frozen_eval(model) as ask:
         for number, image in enumerate(progress(images, "shapes")):
             label, target = int(labels[number]), None if wanted is None else int(wanted[number])
             generator = keyed_generator([seed, number])

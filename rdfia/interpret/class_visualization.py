@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 from rdfia.common.checks import as_classes, check_classes, check_images
 from rdfia.common.draws import drawn, keyed_generator
-from rdfia.common.optimization import rate_factor, set_rate
+from rdfia.common.optimization import lr_factor, set_lr
 from rdfia.common.progress import progress
 from rdfia.common.views import similarity, transformed
-from rdfia.interpret.classifier import all_logits, as_it_was, lengths, own_logits
+from rdfia.interpret.classifier import all_logits, frozen_eval, l2_norms, own_logits
 from rdfia.interpret.saliency import gaussian_blur
 
 # Colours of photographs hang together: the square root of their covariance (Olah et al. 2017).
@@ -132,7 +132,7 @@ def visualize_classes(
         crop: Each step sees a random part of each image, mirrored or not, of at least this share of its
             area; 1 for the whole image. What is recognised in parts of any size, others recognise, too.
         rotation: The parts are turned by at most so many degrees.
-        seed: Of noise and jitter. An image hangs on its place among ``classes`` and the seed alone.
+        seed: Of noise and jitter. An image depends on its place among ``classes`` and the seed alone.
         batch_size: Images that go through the models at once, which bounds the memory.
         watch: Called with the number of the step and all images of the batch, before the first step too.
 
@@ -163,25 +163,25 @@ def visualize_classes(
 
         with ExitStack() as stack:
             stack.enter_context(torch.enable_grad())
-            asks = [stack.enter_context(as_it_was(model)) for model in models]
+            asks = [stack.enter_context(frozen_eval(model)) for model in models]
             for step in progress(range(steps), "class visualisation"):
                 shown = image()
                 if watch:
                     watch(step, shown.detach().clamp(0, 1))
-                # Drawn for all classes, so that an image does not hang on its batch.
+                # Drawn for all classes, so that an image does not depend on its batch.
                 numbers = drawn(len(classes), 5, (seed, step))[places] if parts else None
                 seen = moved(shown, numbers, (seed, step), jitter=jitter, crop=crop, rotation=rotation)
                 logits = torch.stack([ask(seen) for ask in asks]).mean(0)
                 score = own_logits(logits, asked) - penalty * ((shown - 0.5) * 4).square().sum((1, 2, 3))
                 score = score - smoothness * total_variation(shown)
-                (slopes,) = torch.autograd.grad(score.sum(), variable)
+                (gradients,) = torch.autograd.grad(score.sum(), variable)
                 with torch.no_grad():
                     if optimizer is not None:
-                        set_rate(optimizer, rate * rate_factor(step / steps, "cosine"))
-                        variable.grad = -slopes
+                        set_lr(optimizer, rate * lr_factor(step / steps, "cosine"))
+                        variable.grad = -gradients
                         optimizer.step()
                         continue
-                    variable += rate * slopes / lengths(slopes).clamp(min=1e-12)
+                    variable += rate * gradients / l2_norms(gradients).clamp(min=1e-12)
                     variable.clamp_(-2, 2)  # [0, 1] in pixels
                     if blur_every and (step + 1) % blur_every == 0:
                         variable.copy_(gaussian_blur(variable, blur))

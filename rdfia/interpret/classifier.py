@@ -42,7 +42,7 @@ def logits_of(output: Any) -> Tensor:
 
 
 @contextmanager
-def as_it_was(model: nn.Module) -> Iterator[Ask]:
+def frozen_eval(model: nn.Module) -> Iterator[Ask]:
     """Put a model in eval mode and its weights out of autograd's sight; give all back afterwards.
 
     Yields what maps images (B, C, H, W) in [0, 1] to the model's logits (B, K).
@@ -73,7 +73,7 @@ def as_it_was(model: nn.Module) -> Iterator[Ask]:
 @torch.no_grad()
 def all_logits(model: nn.Module, images: Tensor, batch_size: int = 64) -> Tensor:
     """Return the logits (N, K) of images (N, C, H, W), so many at a time."""
-    with as_it_was(model) as ask:
+    with frozen_eval(model) as ask:
         parts = progress(torch.split(images, batch_size), "batches")
         return torch.cat([ask(part) for part in parts])
 
@@ -103,13 +103,13 @@ def class_gradient(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         images: (B, C, H, W) in [0, 1], or near: a noisy copy.
         labels: (B,), the classes asked about: the true, the predicted or any others.
     """
-    with as_it_was(model) as ask, torch.enable_grad():
+    with frozen_eval(model) as ask, torch.enable_grad():
         images = images.detach().requires_grad_()
         (gradients,) = torch.autograd.grad(own_logits(ask(images), labels).sum(), images)
     return gradients
 
 
-def lengths(images: Tensor) -> Tensor:
+def l2_norms(images: Tensor) -> Tensor:
     """Return the L2 norm of each image or change (B, C, H, W), as (B, 1, 1, 1)."""
     norms: Tensor = images.flatten(1).norm(dim=1)[:, None, None, None]
     return norms

@@ -17,7 +17,7 @@ from rdfia.common.progress import progress
 from rdfia.common.views import similarity, transformed
 from rdfia.interpret.adversarial import Transform
 from rdfia.interpret.attack_results import fooled, prepared, rounded
-from rdfia.interpret.classifier import as_it_was, predict
+from rdfia.interpret.classifier import frozen_eval, predict
 
 
 def random_transform(
@@ -140,7 +140,7 @@ def patch(
     generator = torch.Generator().manual_seed(seed)
     drawing = torch.full((images.shape[1], size, size), 0.5, device=images.device).requires_grad_()
     optimizer = torch.optim.Adam([drawing], lr=rate)
-    with as_it_was(model) as ask, torch.enable_grad():
+    with frozen_eval(model) as ask, torch.enable_grad():
         for step in progress(range(steps), "patch"):
             chosen = images[torch.randint(len(images), (batch_size,), generator=generator)]
             logits = ask(with_patch(chosen, drawing, (seed, step)))

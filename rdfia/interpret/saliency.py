@@ -1,4 +1,4 @@
-"""Saliency: which pixels of an image the score of a class hangs on, and how far such a map can be trusted.
+"""Saliency: which pixels of an image the score of a class depends on, and how far such a map can be trusted.
 
 Functions of any classifier of images in [0, 1], which they leave as it was: weights, gradients, mode, hooks.
 Maps are on a scale of their own, never stretched image by image, so that maps can be compared.
@@ -27,10 +27,10 @@ from torch.nn import functional
 from rdfia.common.checks import Classes, as_classes, check_images
 from rdfia.common.draws import keyed_generator
 from rdfia.common.progress import progress
-from rdfia.interpret.classifier import as_it_was, class_gradient, find_module, own_logits
+from rdfia.interpret.classifier import class_gradient, find_module, frozen_eval, own_logits
 
 
-def strongest(attributions: Tensor) -> Tensor:
+def channel_max(attributions: Tensor) -> Tensor:
     """Return the largest absolute value over the channels, (B, C, H, W) to (B, H, W)."""
     return attributions.abs().amax(1)
 
@@ -47,7 +47,7 @@ def gradient(model: nn.Module, images: Tensor, labels: Classes, *, batch_size: i
     check_images(images)
     labels = as_classes(labels, images)
     parts = list(zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True))
-    return torch.cat([strongest(class_gradient(model, *part)) for part in progress(parts, "gradients")])
+    return torch.cat([channel_max(class_gradient(model, *part)) for part in progress(parts, "gradients")])
 
 
 def mean_gradient(
@@ -96,7 +96,7 @@ def smooth_grad(
         labels: (B,), the classes asked about.
         samples: Noisy copies of each image.
         noise: Standard deviation over the range of each image, from its darkest to its brightest value.
-        seed: Of the noise, which is the same for all images: a map does not hang on the other images.
+        seed: Of the noise, which is the same for all images: a map does not depend on the other images.
         batch_size: Copies that go through the model at once, which bounds the memory.
     """
     check_images(images)
@@ -110,7 +110,7 @@ def smooth_grad(
         return images[places] + deviations[places] * drawn[numbers]
 
     weights = torch.full((samples,), 1 / samples)
-    return strongest(mean_gradient(model, noisy, labels, weights, batch_size))
+    return channel_max(mean_gradient(model, noisy, labels, weights, batch_size))
 
 
 def integrated_gradients(
@@ -124,7 +124,7 @@ def integrated_gradients(
 ) -> Tensor:
     """Return attributions (B, C, H, W) that add up to the logit of the image less that of the baseline.
 
-    ``strongest`` makes a map of them. The integral over the way from the baseline to the image is taken by
+    ``channel_max`` makes a map of them. The integral over the way from the baseline to the image is taken by
     Gauss-Legendre quadrature.
 
     Args:
@@ -144,8 +144,8 @@ def integrated_gradients(
     def on_the_way(places: Tensor, numbers: Tensor) -> Tensor:
         return torch.lerp(start[places], images[places], alpha[numbers, None, None, None])
 
-    slopes = mean_gradient(model, on_the_way, labels, torch.from_numpy(weights / 2), batch_size)
-    return slopes * (images - start)
+    input_gradients = mean_gradient(model, on_the_way, labels, torch.from_numpy(weights / 2), batch_size)
+    return input_gradients * (images - start)
 
 
 def grad_cam(
@@ -169,7 +169,7 @@ def grad_cam(
         batch_size: Images that go through the model at once.
 
     Raises:
-        ValueError: The layer's output has no maps, or the logits do not hang on it.
+        ValueError: The layer's output has no maps, or the logits do not depend on it.
     """
     check_images(images)
     labels, layer = as_classes(labels, images), find_module(model, layer)
@@ -182,7 +182,7 @@ def grad_cam(
         )  # what follows may work in place, and would overwrite what is kept
 
     found = []
-    with as_it_was(model) as ask, torch.enable_grad():
+    with frozen_eval(model) as ask, torch.enable_grad():
         handle = layer.register_forward_hook(keep)
         try:
             parts = list(zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True))
@@ -193,10 +193,10 @@ def grad_cam(
                 if not kept or not isinstance(kept[-1], Tensor) or kept[-1].ndim != 4:
                     raise ValueError(f"{type(layer).__name__} gives no maps (B, C, h, w) for Grad-CAM")
                 score = own_logits(logits, asked).sum()
-                (slopes,) = torch.autograd.grad(score, kept[-1], allow_unused=True)
-                if slopes is None:
-                    raise ValueError(f"the classes do not hang on this {type(layer).__name__}")
-                weights = slopes.mean((2, 3), keepdim=True)
+                (gradients,) = torch.autograd.grad(score, kept[-1], allow_unused=True)
+                if gradients is None:
+                    raise ValueError(f"the classes do not depend on this {type(layer).__name__}")
+                weights = gradients.mean((2, 3), keepdim=True)
                 found.append((weights * kept[-1]).sum(1, keepdim=True).relu().detach().to(images.dtype))
         finally:
             handle.remove()
@@ -250,7 +250,7 @@ def deletion_and_insertion(
     blurred = gaussian_blur(images, images.shape[-1] / 20)
     shares = torch.linspace(0, 1, steps + 1, device=images.device)
     curves = []
-    with as_it_was(model) as ask:
+    with frozen_eval(model) as ask:
         for start, end in ((images, blank), (blurred, images)):
             found = []
             pairs = torch.arange(len(images) * (steps + 1), device=images.device)
@@ -278,7 +278,7 @@ def random_maps(
         kind: ``pixels``: each is drawn by itself. ``blobs``: drawn at the size of a layer's maps and enlarged
             as `grad_cam` does, so that they are as smooth as its maps; that alone moves the curves.
         maps_size: Height and width of those.
-        seed: Of the maps; an image's hangs on its place and the seed alone.
+        seed: Of the maps; an image's depends on its place and the seed alone.
     """
     size = tuple(images.shape[2:]) if kind == "pixels" else maps_size
     drawn = [torch.rand(1, 1, *size, generator=keyed_generator((seed, n))) for n in range(len(images))]
@@ -328,8 +328,8 @@ def cascading_randomization(
 ) -> dict[str, Tensor]:
     """Return how alike maps stay while weights are replaced by random ones, from the last layer to the first.
 
-    A map that stays alike does not hang on what the network has learned. Weights are drawn from a normal
-    distribution with the mean and deviation of those they replace; BatchNorm's statistics begin anew.
+    A map that stays alike does not depend on what the network has learned. Weights are drawn from a normal
+    distribution with the mean and deviation of those they replace; BatchNorm's statistics begin from scratch.
 
     Args:
         model: Is copied.

@@ -153,9 +153,9 @@ def load_cached(folder: Path | None, recipe: Mapping[str, Any]) -> Tensor | None
                 values = file.get_tensor("values")
                 if file.metadata().get("crc32") != _checksum(values):
                     values = None
-                    warnings.warn(f"{_cache_path(folder, recipe)} is damaged; made anew", stacklevel=2)
+                    warnings.warn(f"{_cache_path(folder, recipe)} is damaged; made again", stacklevel=2)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError):
-        pass  # absent or damaged: made anew
+        pass  # absent or damaged: made again
     world_size = _processes()[1]
     if world_size > 1:
         found: list[bool] = [False] * world_size
@@ -202,7 +202,7 @@ class Layer:
         width: Numbers an image.
         bytes_each: Size of one image's features.
         recipe: All that they depend on, in plain types.
-        in_memory: They are not computed anew when asked for.
+        in_memory: They are not computed again when asked for.
     """
 
     features: Features

@@ -172,7 +172,7 @@ class FineTuneModule(lightning.LightningModule):
         return logits
 
     def on_train_start(self) -> None:
-        """Enter the stage of a run that goes on within an epoch; Lightning does not start that epoch anew."""
+        """Enter the stage of a run that goes on within an epoch; Lightning does not start it again."""
         self._enter_stage()
 
     def on_train_epoch_start(self) -> None:

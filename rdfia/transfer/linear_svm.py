@@ -323,7 +323,7 @@ def learning_curve(
         labels: Of all images, (N,).
         train: Places of the training images, from which fewer are drawn.
         test: Places of the test images.
-        sizes: Images of each class; C is chosen anew for each draw.
+        sizes: Images of each class; C is chosen again for each draw.
         draws: For each size.
         **how: See `try_svm`.
     """

@@ -17,7 +17,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from datamodules.files import atomic_file
 from rdfia.common.backbones import load_backbone
-from rdfia.common.literals import check_choices
+from rdfia.common.literals import validate_literals
 from rdfia.common.weights import weights_hash
 from rdfia.transfer.features import layer_features
 from rdfia.transfer.gram import gram_matrix, signed_root, standard_scale
@@ -75,7 +75,7 @@ class FeatureExtractorSVM(lightning.LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        check_choices(FeatureExtractorSVM.__init__, locals())
+        validate_literals(FeatureExtractorSVM.__init__, locals())
         layers, grids = list(layers), list(grids)
         data_dir = None if data_dir is None else str(data_dir)
         weights = str(weights) if isinstance(weights, Path) else weights
@@ -155,7 +155,7 @@ class FeatureExtractorSVM(lightning.LightningModule):
         self._labels.append(labels.cpu())
         if len(self._labels) != batch_idx + 1:
             raise ValueError(
-                "features were collected from the middle of an epoch on; fit anew, without ckpt_path"
+                "features were collected from the middle of an epoch on; fit again, without ckpt_path"
             )
         if self.trainer.is_last_batch:
             self.fit_features(*self._gather(torch.cat(self._features), torch.cat(self._labels)))

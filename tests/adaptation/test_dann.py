@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from datamodules.mnist_to_mnist_m import MNISTToMNISTMDataModule
 from rdfia.adaptation.dann import PAPER, SCHEDULES, DANNModule, domain_loss, ganin, reverse_gradient
 from rdfia.adaptation.network import of_source, reestimate_statistics
-from rdfia.common.optimization import rate_factor
+from rdfia.common.optimization import lr_factor
 from rdfia.engine.callbacks import RandomState
 
 SMALL = {"network": "paper", "domain_width": 10}
@@ -312,7 +312,7 @@ def test_a_resumed_run_ends_bit_for_bit_as_the_uninterrupted(mnist, tmp_path, st
     torch.manual_seed(1)
     quiet_trainer(max_epochs=2, callbacks=[notes[0], RandomState()]).fit(whole, digits)
     lr, decay = (0.01, "ganin") if flags else (1e-3, "cosine")
-    expected = [(ganin(step / 12), lr * rate_factor(step / 12, decay)) for step in range(12)]
+    expected = [(ganin(step / 12), lr * lr_factor(step / 12, decay)) for step in range(12)]
     assert torch.tensor(notes[0].steps).allclose(torch.tensor(expected), atol=1e-6)
 
     class Save(lightning.Callback):

@@ -16,12 +16,12 @@ from rdfia.interpret.class_visualization import recognized, visualize_classes
 from rdfia.interpret.classifier import logits_of, predict
 from rdfia.interpret.robust_attacks import patch, robustness
 from rdfia.interpret.saliency import (
+    channel_max,
     deletion_and_insertion,
     grad_cam,
     gradient,
     integrated_gradients,
     smooth_grad,
-    strongest,
 )
 
 
@@ -47,7 +47,7 @@ FUNCTIONS = {
     "robustness": lambda model, images, labels: robustness(model, images, labels, views=2),
     "gradient": gradient,
     "smooth_grad": lambda model, images, labels: smooth_grad(model, images, labels, samples=2),
-    "integrated": lambda model, images, labels: strongest(
+    "integrated": lambda model, images, labels: channel_max(
         integrated_gradients(model, images, labels, steps=2)
     ),
     "grad_cam": lambda model, images, labels: grad_cam(model, images, labels, "maps"),

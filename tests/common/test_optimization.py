@@ -4,16 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from rdfia.common.optimization import rate_factor, set_rate, update_average
+from rdfia.common.optimization import lr_factor, set_lr, update_average
 
 
 def test_learning_rate_at_begin_middle_and_end():
-    assert [rate_factor(p, "ganin") for p in (0, 0.5, 1)] == pytest.approx(
-        [1, 0.2608474, 0.1655596], abs=1e-6
-    )
-    assert [rate_factor(p, "cosine") for p in (0, 0.5, 1)] == pytest.approx([1, 0.5, 0])
-    assert [rate_factor(p, "linear") for p in (0, 0.5, 0.75, 1)] == pytest.approx([1, 1, 0.5, 0])
-    assert [rate_factor(p, "none") for p in (0, 0.5, 1)] == [1, 1, 1]
+    assert [lr_factor(p, "ganin") for p in (0, 0.5, 1)] == pytest.approx([1, 0.2608474, 0.1655596], abs=1e-6)
+    assert [lr_factor(p, "cosine") for p in (0, 0.5, 1)] == pytest.approx([1, 0.5, 0])
+    assert [lr_factor(p, "linear") for p in (0, 0.5, 0.75, 1)] == pytest.approx([1, 1, 0.5, 0])
+    assert [lr_factor(p, "none") for p in (0, 0.5, 1)] == [1, 1, 1]
 
 
 def test_the_average_follows_parameters_and_copies_buffers():
@@ -33,5 +31,5 @@ def test_a_rate_is_set_for_all_that_is_trained():
     first, second = nn.Linear(2, 2), nn.Linear(2, 2)
     groups = [{"params": first.parameters()}, {"params": second.parameters(), "lr": 0.5}]
     optimizer = torch.optim.SGD(groups, lr=0.1)
-    set_rate(optimizer, 0.25)
+    set_lr(optimizer, 0.25)
     assert [group["lr"] for group in optimizer.param_groups] == [0.25, 0.25]

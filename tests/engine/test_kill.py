@@ -154,7 +154,7 @@ def test_killed_at_twenty_moments_it_ends_as_if_it_had_not_been(tmp_path, name):
     killed, moments, kills, early = [*command, str(tmp_path / "killed"), *own["b"]], random.Random(0), 0, 0
     for number in range(MOMENTS):
         if number % 2:
-            shutil.rmtree(tmp_path / "b", ignore_errors=True)  # features are extracted anew
+            shutil.rmtree(tmp_path / "b", ignore_errors=True)  # features are extracted again
             if name == "gan" and list((tmp_path / "killed").rglob("results.json")):
                 shutil.rmtree(tmp_path / "killed")  # a quick machine has trained to the end: begin again
         process = start(killed)

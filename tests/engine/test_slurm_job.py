@@ -82,7 +82,7 @@ def test_other_tasks_wait_until_the_first_has_begun_the_run_anew(tmp_path, monke
     training.open_run(arguments(tmp_path, max_epochs=2, overwrite=True), Tiny(), {})
     assert time.monotonic() - started >= 0.5
     mark.write_text("7")
-    with pytest.raises(ValueError, match=r"the first process has not begun .*run anew within 0.2 s"):
+    with pytest.raises(ValueError, match=r"the first process has not begun .*run from scratch within 0.2 s"):
         training.wait_for_first(mark.parent, seconds=0.2)
 
 

@@ -111,9 +111,9 @@ def test_more_epochs_go_on_and_overwrite_starts_anew(tmp_path):
     more = Tiny()
     train(arguments(tmp_path, max_epochs=4), more)
     assert more.batches == 5
-    anew = Tiny()
-    train(arguments(tmp_path, overwrite=True), anew)
-    assert anew.batches == 15
+    fresh = Tiny()
+    train(arguments(tmp_path, overwrite=True), fresh)
+    assert fresh.batches == 15
 
 
 def test_a_dry_run_writes_nothing(tmp_path):
@@ -138,7 +138,7 @@ def test_figures_are_written_for_each_epoch(tmp_path):
     _, folder, _ = train(arguments(tmp_path), Tiny(), [figure])
     figures = {path.name: path.stat().st_mtime_ns for path in (folder / "figures").iterdir()}
     assert sorted(figures) == [f"x_epoch_{number:03d}.png" for number in range(4)]
-    train(arguments(tmp_path), Tiny(), [figure])  # a finished run draws nothing anew
+    train(arguments(tmp_path), Tiny(), [figure])  # a finished run draws nothing again
     assert figures == {path.name: path.stat().st_mtime_ns for path in (folder / "figures").iterdir()}
 
 

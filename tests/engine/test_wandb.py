@@ -84,7 +84,7 @@ def test_wandb_with_a_login_but_no_network_goes_offline(tmp_path, monkeypatch, k
     monkeypatch.setenv("WANDB_SILENT", "true")
     folder = tmp_path / "runs" / "run"
     folder.mkdir(parents=True)
-    (folder / "wandb_id.txt").write_bytes(b"\xff\x00")  # damaged: made anew
+    (folder / "wandb_id.txt").write_bytes(b"\xff\x00")  # damaged: made again
     _, folder, _ = train(arguments(tmp_path, wandb=True, max_epochs=1), Tiny())
     wandb_run.finish_last()
     assert rows(folder)

@@ -133,8 +133,8 @@ def test_halfway_along_the_line_latents_are_shorter_than_along_the_arc():
         def forward(self, latents):
             return latents.norm(dim=1)
 
-    def judge(lengths):
-        return torch.stack([torch.where(lengths > 1.9, 9.0, 0.0), torch.zeros(len(lengths))], 1)
+    def judge(l2_norms):
+        return torch.stack([torch.where(l2_norms > 1.9, 9.0, 0.0), torch.zeros(len(l2_norms))], 1)
 
     module = Lengths()
     module.scores = SimpleNamespace(judge=judge)

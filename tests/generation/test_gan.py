@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from datamodules.mnist import MNISTDataModule
 from datamodules.tensors import BatchLoader, ImageTensors, ShuffledBatches
-from rdfia.common.optimization import rate_factor
+from rdfia.common.optimization import lr_factor
 from rdfia.engine.runs import MetricsCSV
 from rdfia.generation.gan import PRACTICAL, GANModule
 from rdfia.generation.latents import draw_latents
@@ -177,7 +177,7 @@ def test_rates_fall_over_the_batches_of_all_epochs(decay):
             seen.append(tuple(optimizer.param_groups[0]["lr"] for optimizer in trainer.optimizers))
 
     quiet_trainer(max_epochs=2, callbacks=[Watch()]).fit(module, some_batches(count=3))
-    factors = [rate_factor(batch / 6, decay) for batch in range(6)]
+    factors = [lr_factor(batch / 6, decay) for batch in range(6)]
     assert torch.tensor(seen).allclose(torch.tensor([(2e-3 * f, 1e-3 * f) for f in factors]))
 
 

@@ -41,9 +41,9 @@ def test_interpolation_by_hand():
 
 def test_slerp_keeps_the_length_of_normal_latents_where_the_line_is_shorter():
     first, second = draw_latents(2, 1000, [0]).split(1)
-    lengths = {how: interpolate(first, second, 0.5, how).norm().item() for how in ("linear", "slerp")}
-    assert lengths["slerp"] == pytest.approx(math.sqrt(1000), rel=0.05)
-    assert lengths["linear"] == pytest.approx(math.sqrt(500), rel=0.05)
+    l2_norms = {how: interpolate(first, second, 0.5, how).norm().item() for how in ("linear", "slerp")}
+    assert l2_norms["slerp"] == pytest.approx(math.sqrt(1000), rel=0.05)
+    assert l2_norms["linear"] == pytest.approx(math.sqrt(500), rel=0.05)
 
 
 def test_slerp_of_parallel_and_of_opposite_latents_is_the_line():

@@ -49,8 +49,8 @@ def test_scores_are_1_for_what_real_images_should_get_and_0_for_generated_ones()
 
 def test_where_the_generator_loses_it_learns_but_for_minimax():
     lost = torch.tensor([-20.0], requires_grad=True)
-    slopes = {"non-saturating": -1, "hinge": -1, "least-squares": -21, "minimax": 0}
-    for loss, slope in slopes.items():
+    input_gradients = {"non-saturating": -1, "hinge": -1, "least-squares": -21, "minimax": 0}
+    for loss, slope in input_gradients.items():
         (gradient,) = torch.autograd.grad(generator_loss(lost, loss), lost)
         assert gradient.item() == pytest.approx(slope, abs=1e-6), loss
 

@@ -15,7 +15,7 @@ from torch.nn import functional
 from rdfia.interpret.adversarial import fgsm, fool, pgd, project
 from rdfia.interpret.attack_results import judge, quantised, rounded
 from rdfia.interpret.black_box_attacks import few_pixels, shapes
-from rdfia.interpret.classifier import lengths, predict
+from rdfia.interpret.classifier import l2_norms, predict
 from rdfia.interpret.robust_attacks import patch, random_transform, robustness, with_patch
 
 
@@ -201,15 +201,15 @@ def test_eight_bits_of_a_small_l2_change_are_the_nearest_within_the_ball():
     image = rounded(0.2 + 0.6 * torch.rand(2, 3, 224, 224))
     change = torch.randn_like(image) ** 3  # some values count more, as in a gradient
     for epsilon in (0.15, 0.5, 2.0):
-        changed = image + epsilon * change / lengths(change)
+        changed = image + epsilon * change / l2_norms(change)
         kept = quantised(image, changed, epsilon, "l2")
         assert torch.equal(kept, rounded(kept))
-        within = lengths(kept - image).flatten()
+        within = l2_norms(kept - image).flatten()
         assert (within <= epsilon * (1 + 1e-5)).all()
         assert (within > 0.5 * epsilon).all()
         nearest = rounded(changed)
         undone = kept != nearest
-        if (lengths(nearest - image) <= epsilon).all():
+        if (l2_norms(nearest - image) <= epsilon).all():
             assert not undone.any()
         elif undone.any():  # the smallest changes only
             assert torch.equal(kept[undone], image[undone])
@@ -308,9 +308,9 @@ def test_random_starts_are_uniform_within_epsilon():
     change = pgd(model, images, labels, **given).unrounded - images
     assert change.std().item() == pytest.approx(0.1 / math.sqrt(3), rel=0.03)
     change = pgd(model, images, labels, norm="l2", **given).unrounded - images
-    lengths = change.flatten(1).norm(dim=1)
-    assert lengths.max() <= 0.1001
-    assert lengths.mean().item() == pytest.approx(0.1 * 4 / 5, rel=0.02)  # of a ball in 4 dimensions
+    l2_norms = change.flatten(1).norm(dim=1)
+    assert l2_norms.max() <= 0.1001
+    assert l2_norms.mean().item() == pytest.approx(0.1 * 4 / 5, rel=0.02)  # of a ball in 4 dimensions
 
 
 def test_projection_by_hand():
@@ -392,7 +392,7 @@ def test_of_an_image_between_grey_levels_rounding_alone_is_no_change(norm):
     image = 0.2 + 0.6 * torch.rand(1, 3, 64, 64)
     change = torch.randn_like(image) ** 3
     epsilon = 0.1 if norm == "l2" else 1.0 / 255
-    change = epsilon * (change / lengths(change) if norm == "l2" else change.sign())
+    change = epsilon * (change / l2_norms(change) if norm == "l2" else change.sign())
     kept = quantised(image, image + change, epsilon, norm)
     moved = kept - rounded(image)
     distance = moved.norm() if norm == "l2" else moved.abs().max()

@@ -9,7 +9,7 @@ from rdfia.interpret.black_box_attacks import few_pixels, shapes
 
 
 def test_one_pixel_is_found_where_one_decides():
-    """The class hangs on the brightest pixel of the middle rows: 1 pixel of 16 x 16 fools."""
+    """The class depends on the brightest pixel of the middle rows: 1 pixel of 16 x 16 fools."""
 
     class Brightest(nn.Module):
         def forward(self, images):

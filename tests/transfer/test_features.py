@@ -133,7 +133,7 @@ def test_a_damaged_cache_is_made_anew(tmp_path):
     flipped = bytearray(whole)
     flipped[-2000] ^= 4
     path.write_bytes(bytes(flipped))
-    with pytest.warns(UserWarning, match="is damaged; made anew"):
+    with pytest.warns(UserWarning, match="is damaged; made again"):
         assert load_cached(tmp_path, recipe) is None
     save_cached(tmp_path, recipe, values)
     assert torch.equal(load_cached(tmp_path, recipe), values)

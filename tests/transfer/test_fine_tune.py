@@ -100,7 +100,7 @@ def test_a_resumed_run_goes_on_in_its_stage_bit_for_bit(scenes, tmp_path, stoppe
 
 @pytest.mark.parametrize("batch_norm", [True, False])
 def test_a_run_stopped_within_an_epoch_goes_on_in_its_stage(scenes, tmp_path, batch_norm):
-    """(Lightning does not start that epoch anew: no on_train_epoch_start.)"""
+    """(Lightning does not start that epoch again: no on_train_epoch_start.)"""
     network = {"backbone": "resnet18", "layer": "layer4", "weights": "random"} if not batch_norm else {}
     settings = {**network, "unfreeze_top_at": 0, "freeze_batch_norm": batch_norm}
     torch.manual_seed(0)

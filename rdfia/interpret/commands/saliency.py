@@ -52,7 +52,7 @@ def explain(args: Saliency, network: Any, layer: str, images: Any, classes: Any,
         return saliency.smooth_grad(network, images, classes, samples=args.samples, seed=args.seed, **size)
     if method == "integrated_gradients":
         found = saliency.integrated_gradients(network, images, classes, steps=args.samples, **size)
-        return saliency.strongest(found)
+        return saliency.channel_max(found)
     if method == "grad_cam":
         return saliency.grad_cam(network, images, classes, network.find_layer(layer), **size)
     return saliency.gradient(network, images, classes, **size)
@@ -70,7 +70,7 @@ def draw_saliency(
     """Draw maps of each image, by each network; return how faithful each kind of map is.
 
     By network and kind: deletion and insertion, means over images of the areas under the curves; randomized,
-    the correlation with the maps of a network whose weights are all random (0: the map hangs on what was
+    the correlation with the maps of a network whose weights are all random (0: the map depends on what was
     learned), over the images whose map is not empty then; empty, the share of those that are. By kind and
     pair of networks: agreement, the correlation of their maps. Beside them stand deletion and insertion of
     maps that know nothing, `CHANCE`.
