@@ -152,7 +152,7 @@ class Args(TrainerArgs):
         return "dann" if self.reversal else "no-reversal"
 
 
-# Flags that say what is trained besides, which no single row depends on, as rows have them.
+# Flags of a table as a whole, and what they are in a single training.
 TABLE_FLAGS: dict[str, Any] = {"compare": ()} | {
     name: getattr(Args, name) for name in ("seeds", "ablation", "part", *PSEUDO_LABELS)
 }

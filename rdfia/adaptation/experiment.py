@@ -31,28 +31,21 @@ from rdfia.adaptation.pseudo_labels import PseudoLabelModule, confident
 from rdfia.adaptation.scores import information
 from rdfia.common import plots
 from rdfia.common.weights import weights_hash
-from rdfia.engine import devices, runs, training, wandb_run
-from rdfia.engine.args import keywords, part_of
+from rdfia.engine import devices, runs, tables, training, wandb_run
+from rdfia.engine.args import keywords
 from rdfia.engine.errors import Diverged
 
 Scores = dict[str, float]
 
 
 @dataclass
-class Table:
-    """What the rows of a table have come to."""
+class Trained(tables.Table):
+    """A table of DANN, with what its figures are of."""
 
-    found: dict[str, dict[int, Scores]] = field(default_factory=dict)
-    """Scores by row and seed."""
-    notes: list[str] = field(default_factory=list)
     modules: dict[str, DANNModule] = field(default_factory=dict)
-    """By row, those of the first seed, for the figures."""
+    """By row, those of the first seed."""
     trainer: lightning.Trainer | None = None
     """The last one."""
-
-    def add(self, row: str, seed: int, scores: Scores) -> None:
-        """Add the scores of a row with a seed."""
-        self.found.setdefault(row, {})[seed] = scores
 
 
 def run(args: Args) -> dict[str, Any]:
@@ -72,27 +65,18 @@ def run(args: Args) -> dict[str, Any]:
     # Rows and rounds are added, and look after themselves.
     free = training.MAY_CHANGE_BUT_LENGTH | TABLE_FLAGS.keys()
     folder = training.open_run(args, DANNModule(**module_flags(args)), data, may_change=free)
-    table = Table(notes=["target_accuracy_by_oracle chooses the epoch by target labels: for comparison only"])
-    mine = part_of([(seed, row) for seed in seeds for row in rows], args.part)
-    for seed, row in mine:
+    table = Trained(seeds)
+    for row, seed, part in tables.trainings(args, rows, tables.by_seed(args), folder, TABLE_FLAGS):
         digits.seed, digits.pseudo_labelled = seed, None
-        own: dict[str, Any] = {
-            "name": runs.row_name(row, seed),
-            "output_dir": folder,
-            "seed": seed,
-            "overwrite": False,
-        }
-        part = dataclasses.replace(args, **own, **TABLE_FLAGS, **rows[row])
         rounds = {flag: getattr(args, flag) for flag in PSEUDO_LABELS} if row == asked else {}
         try:
             train_row(part, row, rounds, digits, data, table)
         except Diverged as error:  # a row of the table that says so
-            if not (table.found or len(mine) > 1):
+            if not (table.found or len(rows) * len(seeds) > 1):
                 raise
             print(error)
             named = "pseudo-labels" if row == asked and seed in table.found.get(asked, {}) else row
-            table.notes.append(f"{named}, seed {seed}: diverged")
-            table.add(named, seed, {"target_accuracy": math.nan})
+            table.add_diverged(named, seed, {"target_accuracy": math.nan})
     if args.part is not None:
         return {}
     if table.trainer is None:
@@ -134,7 +118,7 @@ def train_row(
     rounds: dict[str, Any],
     digits: DomainPairDataModule,
     data: dict[str, Any],
-    table: Table,
+    table: Trained,
 ) -> None:
     """Train one row with one seed, and what follows from it; write its scores into the table.
 
@@ -289,18 +273,14 @@ def self_train(
 
 
 def finish(
-    args: Args, table: Table, digits: DomainPairDataModule, data: dict[str, Any], folder: Path
+    args: Args, table: Trained, digits: DomainPairDataModule, data: dict[str, Any], folder: Path
 ) -> dict[str, Any]:
     """Draw, write results.json and print the table; return the content of results.json."""
     trainer = table.trainer
     assert trainer is not None
-    seeds, found = list(args.seeds or (args.seed,)), table.found
-    metrics = {
-        f"{row}/{name}": [by_seed.get(seed, {}).get(name, math.nan) for seed in seeds]
-        for row, by_seed in found.items()
-        for name in dict.fromkeys(name for scores in by_seed.values() for name in scores)
-    }
-    notes = list(table.notes)
+    seeds, metrics = list(table.seeds), table.metrics()
+    notes = ["target_accuracy_by_oracle chooses the epoch by target labels: for comparison only"]
+    notes += table.diverged
     if any(module.hparams["batch_norm"] for module in table.modules.values()):
         notes.append("each domain is scored, and looked at, under the BatchNorm statistics kept of it")
     if args.pseudo_label_rounds:
@@ -325,16 +305,14 @@ def finish(
         metrics=metrics,
         selection="last epoch",
         wall_seconds=sum(
-            scores["seconds"] for one in found.values() for scores in one.values() if "seconds" in scores
+            scores.get("seconds", 0.0) for by_seed in table.found.values() for scores in by_seed.values()
         ),
+        status=table.status(),
         notes=notes,
     )
     wandb_run.finish_last()
     columns = ("source_loss", "source_accuracy", "target_loss", "target_accuracy", "a_distance")
-    print(f"{'':33}" + "".join(f"{column.replace('_', ' '):>18}" for column in columns))
-    for row in found:
-        shown = [results["metrics"].get(f"{row}/{column}") for column in columns]
-        print(f"{row:33}" + "".join(f"{'' if value is None else runs.spread(value):>18}" for value in shown))
+    tables.show(results, {row: f"{row}/" for row in table.found}, columns)
     written = f"results.json, figures/ and a folder for each training in {folder}"
     print("a dry run, nothing kept" if args.fast_dev_run else written)
     return results

@@ -193,6 +193,7 @@ def write_results(
     selection: str,
     wall_seconds: float,
     notes: list[str],
+    status: str = "finished",
 ) -> dict[str, Any]:
     """Write ``results.json``, the only source of numbers for README and report, and return its content.
 
@@ -210,6 +211,7 @@ def write_results(
         selection: How the checkpoint was chosen.
         wall_seconds: Time of training.
         notes: What a reader must know.
+        status: ``finished``, or what became of it instead, such as ``diverged``.
     """
     summary: dict[str, dict[str, Any]] = {}
     for name, values in metrics.items():
@@ -244,6 +246,7 @@ def write_results(
         "data": data,
         "metrics": summary,
         "selection": selection,
+        "status": status,
         "notes": notes,
     }
     if trainer.is_global_zero and not is_dry_run(trainer):
@@ -277,6 +280,7 @@ RESULTS: dict[str, type | tuple[type, ...]] = {
     "data": dict,
     "metrics": dict,
     "selection": str,
+    "status": str,
     "notes": list,
 }
 
@@ -291,6 +295,7 @@ def read_results(path: Path) -> dict[str, Any]:
         results = json.loads(path.read_text())
         if not isinstance(results, dict):
             raise ValueError(f"it holds a {type(results).__name__}")
+        results.setdefault("status", "finished")  # earlier versions wrote none
         if missing := RESULTS.keys() - results.keys():
             raise ValueError(f"it has no {', '.join(sorted(missing))}")
         for name, kind in RESULTS.items():

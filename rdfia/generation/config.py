@@ -52,7 +52,7 @@ LADDER: dict[str, dict[str, Any]] = {
 }
 
 
-# Flags that say what is trained besides, and what they are in a single run.
+# Flags of a table as a whole, and what they are in a single training.
 TABLE_FLAGS: dict[str, Any] = {"seeds": (), "ablation": (), "compare": (), "part": None}
 # What can be trained for comparison, and the flags in which it differs.
 CONDITIONAL_ROWS: dict[str, dict[str, Any]] = {

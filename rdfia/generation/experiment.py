@@ -131,6 +131,7 @@ class Experiment:
             metrics={name: [value] for name, value in scores.items()},
             selection="last epoch, samples of the averaged generator",
             wall_seconds=seconds,
+            status="diverged" if diverged else "finished",
             notes=[note, *([str(diverged)] if diverged else [])],
         )
         wandb_run.finish_last()

@@ -1,6 +1,7 @@
 """Tables of GANs: what changes of a recipe do, each trained with several seeds in a folder of its own."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -9,16 +10,13 @@ import lightning
 
 from rdfia.common import plots
 from rdfia.common.environment import is_dry_run
-from rdfia.engine import devices, runs, training, wandb_run
-from rdfia.engine.args import part_of
+from rdfia.engine import devices, runs, tables, training, wandb_run
 from rdfia.engine.errors import Diverged
-from rdfia.generation.config import SharedArgs
+from rdfia.generation.config import TABLE_FLAGS, SharedArgs
 from rdfia.generation.gan import GANModule
 
 Flags = TypeVar("Flags", bound=SharedArgs)
 Results = dict[str, Any]
-# Flags that say what is trained besides, and what they are in a single run.
-TABLE_FLAGS: dict[str, Any] = {"seeds": (), "ablation": (), "compare": (), "part": None}
 
 
 class Trains(Protocol):
@@ -31,12 +29,12 @@ class Trains(Protocol):
         """Train, test and draw; return the content of results.json."""
 
 
-def verdict(metrics: Mapping[str, Mapping[str, Any]]) -> str:
+def verdict(scores: Mapping[str, float]) -> str:
     """Return what became of a training: ``diverged``, ``no digits``, ``few classes``, ``ok``."""
-    fid, recall = metrics["judge_fid"]["mean"], metrics["recall"]["mean"]
-    if fid is None or recall is None:
+    recall = scores["recall"]
+    if math.isnan(scores["judge_fid"]) or math.isnan(recall):
         return "diverged"
-    lacking = sum(metrics[f"class_{digit}"]["mean"] < 0.01 for digit in range(10))
+    lacking = sum(scores[f"class_{digit}"] < 0.01 for digit in range(10))
     return "no digits" if recall < 0.01 else "few classes" if lacking >= 3 else "ok"
 
 
@@ -67,28 +65,31 @@ def compare(
         devices.check_devices(one)
     free = training.MAY_CHANGE_BUT_LENGTH | TABLE_FLAGS.keys()
     folder = training.open_run(args, module, data, may_change=free)
-    seeds = list(args.seeds or (args.seed,))
-    found: dict[str, list[Results]] = {row: [] for row in rows}
-    for row, seed in part_of([(row, seed) for row in rows for seed in seeds], args.part):
-        name = runs.row_name(row, seed)
-        own: dict[str, Any] = {"name": name, "output_dir": folder, "seed": seed}
-        one = dataclasses.replace(args, **own, **besides, **rows[row])
+    table = tables.Table(list(tables.by_seed(args)))
+    every: list[Results] = []
+    for row, seed, one in tables.trainings(args, rows, tables.by_seed(args), folder, besides):
         print(f"{row}, seed {seed}")
         try:
             trained = training.finished(one, make(one).build(), data) or make(one).train()
         except Diverged:  # which is written down all the same, but for a dry run
             if args.fast_dev_run:
                 raise
-            trained = runs.read_results(folder / name / "results.json")
-        found[row].append(trained)
+            trained = runs.read_results(folder / one.name / "results.json")
+        every.append(trained)
+        values = {score: metric["values"][0] for score, metric in trained["metrics"].items()}
+        scores = {score: math.nan if value is None else value for score, value in values.items()}
+        if trained["status"] == "finished":
+            table.add(row, seed, scores)
+        else:
+            table.add_diverged(row, seed, scores, trained["notes"][1])
     if args.part is not None:
         return {}
     trainer = training.make_trainer(args, folder, monitor="val/judge_fid", mode="min", callbacks=[])
     if not trainer.is_global_zero:
         return {}
     if not args.fast_dev_run:
-        draw_samples(type(module), list(rows), seeds[0], folder, trainer)
-    return write_table(found, seeds, data, folder, trainer)
+        draw_samples(type(module), list(rows), table.seeds[0], folder, trainer)
+    return write_table(table, every, data, folder, trainer)
 
 
 def draw_samples(
@@ -106,8 +107,8 @@ def draw_samples(
 
 
 def write_table(
-    found: dict[str, list[Results]],
-    seeds: list[int],
+    table: tables.Table,
+    every: list[Results],
     data: dict[str, Any],
     folder: Path,
     trainer: lightning.Trainer,
@@ -115,62 +116,44 @@ def write_table(
     """Write the results.json of a table and print it; return its content.
 
     Args:
-        found: By row, the results of each seed.
-        seeds: In their order.
+        table: The scores of all trainings.
+        every: Their results.
         data: What all were trained on.
         folder: The run folder.
         trainer: Knows where else tables are shown.
     """
-    prefixes = {row: f"{row}/" if len(found) > 1 else "" for row in found}
-    every = [results for row in found for results in found[row]]
-    metrics = {
-        prefixes[row] + score: [one["metrics"][score]["values"][0] for one in found[row]]
-        for row in found
-        for score in found[row][0]["metrics"]
-        if all(score in one["metrics"] for one in found[row])  # an earlier version may have found less
+    prefixes = {row: f"{row}/" if len(table.found) > 1 else "" for row in table.found}
+    metrics = table.metrics()
+    if len(table.found) == 1:
+        metrics = {name.partition("/")[2]: values for name, values in metrics.items()}
+    outcomes = {
+        row: ", ".join(verdict(scores) for scores in by_seed.values()) for row, by_seed in table.found.items()
     }
-    outcomes = {row: ", ".join(verdict(one["metrics"]) for one in found[row]) for row in found}
-    diverged = [
-        f"{row}, seed {seed}: {one['notes'][1]}"
-        for row in found
-        for seed, one in zip(seeds, found[row], strict=True)
-        if len(one["notes"]) > 1
-    ]
-    origins = sorted({f"trained at {one['commit']} on {one['device']}" for one in every})
-    table = runs.write_results(
+    results = runs.write_results(
         folder,
         trainer,
         technique=every[0]["technique"],
-        seeds=seeds,
+        seeds=list(table.seeds),
         data=data,
         metrics=metrics,
         selection=every[0]["selection"],
         wall_seconds=sum(one["wall_seconds"] for one in every),
+        status=table.status(),
         notes=[
             every[0]["notes"][0],
-            *origins,
+            *sorted({f"trained at {one['commit']} on {one['device']}" for one in every}),
             *(f"{row}: {outcome}" for row, outcome in outcomes.items()),
-            *diverged,
+            *table.diverged,
         ],
     )
     columns = ["judge_fid", "precision", "recall", "histogram_distance", "confident_share"]
     columns += ["final_discriminator_loss", "final_generator_loss", "loss_swing", "seconds"]
-    columns = [column for column in columns if all(column in one["metrics"] for one in every)]
-    lines = [
-        [
-            row,
-            *(runs.spread(table["metrics"][prefixes[row] + column], 3) for column in columns),
-            outcomes[row],
-        ]
-        for row in found
-    ]
-    wandb_run.log_table(trainer, ["", *columns, "outcome"], [list(line) for line in lines])
+    lines = tables.show(results, prefixes, columns, digits=3, last=("outcome", outcomes))
+    wandb_run.log_table(trainer, lines[0], lines[1:])
     wandb_run.finish_last()
-    for line in [["", *(column.replace("_", " ") for column in columns), "outcome"], *lines]:
-        print(f"{line[0]:26}" + "".join(f"{cell:>26}" for cell in line[1:]))
     print(
         "a dry run, nothing kept"
         if is_dry_run(trainer)
         else f"results.json and a folder for each in {folder}"
     )
-    return table
+    return results

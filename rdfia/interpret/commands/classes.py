@@ -1,6 +1,5 @@
 """The subcommand class of visualize.py: images of classes, judged by networks that did not make them."""
 
-import dataclasses
 import functools
 import statistics
 from collections.abc import Callable
@@ -12,7 +11,7 @@ import torch
 from datamodules.images import decode_all
 from rdfia.common import plots
 from rdfia.common.backbones import imagenet_classes
-from rdfia.engine import report, runs, training, wandb_run
+from rdfia.engine import report, runs, tables, training, wandb_run
 from rdfia.interpret.attack_results import rounded
 from rdfia.interpret.class_visualization import recognized, visualize_classes
 from rdfia.interpret.commands.common import Numbers, class_of, kept_as_png, load_networks, png
@@ -146,27 +145,29 @@ def compare_settings(args: ClassVisualization, run_one: Callable[[Any], dict[str
     metrics: dict[str, list[float]] = {}
     every: list[dict[str, Any]] = []
     samples: dict[str, torch.Tensor] = {}
-    for row, changes in rows.items():
-        scores: dict[str, list[float]] = {"confidence": [], "top_1": [], "top_5": [], "seconds": []}
-        for maker in networks if args.in_turns else networks[:1]:
-            judges = tuple(other for other in networks if other != maker)
-            own: dict[str, Any] = {"backbone": maker, "judges": judges, "table": None, "output_dir": folder}
-            own["name"] = runs.row_name(f"{row}-{maker}", args.seed)
-            part = dataclasses.replace(args, **own, **PRACTICAL | changes)
-            print(f"{row}, {maker}", flush=True)
-            results = training.finished(part, none, {}) or run_one(part)
-            every.append(results)
-            found = {score: value["mean"] for score, value in results["metrics"].items()}
-            scores["confidence"].append(found[f"{maker}/confidence"])
-            scores["seconds"].append(results["wall_seconds"])
-            for judge in judges:
-                for score in ("top_1", "top_5"):
-                    scores[score].append(found[f"{judge}/{score}"])
-                    metrics[f"{row}/{maker}/{judge}/{score}"] = [found[f"{judge}/{score}"]]
-            if maker == args.backbone and not args.fast_dev_run:
-                files = sorted((folder / part.name / "images").glob("*.png"))[:6]
-                samples[row] = torch.stack([png(file) for file in files])
-        metrics |= {f"{row}/{score}": [statistics.mean(values)] for score, values in scores.items()}
+    turns = {}
+    for maker in networks if args.in_turns else networks[:1]:
+        judges = tuple(other for other in networks if other != maker)
+        turns[maker] = {"backbone": maker, "judges": judges}
+    columns = ("confidence", "top_1", "top_5", "seconds")
+    scores: dict[str, dict[str, list[float]]] = {row: {score: [] for score in columns} for row in rows}
+    settings_of = {row: PRACTICAL | changes for row, changes in rows.items()}
+    for row, maker, part in tables.trainings(args, settings_of, turns, folder, {"table": None}):
+        print(f"{row}, {maker}", flush=True)
+        results = training.finished(part, none, {}) or run_one(part)
+        every.append(results)
+        found = {score: value["mean"] for score, value in results["metrics"].items()}
+        scores[row]["confidence"].append(found[f"{maker}/confidence"])
+        scores[row]["seconds"].append(results["wall_seconds"])
+        for judge in part.judges:
+            for score in ("top_1", "top_5"):
+                scores[row][score].append(found[f"{judge}/{score}"])
+                metrics[f"{row}/{maker}/{judge}/{score}"] = [found[f"{judge}/{score}"]]
+        if maker == args.backbone and not args.fast_dev_run:
+            files = sorted((folder / part.name / "images").glob("*.png"))[:6]
+            samples[row] = torch.stack([png(file) for file in files])
+    for row, by_score in scores.items():
+        metrics |= {f"{row}/{score}": [statistics.mean(values)] for score, values in by_score.items()}
     if samples:
         figure = plots.image_rows(samples, title=f"made with {args.backbone}")
         runs.save_figure(folder, "settings", figure, trainer)
@@ -183,9 +184,6 @@ def compare_settings(args: ClassVisualization, run_one: Callable[[Any], dict[str
     )
     report.write_run_page(folder, results, trainer)
     wandb_run.finish_last()
-    print(f"{'':36}{'confidence':>12}{'top-1':>8}{'top-5':>8}{'seconds':>9}")
-    for row in rows:
-        sure, first, five, time = (metrics[f"{row}/{score}"][0] for score in scores)
-        print(f"{row:36}{sure:12.3f}{first:8.3f}{five:8.3f}{time:9.0f}")
+    tables.show(results, {row: f"{row}/" for row in rows}, columns, digits=3)
     print("a dry run, nothing kept" if args.fast_dev_run else f"index.html, results.json in {folder}")
     return results
