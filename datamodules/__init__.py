@@ -8,9 +8,12 @@ or GPU:
 
 from collections.abc import Callable
 from importlib import import_module
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from datamodules.domain_pair import DomainPairDataModule
     from datamodules.imagenet_samples import ImageNetSamplesDataModule
     from datamodules.in_memory import InMemoryDataModule
@@ -20,16 +23,19 @@ if TYPE_CHECKING:
     from datamodules.scene15 import Scene15DataModule
     from datamodules.usps import USPSDataModule
 
+# Data sets by the names that flags have for them: a new one is a line here.
+DATASETS = {
+    "mnist": "mnist.MNISTDataModule",
+    "mnist-m": "mnist_m.MNISTMDataModule",
+    "scene15": "scene15.Scene15DataModule",
+    "usps": "usps.USPSDataModule",
+}
 # Where each public name lives.
-_HOMES = {
+_HOMES = {name: home for home, name in (place.split(".") for place in DATASETS.values())} | {
     "DomainPairDataModule": "domain_pair",
     "ImageNetSamplesDataModule": "imagenet_samples",
     "InMemoryDataModule": "in_memory",
-    "MNISTDataModule": "mnist",
-    "MNISTMDataModule": "mnist_m",
     "MNISTToMNISTMDataModule": "mnist_to_mnist_m",
-    "Scene15DataModule": "scene15",
-    "USPSDataModule": "usps",
 }
 __all__ = [
     "DomainPairDataModule",
@@ -51,15 +57,6 @@ def __getattr__(name: str) -> Any:
     return value
 
 
-# Data sets by the names that flags have for them.
-DATASETS = {
-    "mnist": "MNISTDataModule",
-    "mnist-m": "MNISTMDataModule",
-    "scene15": "Scene15DataModule",
-    "usps": "USPSDataModule",
-}
-
-
 def dataset(name: str) -> "Callable[..., InMemoryDataModule]":
     """Return the data module class of a data set by its name.
 
@@ -68,8 +65,25 @@ def dataset(name: str) -> "Callable[..., InMemoryDataModule]":
     """
     if name not in DATASETS:
         raise ValueError(f"data set {name!r} is none of {', '.join(DATASETS)}")
-    kind: Callable[..., InMemoryDataModule] = __getattr__(DATASETS[name])
+    kind: Callable[..., InMemoryDataModule] = __getattr__(DATASETS[name].split(".")[1])
     return kind
+
+
+def open_dataset(name: str, data_dir: "Path | str | None", **keywords: Any) -> "InMemoryDataModule":
+    """Return the data module of a data set, made with keywords.
+
+    ``channels`` is left out where a data set has no choice of it, as one in colour.
+
+    Raises:
+        ValueError: There is no such data set, or it does not take one of the keywords.
+    """
+    kind = dataset(name)
+    taken = signature(kind).parameters
+    keywords = {key: value for key, value in keywords.items() if key in taken or key != "channels"}
+    for key in keywords:
+        if key not in taken:
+            raise ValueError(f"data set {name!r} has no {key} to choose; take another data set")
+    return kind(data_dir, **keywords)
 
 
 def __dir__() -> list[str]:

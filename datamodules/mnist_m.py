@@ -258,6 +258,7 @@ class MNISTMDataModule(InMemoryDataModule):
         image_size: 32, or 28 (the central part).
         val_fraction: The part of the training images held out for validation: the last ones.
         source: ``release``, ``generated``, or ``auto``: the release where it is.
+        train_on_val: Train on the validation images too; the validation set stays the same.
 
     Example:
         >>> digits = MNISTMDataModule("sample", batch_size=64)
@@ -280,9 +281,15 @@ class MNISTMDataModule(InMemoryDataModule):
         image_size: int = 32,
         val_fraction: float = 1 / 12,
         source: Literal["auto", "release", "generated"] = "auto",
+        train_on_val: bool = False,
     ) -> None:
         super().__init__(
-            data_dir, batch_size=batch_size, seed=seed, num_workers=num_workers, val_fraction=val_fraction
+            data_dir,
+            batch_size=batch_size,
+            seed=seed,
+            num_workers=num_workers,
+            val_fraction=val_fraction,
+            train_on_val=train_on_val,
         )
         if image_size not in (28, 32):
             raise ValueError(f"image_size is 28 or 32, got {image_size}")

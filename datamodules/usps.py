@@ -65,6 +65,8 @@ class USPSDataModule(InMemoryDataModule):
         num_workers: 0 is fastest: the digits live in memory.
         image_size: 28 or 32.
         channels: 1, or 3 (the grey channel repeated).
+        val_fraction: The part of the training images held out for validation: the last ones.
+        train_on_val: Train on the validation images too; the validation set stays the same.
 
     Example:
         >>> digits = USPSDataModule("data", batch_size=16)
@@ -85,8 +87,17 @@ class USPSDataModule(InMemoryDataModule):
         num_workers: int = 0,
         image_size: int = 28,
         channels: int = 1,
+        val_fraction: float = 1 / 12,
+        train_on_val: bool = False,
     ) -> None:
-        super().__init__(data_dir, batch_size=batch_size, seed=seed, num_workers=num_workers)
+        super().__init__(
+            data_dir,
+            batch_size=batch_size,
+            seed=seed,
+            num_workers=num_workers,
+            val_fraction=val_fraction,
+            train_on_val=train_on_val,
+        )
         check_shape(image_size, channels)
         self.image_size, self.channels = image_size, channels
 

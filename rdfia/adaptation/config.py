@@ -1,11 +1,10 @@
 """What an experiment in domain adaptation is told: flags, the rows of its tables."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from rdfia.engine.args import TrainerArgs, check_part, default
+from rdfia.engine.args import DatasetName, TrainerArgs, check_dataset, check_part, default
 
-Digits = Literal["mnist", "mnist-m", "usps"]
 # What can be trained for comparison, and the flags in which it differs from what is asked for.
 ROWS: dict[str, dict[str, Any]] = {
     "source-only": {"adapt": False, "reversal": True, "labelled": "source"},
@@ -56,6 +55,15 @@ SELECTIONS = {
 class Args(TrainerArgs):
     """Train DANN from one set of digits to another, and the baselines it is compared with."""
 
+    GROUPS: ClassVar[dict[str, str]] = {
+        "training": "max_epochs",
+        "domains": "source",
+        "adaptation": "adapt",
+        "model": "network",
+        "optimization": "optimizer",
+        "self_training": "pseudo_label_rounds",
+    }
+
     name: str = "dann"
     """Name of the run folder. Running again with the same name resumes the run."""
     max_epochs: int = 10
@@ -66,9 +74,9 @@ class Args(TrainerArgs):
     """Random seeds; one training each, mean and deviation over them. Overrides --seed."""
     part: Annotated[tuple[int, int] | None, default("all of it")] = None
     """Train only part K of N of the table (K from 0), for job arrays, e.g. 0 4."""
-    source: Digits = "mnist"
+    source: DatasetName = "mnist"
     """Source data set, whose labels are trained on."""
-    target: Digits = "mnist-m"
+    target: DatasetName = "mnist-m"
     """Target data set, of which only the images are."""
     compare: tuple[Literal["source-only", "no-reversal", "dann", "target-trained"], ...] = ("source-only",)
     """Baselines to train as well, with the same settings; none after an empty --compare."""
@@ -138,6 +146,8 @@ class Args(TrainerArgs):
         if any(seed < 0 for seed in self.seeds):
             raise ValueError(f"--seeds are at least 0, got {min(self.seeds)}")
         check_part(self.part, self.overwrite)
+        check_dataset("--source", self.source)
+        check_dataset("--target", self.target)
         if self.source == self.target:
             raise ValueError(f"--source and --target are two data sets, got {self.source} twice")
         if self.pseudo_label_rounds and self.labelled == "target":

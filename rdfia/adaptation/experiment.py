@@ -12,7 +12,7 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from datamodules import dataset
+from datamodules import open_dataset
 from datamodules.domain_pair import DomainPairDataModule
 from rdfia.adaptation import embeddings
 from rdfia.adaptation.config import (
@@ -24,7 +24,7 @@ from rdfia.adaptation.config import (
     TABLE_FLAGS,
     Args,
 )
-from rdfia.adaptation.dann import PAPER, DANNModule
+from rdfia.adaptation.dann import CLASSES, PAPER, DANNModule
 from rdfia.adaptation.experiment_figures import draw
 from rdfia.adaptation.network import reestimate_statistics
 from rdfia.adaptation.pseudo_labels import PseudoLabelModule, confident
@@ -98,11 +98,13 @@ def rows_of(args: Args) -> dict[str, dict[str, Any]]:
 
 def digit_pair(args: Args) -> DomainPairDataModule:
     """Return the data module of source and target."""
-    reading: dict[str, Any] = {"batch_size": args.batch_size, "image_size": 28}
-    source, target = (
-        dataset(name)(args.data_dir, **reading, **({} if name == "mnist-m" else {"channels": 3}))
-        for name in (args.source, args.target)
-    )
+    domains = []
+    for flag, name in (("source", args.source), ("target", args.target)):
+        digits = open_dataset(name, args.data_dir, batch_size=args.batch_size, image_size=28, channels=3)
+        if len(digits.classes) != CLASSES:
+            raise ValueError(f"--{flag} {name} has {len(digits.classes)} classes, the network {CLASSES}")
+        domains.append(digits)
+    source, target = domains
     return DomainPairDataModule(source, target, batch_size=args.batch_size)
 
 

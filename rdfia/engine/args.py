@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 
+from datamodules import DATASETS
 from rdfia.engine.slurm import SLURM_JOB
 
 Item = TypeVar("Item")
@@ -31,6 +32,8 @@ def default(text: str) -> Any:
     return tyro.conf.arg(help_behavior_hint=f"(default: {text})")
 
 
+# A data set by its name; which there are is known to the registry alone.
+DatasetName = Annotated[str, tyro.conf.arg(metavar="{" + ",".join(DATASETS) + "}")]
 Precision = Literal["auto", "float32", "bf16-mixed", "16-mixed"]
 
 
@@ -140,6 +143,16 @@ def keywords(function: Callable[..., Any], args: Any) -> dict[str, Any]:
     """
     taken = inspect.signature(function).parameters
     return {name: value for name, value in vars(args).items() if name in taken and value is not None}
+
+
+def check_dataset(flag: str, name: str) -> None:
+    """Check that a flag names a data set.
+
+    Raises:
+        ValueError: There is none of that name.
+    """
+    if name not in DATASETS:
+        raise ValueError(f"{flag} is one of {', '.join(DATASETS)}, got {name!r}")
 
 
 def check_part(part: tuple[int, int] | None, overwrite: bool) -> None:

@@ -18,6 +18,7 @@ import tyro
 from rdfia.common.memory import keep_freed_memory
 from rdfia.engine.args import RunArgs
 from rdfia.engine.errors import Checked, Failed, Interrupted
+from rdfia.engine.flag_groups import grouped, ungrouped
 from rdfia.engine.lock import give_back
 from rdfia.engine.slurm import requeue_job
 
@@ -34,10 +35,12 @@ def fail(message: str) -> None:
 def parse(flags: type[Flags]) -> Flags:
     """Parse the command line; a wrong flag is one line of text and exit code 2."""
     complaint = io.StringIO()
+    # Shorter help: INT without None; and the flags of a group as --lr, not --optimization.lr.
+    config = (tyro.conf.DisallowNone, tyro.conf.OmitArgPrefixes)
     try:
         with contextlib.redirect_stderr(complaint):
-            # Shorter help: INT without None.
-            return tyro.cli(flags, config=(tyro.conf.DisallowNone,))
+            found: Flags = ungrouped(tyro.cli(grouped(flags), config=config))
+            return found
     except SystemExit as stop:
         if not stop.code:
             raise
@@ -50,7 +53,7 @@ def parse(flags: type[Flags]) -> Flags:
         if "Expected one of {" in said and "subcommand" not in said:  # what each of them does is in the help
             sys.argv = [sys.argv[0], "--help"]
             with contextlib.redirect_stdout(sys.stderr), contextlib.suppress(SystemExit):
-                tyro.cli(flags, config=(tyro.conf.DisallowNone,))
+                tyro.cli(grouped(flags), config=config)
         fail(f"{said}; {hint}--help lists all flags")
         raise
 

@@ -1,7 +1,7 @@
 """What the experiments with GANs are told: flags of both kinds, the rows of their tables."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from rdfia.engine.args import TrainerArgs, check_part, default
 
@@ -68,6 +68,13 @@ CONDITIONAL_ROWS: dict[str, dict[str, Any]] = {
 @dataclass(frozen=True)
 class SharedArgs(TrainerArgs):
     """Flags of a GAN of either kind."""
+
+    GROUPS: ClassVar[dict[str, str]] = {
+        "training": "max_epochs",
+        "recipe": "preset",
+        "model": "latent_dim",
+        "optimization": "loss",
+    }
 
     preset: Literal["best", "practical"] = "best"
     """Recipe for the options that are not given: `best`, or `practical` as in the classic DCGAN practical."""
@@ -138,6 +145,12 @@ class SharedArgs(TrainerArgs):
 class GANArgs(SharedArgs):
     """Train a DCGAN on MNIST and score its digits with the digit judge."""
 
+    GROUPS: ClassVar[dict[str, str]] = SharedArgs.GROUPS | {
+        "clusters": "groups",
+        "figures": "interpolate",
+        "table": "ablation",
+    }
+
     name: str = "gan"
     """Name of the run folder. Running again with the same name resumes the run."""
     groups: Annotated[int | None, default("50, at most --latent-dim; practical: 0")] = None
@@ -163,6 +176,11 @@ class GANArgs(SharedArgs):
 @dataclass(frozen=True)
 class ConditionalGANArgs(SharedArgs):
     """Train a conditional DCGAN on MNIST and score its digits with the digit judge."""
+
+    GROUPS: ClassVar[dict[str, str]] = SharedArgs.GROUPS | {
+        "conditioning": "conditioning",
+        "table": "compare",
+    }
 
     name: str = "cgan"
     """Name of the run folder. Running again with the same name resumes the run."""

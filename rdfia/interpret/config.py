@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
@@ -24,6 +24,8 @@ LEAST |= {
 @dataclass(frozen=True)
 class Network(RunArgs):
     """Flags of all subcommands."""
+
+    GROUPS: ClassVar[dict[str, str]] = {"network": "backbone"}
 
     batch_size: int = 32
     """Images per forward pass, which bounds the memory."""
@@ -98,6 +100,8 @@ class Activations(Pictures):
 class Saliency(Pictures):
     """Draw which pixels the score of a class depends on, and measure how far to trust such maps."""
 
+    GROUPS: ClassVar[dict[str, str]] = Network.GROUPS | {"saliency": "compare"}
+
     name: str = "saliency"
     """Name of the run folder. Running again with the same name resumes the run."""
     compare: Annotated[tuple[str, ...], default("none")] = ()
@@ -128,6 +132,12 @@ DISCS = 32  # that shapes tries at once for one of those that it draws
 @dataclass(frozen=True)
 class Adversarial(Pictures):
     """Make adversarial examples, judge them as 8-bit files, and test what transfers."""
+
+    GROUPS: ClassVar[dict[str, str]] = Network.GROUPS | {
+        "attacks": "compare",
+        "patch": "patch_size",
+        "comparisons": "curve",
+    }
 
     name: str = "adversarial"
     """Name of the run folder. Running again with the same name resumes the run."""
@@ -212,6 +222,11 @@ TABLES: dict[str, dict[str, dict[str, Any]]] = {
 @dataclass(frozen=True)
 class ClassVisualization(Network):
     """Draw images that maximise the logit of a class, and let other networks classify them."""
+
+    GROUPS: ClassVar[dict[str, str]] = Network.GROUPS | {
+        "classes": "classes",
+        "settings": "preset",
+    }
 
     name: str = "class"
     """Name of the run folder. Running again with the same name resumes the run."""

@@ -3,20 +3,27 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
-from rdfia.engine.args import ParallelArgs, TrainerArgs, default
+from rdfia.engine.args import DatasetName, ParallelArgs, TrainerArgs, check_dataset, default
 
 
 @dataclass(frozen=True)
 class SVMArgs(ParallelArgs):
     """Train linear SVMs on features of frozen CNNs; C by cross-validation on train."""
 
+    GROUPS: ClassVar[dict[str, str]] = {
+        "data": "dataset",
+        "features": "features",
+        "classifier": "scaling",
+        "memory": "memory_gb",
+    }
+
     name: str = "svm"
     """Name of the run folder. Running again with the same name resumes the run."""
     batch_size: int = 32
     """Images in a forward pass."""
-    dataset: Literal["scene15", "mnist"] = "scene15"
+    dataset: DatasetName = "scene15"
     """Data set to classify."""
     features: tuple[str, ...] = ("vgg16/pool5",)
     """Features as network/layer, see rdfia.common.backbones; each gets an SVM."""
@@ -55,6 +62,10 @@ class SVMArgs(ParallelArgs):
         """Return what is classified."""
         return (self.dataset,)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_dataset("--dataset", self.dataset)
+
 
 def layers_by_network(args: SVMArgs) -> dict[str, list[str]]:
     """Return which layers of which networks ``--features`` names."""
@@ -72,7 +83,7 @@ def layers_by_network(args: SVMArgs) -> dict[str, list[str]]:
         raise ValueError(f"--weights {args.weights} is one file, and --features names {len(wanted)} networks")
     if any(cells < 1 for cells in args.grids):
         raise ValueError(f"--grids have at least 1 cell on each side, got {' '.join(map(str, args.grids))}")
-    if args.splits and args.dataset == "mnist":
+    if args.splits and args.dataset != "scene15":
         raise ValueError("--splits draws 100 images a class of 15 Scene; leave it out")
     if args.splits and (args.scaling == "standard" or args.shuffle_labels):
         flag = "--shuffle-labels" if args.shuffle_labels else "--scaling standard"
@@ -86,13 +97,22 @@ def layers_by_network(args: SVMArgs) -> dict[str, list[str]]:
 class FineTuneArgs(TrainerArgs):
     """Fine-tune a pretrained CNN: a new head, the CNN frozen or unfrozen in stages."""
 
+    GROUPS: ClassVar[dict[str, str]] = {
+        "training": "max_epochs",
+        "data": "dataset",
+        "model": "backbone",
+        "stages": "top",
+        "optimization": "head_lr",
+        "evaluation": "patience",
+    }
+
     name: str = "fine-tune"
     """Name of the run folder. Running again with the same name resumes the run."""
     max_epochs: int = 20
     """Number of passes over the training data."""
     batch_size: int = 32
     """Images per step, summed over all processes."""
-    dataset: Literal["scene15", "mnist"] = "scene15"
+    dataset: DatasetName = "scene15"
     """Data set to classify."""
     backbone: str = "squeezenet1_1"
     """Network, see rdfia.common.backbones."""
@@ -147,5 +167,6 @@ class FineTuneArgs(TrainerArgs):
             raise ValueError(f"--patience is at least 1, got {self.patience}")
         if self.train_on_val and self.patience:
             raise ValueError("--patience needs images that are not trained on; leave --train-on-val out")
+        check_dataset("--dataset", self.dataset)
         if self.watch_test and self.dataset != "scene15":
             raise ValueError("--watch-test is for 15 Scene; leave it out")

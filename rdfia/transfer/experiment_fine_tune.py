@@ -6,7 +6,7 @@ from typing import Any
 
 import lightning
 
-from datamodules import dataset
+from datamodules import open_dataset
 from datamodules.files import data_root
 from datamodules.scene15 import Scene15DataModule
 from rdfia.common import plots
@@ -26,7 +26,7 @@ def run(args: FineTuneArgs) -> dict[str, Any]:
         "train_on_val": args.train_on_val,
     }
     only_scenes = {"watch_test": args.watch_test} if args.dataset == "scene15" else {}
-    images = dataset(args.dataset)(args.data_dir, channels=3, **reading, **only_scenes)
+    images = open_dataset(args.dataset, args.data_dir, channels=3, **reading, **only_scenes)
     images.prepare_data()
     lightning.seed_everything(args.seed, workers=True, verbose=False)
     fixed: dict[str, Any] = {"data_dir": data_root(args.data_dir), "classes": len(images.classes)}

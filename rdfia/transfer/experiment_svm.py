@@ -9,7 +9,7 @@ import lightning
 import torch
 from torch import Tensor
 
-from datamodules import dataset
+from datamodules import open_dataset
 from datamodules.files import data_root, say
 from datamodules.in_memory import InMemoryDataModule
 from datamodules.scene15 import TRAIN_PER_CLASS, Scene15DataModule, audit, split_by_seed
@@ -175,7 +175,7 @@ def where(args: SVMArgs) -> dict[str, Any]:
 def data_module(args: SVMArgs) -> InMemoryDataModule:
     """Return the data module of what is classified."""
     size = 64 if args.fast_dev_run else args.image_size
-    return dataset(args.dataset)(args.data_dir, image_size=size, train_on_val=True)
+    return open_dataset(args.dataset, args.data_dir, image_size=size, train_on_val=True)
 
 
 def read(args: SVMArgs, scenes: InMemoryDataModule) -> Pictures:

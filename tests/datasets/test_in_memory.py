@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import datamodules
-from datamodules import InMemoryDataModule, dataset
+from datamodules import InMemoryDataModule, dataset, open_dataset
 from datamodules.tensors import ImageTensors
 
 
@@ -45,8 +45,15 @@ def test_a_part_that_would_be_empty_is_refused(fraction):
 
 
 def test_data_sets_are_found_by_their_names():
-    for name, kind in datamodules.DATASETS.items():
-        assert dataset(name) is getattr(datamodules, kind)
+    for name, place in datamodules.DATASETS.items():
+        assert dataset(name) is getattr(datamodules, place.split(".")[1])
         assert issubclass(dataset(name), InMemoryDataModule)
     with pytest.raises(ValueError, match="data set 'cifar' is none of mnist, mnist-m, scene15, usps"):
         dataset("cifar")
+
+
+def test_a_data_set_is_opened_with_what_it_takes():
+    assert open_dataset("mnist", "sample", channels=3, image_size=28).channels == 3
+    assert open_dataset("mnist-m", "sample", channels=3, image_size=28).image_size == 28
+    with pytest.raises(ValueError, match="data set 'usps' has no split_seed to choose"):
+        open_dataset("usps", None, split_seed=1)

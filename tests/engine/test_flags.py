@@ -190,7 +190,11 @@ def call(*words: str) -> subprocess.CompletedProcess[str]:
         ("train_svm.py", ["--data-dir", "sample"], "15 Scene is not part of the embedded sample"),
         ("train_dann.py", ["--data-dir", "sample", "--target", "usps"], "USPS is not part of"),
         ("visualize.py", ["classify", "--data-dir", "/absent"], "data folder /absent does not exist"),
-        ("train_fine_tune.py", ["--dataset", "mnist5"], "Expected one of ('scene15', 'mnist'); --help lists"),
+        (
+            "train_fine_tune.py",
+            ["--dataset", "mnist5"],
+            "--dataset is one of mnist, mnist-m, scene15, usps, got 'mnist5'",
+        ),
     ],
 )
 def test_what_is_missing_is_said_without_waiting_for_torch(script, flags, message):
