@@ -9,23 +9,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 from torch import Tensor
+from torchvision.utils import make_grid
 
 # x values and y values
 Line = tuple[Sequence[float], Sequence[float]]
 
 
 def sheet(images: Tensor, columns: int) -> np.ndarray:
-    """Return images (N, 1 or 3, H, W) in [0, 1] as one picture (rows, columns[, 3]) uint8, a pixel apart."""
-    count, channels, height, width = images.shape
-    rows = -(-count // columns)
-    picture = np.full((rows * (height + 1) + 1, columns * (width + 1) + 1, channels), 102, np.uint8)
+    """Return images (N, 1 or 3, H, W) in [0, 1] as one picture (rows, columns, 3) uint8, a pixel apart."""
     # What is not a number, of a generator that diverged, is black.
-    pixels = (images.float().nan_to_num(0.0).clamp(0, 1) * 255).round().byte().cpu().numpy()
-    for index, image in enumerate(pixels):
-        top = index // columns * (height + 1) + 1
-        left = index % columns * (width + 1) + 1
-        picture[top : top + height, left : left + width] = image.transpose(1, 2, 0)
-    return picture.squeeze(2) if channels == 1 else picture
+    pixels = images.float().nan_to_num(0.0).clamp(0, 1)
+    grid: Tensor = make_grid(pixels, nrow=columns, padding=1, pad_value=0.4)
+    return (grid * 255).round().byte().permute(1, 2, 0).cpu().numpy()
 
 
 def tile(axes: Axes, images: Tensor, columns: int, title: str) -> None:
