@@ -30,7 +30,8 @@ float32 and in bf16; the attack also compiled.
 ddp: epochs of train_dann.py and of train_gan.py in one process and in two, per global batch; they can be
 those of the sample.
 
-What is usual runs with malloc as it is, ours keeps the memory that a batch frees, as our scripts do.
+The usual code runs with the default settings of malloc; ours keeps freed memory in the process, as the
+trainer scripts do.
 """
 
 import shlex
@@ -38,13 +39,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmark_common import Args
-from benchmark_dann import measure_dann
-from benchmark_data import measure_data
-from benchmark_ddp import measure_ddp
-from benchmark_gan import measure_gan
-from benchmark_seeing import measure_seeing
-from benchmark_svm import measure_svm
+from benchmarks.common import Args
+from benchmarks.dann import measure_dann
+from benchmarks.data import measure_data
+from benchmarks.ddp import measure_ddp
+from benchmarks.gan import measure_gan
+from benchmarks.seeing import measure_seeing
+from benchmarks.svm import measure_svm
 
 from rdfia.engine.cli import run_script
 

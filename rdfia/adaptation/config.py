@@ -1,4 +1,4 @@
-"""What an experiment in domain adaptation is told: flags, the rows of its tables."""
+"""Configuration of domain adaptation: flags, the rows of its tables."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal

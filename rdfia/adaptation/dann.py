@@ -246,27 +246,27 @@ class DANNModule(lightning.LightningModule):
             with of_source(self.network):
                 source_features = self.network.extract(source)
                 logits = self.network.classifier(source_features)
-                source_told = tell(reverse_gradient(source_features, strength))
+                source_domain_logits = tell(reverse_gradient(source_features, strength))
             target_features = self.network.extract(target)
-            target_told = tell(reverse_gradient(target_features, strength))
+            target_domain_logits = tell(reverse_gradient(target_features, strength))
         else:
             features = self.network.extract(torch.cat([source, target]))
             source_features, target_features = torch.split(features, [len(source), len(target)])
-            told = tell(reverse_gradient(features, strength))
-            source_told, target_told = torch.split(told, [len(source), len(target)])
+            domain_logits = tell(reverse_gradient(features, strength))
+            source_domain_logits, target_domain_logits = domain_logits.split([len(source), len(target)])
             with of_source(self.network):
                 logits = self.network.classifier(source_features)
         with torch.no_grad():  # for the log, and for BatchNorm's statistics
             target_logits = self.network.classifier(target_features)
         class_loss = functional.cross_entropy(logits.float(), labels)
-        told_loss = domain_loss(source_told, target_told)
+        adversarial_loss = domain_loss(source_domain_logits, target_domain_logits)
         self._log_class(class_loss, logits, labels)
-        right = ((source_told < 0).float().mean() + (target_told > 0).float().mean()) / 2
-        self.log("train/domain_loss", told_loss.detach())
+        right = ((source_domain_logits < 0).float().mean() + (target_domain_logits > 0).float().mean()) / 2
+        self.log("train/domain_loss", adversarial_loss.detach())
         self.log("train/domain_accuracy", right)
         self.log("train/target_entropy", entropy(target_logits.float().softmax(1)).mean())
         self.log("train/lambda", strength)
-        return class_loss + told_loss
+        return class_loss + adversarial_loss
 
     def _log_class(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         accuracy = (logits.argmax(1) == labels).float().mean()
@@ -286,8 +286,8 @@ class DANNModule(lightning.LightningModule):
         with of_source(self.evaluated, domain == 0):
             features = self.evaluated.extract(images)
             logits: Tensor = self.evaluated.classifier(features)
-            told = self.evaluated.tell_domain(features)
-        (self.source_scores, self.target_scores)[domain].update(logits, told, labels)
+            domain_logits = self.evaluated.tell_domain(features)
+        (self.source_scores, self.target_scores)[domain].update(logits, domain_logits, labels)
 
     def _log_scores(self, stage: str) -> None:
         for name, scores in {"source": self.source_scores, "target": self.target_scores}.items():

@@ -52,20 +52,20 @@ def draw(
         features = torch.cat(seen)
         if not features.isfinite().all():  # diverged: the table says so
             continue
-        places = embeddings.tsne(features, seed=seed)
-        panels[f"{row}, by domain"] = (places, domains, list(chosen))
-        panels[f"{row}, by class"] = (places, labels, [str(digit) for digit in range(10)])
+        points = embeddings.tsne(features, seed=seed)
+        panels[f"{row}, by domain"] = (points, domains, list(chosen))
+        panels[f"{row}, by class"] = (points, labels, [str(digit) for digit in range(10)])
     save("tsne", plots.scatter(panels, columns=2, title="t-SNE of the features of test images"))
 
     target = images["target"]
     truth = target.labels.cpu()
-    told = {row: module.outputs(target.batches())[1].argmax(1) for row, module in modules.items()}
-    for row, labels in told.items():
+    predicted = {row: module.outputs(target.batches())[1].argmax(1) for row, module in modules.items()}
+    for row, labels in predicted.items():
         counts = torch.bincount(truth * 10 + labels, minlength=100).reshape(10, 10)
         share = f"{row}: {(labels == truth).double().mean():.4f} of target test images"
         save(f"confusion_{row}", plots.confusion_matrix(counts, [str(d) for d in range(10)], title=share))
-    if {"source-only", "dann"} <= set(told):
-        gained = ((told["dann"] == truth) & (told["source-only"] != truth)).nonzero()[:40, 0]
-        captions = [f"{truth[n]}, not {told['source-only'][n]}" for n in gained]
+    if {"source-only", "dann"} <= set(predicted):
+        gained = ((predicted["dann"] == truth) & (predicted["source-only"] != truth)).nonzero()[:40, 0]
+        captions = [f"{truth[n]}, not {predicted['source-only'][n]}" for n in gained]
         title = "target images that only the adapted network gets right: what it says, what source-only says"
         save("gained", plots.captioned(target[gained][0], captions, title=title))

@@ -138,7 +138,7 @@ def scatter(
     """Draw points in the plane, panel by panel, coloured by group.
 
     Args:
-        panels: By title: places (N, 2), numbers of the groups (N,), names of the groups.
+        panels: By title: points (N, 2), numbers of the groups (N,), names of the groups.
         columns: Panels in a row.
         title: Of the whole figure.
     """
@@ -147,9 +147,9 @@ def scatter(
     every = figure.subplots(rows, columns, squeeze=False).flatten()
     for axes in every:
         axes.set_axis_off()
-    for axes, (name, (places, groups, names)) in zip(every, panels.items(), strict=False):
+    for axes, (name, (points, groups, names)) in zip(every, panels.items(), strict=False):
         for number, group in enumerate(names):
-            x, y = places[groups == number].T
+            x, y = points[groups == number].T
             axes.scatter(x, y, s=7, alpha=0.7, linewidths=0, color=f"C{number}", label=group)
         axes.legend(markerscale=2.5, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
         axes.set_title(name)

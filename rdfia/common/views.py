@@ -22,17 +22,17 @@ def transformed(images: Tensor, matrices: Tensor, outside: str) -> Tensor:
         matrices: From a place in the view to one in the image.
         outside: What lies around an image, ``border``, ``reflection`` or ``zeros``.
     """
-    # In half precision places are rounded to whole pixels and more, and on a CPU the gradient writes outside
+    # In half precision positions are rounded to whole pixels or more; on a CPU the gradient writes outside
     # its memory (torch 2.14).
     with torch.autocast(images.device.type, enabled=False):
         exact = images.float()
-        places = functional.affine_grid(matrices.to(exact), list(images.shape), align_corners=False)
-        seen = functional.grid_sample(exact, places, padding_mode=outside, align_corners=False)
+        positions = functional.affine_grid(matrices.to(exact), list(images.shape), align_corners=False)
+        seen = functional.grid_sample(exact, positions, padding_mode=outside, align_corners=False)
         return seen.to(images.dtype)
 
 
 def similarity(angle: Tensor, size: Tensor | float, right: Tensor, down: Tensor) -> Tensor:
-    """Return maps (B, 2, 3) from places in views to places in images: turned, scaled, then shifted.
+    """Return maps (B, 2, 3) from positions in views to positions in images: turned, scaled, then shifted.
 
     Args:
         angle: (B,), in radians.

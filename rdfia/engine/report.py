@@ -100,7 +100,7 @@ def runs_of(question: Question) -> dict[str, None]:
 
 
 def asked(chapters: Sequence[Chapter], names: Sequence[str]) -> list[Chapter]:
-    """Return of chapters the questions that runs of such names answer, with their rows and figures alone."""
+    """Return chapters with the questions that the given runs answer, and of these their rows and figures."""
 
     def of_them(places: Mapping[str, str]) -> dict[str, str]:
         return {label: place for label, place in places.items() if run_of(place) in names}
@@ -121,8 +121,8 @@ def asked(chapters: Sequence[Chapter], names: Sequence[str]) -> list[Chapter]:
 def answer(question: Question, runs: Mapping[str, Mapping[str, Any]]) -> Table:
     """Return the table of a question: a row for each label whose run is there, columns that a row has.
 
-    Without rows, where of several in one run only one is there: what the others would be compared with. (But
-    for rows that name a number each: those stand by themselves.)
+    If only the baseline row of a comparison is present, the table is left empty. (But
+    rows that name a number each stand by themselves.)
 
     Args:
         question: What is asked.

@@ -58,8 +58,8 @@ class ConditionalGenerator(nn.Module):
     def forward(self, latents: Tensor, labels: Tensor) -> Tensor:
         """Map latents (B, latent_dim) and labels (B,) to images (B, 1, 32, 32) in [-1, 1]."""
         embedding = self.embedding
-        told = functional.one_hot(labels, CLASSES).to(latents) if embedding is None else embedding(labels)
-        first = self.first(torch.cat([latents, told], 1)[:, :, None, None])
+        encoded = functional.one_hot(labels, CLASSES).to(latents) if embedding is None else embedding(labels)
+        first = self.first(torch.cat([latents, encoded], 1)[:, :, None, None])
         images: Tensor = self.layers(first)
         return images
 
@@ -160,7 +160,7 @@ class cGANModule(GANModule):  # noqa: N801 - the name that the project is known 
         checkpoint["state_dict"].setdefault("label_counts", torch.zeros(CLASSES))
 
     def condition(self, labels: Tensor) -> tuple[Tensor, ...]:
-        """Return what both networks are told beside latents and images: the labels (B,)."""
+        """Return the conditioning inputs of both networks: the labels (B,)."""
         return (labels,)
 
     def ask(self, count: int, *key: int) -> tuple[Tensor, ...]:

@@ -1,8 +1,8 @@
 """Groups of like images, made without labels, for a GAN to be conditioned on itself.
 
 Liu et al., "Diverse Image Generation via Self-Conditioned GANs", CVPR 2020; here the groups are those of
-k-means on the pixels, made once. The discriminator is told the group, so it compares like with like, and the
-generator reads the group from its latents, so there is nothing to ask for when it is used.
+k-means on the pixels, made once. The discriminator is given the cluster, so it compares like with like, and
+the generator reads the cluster from its latents, so there is nothing to ask for when it is used.
 """
 
 import torch
@@ -76,5 +76,5 @@ class Groups(nn.Module):
         return self.scores(latents).argmax(1)
 
     def forward(self, latents: Tensor) -> Tensor:
-        """Return the choice of latents (N, D) as numbers that go over into each other, (N, count)."""
+        """Return the choice of latents (N, D) as a soft, differentiable cluster assignment (N, count)."""
         return functional.softmax(SHARPNESS * self.scores(latents), 1)

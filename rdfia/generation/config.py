@@ -1,4 +1,4 @@
-"""What the experiments with GANs are told: flags of both kinds, the rows of their tables."""
+"""Configuration of the experiments with GANs: flags of both kinds, the rows of their tables."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
@@ -187,7 +187,7 @@ class ConditionalGANArgs(SharedArgs):
     conditioning: Annotated[
         Literal["one-hot", "embedding", "projection"] | None, default("projection; practical: one-hot")
     ] = None
-    """How both networks are told the label."""
+    """How both networks are given the label."""
     label_in_discriminator: bool = True
     """Tell the discriminator the label too; --no-label-in-discriminator is a control."""
     compare: Annotated[

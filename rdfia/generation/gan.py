@@ -74,9 +74,10 @@ class GANModule(lightning.LightningModule):
         generator_features: Width of the generator.
         discriminator_features: Width of the discriminator.
         upsampling: ``transposed`` or ``nearest``, see `rdfia.generation.networks.grow`.
-        groups: Of like images, which the discriminator is told and the generator's latents choose, made by
-            k-means when it is first trained (`rdfia.generation.clusters`), and kept; at most ``latent_dim``,
-            0 for none; None for 50, or ``latent_dim`` if that is less.
+        groups: Number of clusters for self-conditioning (Liu et al. 2020): the discriminator is given the
+            cluster, the latents select it. Fitted by k-means when training starts
+            (`rdfia.generation.clusters`). At most ``latent_dim``; 0 disables it; None for 50, or
+            ``latent_dim`` if that is less.
         initialization: ``dcgan``, ``pytorch`` or ``orthogonal``, see `rdfia.generation.networks.initialize`.
         loss: ``non-saturating``, ``minimax``, ``least-squares`` or ``hinge``, see `rdfia.generation.losses`.
         label_smoothing: The discriminator scores real images 1 less this; not with hinge.
@@ -184,7 +185,7 @@ class GANModule(lightning.LightningModule):
         )
 
     def condition(self, labels: Tensor) -> tuple[Tensor, ...]:
-        """Return what both networks are told besides: nothing, where `cGANModule` tells the labels (B,)."""
+        """Return extra conditioning inputs: none here; `cGANModule` returns the labels (B,)."""
         return ()
 
     def ask(self, count: int, *key: int) -> tuple[Tensor, ...]:
@@ -192,7 +193,7 @@ class GANModule(lightning.LightningModule):
         return ()
 
     def on_train_start(self) -> None:
-        """Make the groups, unless the run goes on; processes make those of one, and keep the first one's."""
+        """Fit the clusters unless resuming; all ranks use those of rank 0."""
         if self.trainer.global_step == 0:  # also of a module that was trained before: rates fall again
             self.batches_done = 0
         if self.groups is None or self.groups.fitted:
@@ -223,8 +224,8 @@ class GANModule(lightning.LightningModule):
         """
         average = self.average_generator
         was_training = average.training
-        told = [part.to(self.device) for part in condition]
-        images: Tensor = average.eval()(latents.to(self.device), *told)
+        inputs = [part.to(self.device) for part in condition]
+        images: Tensor = average.eval()(latents.to(self.device), *inputs)
         average.train(was_training)
         return (images.float() + 1) / 2
 
@@ -237,7 +238,7 @@ class GANModule(lightning.LightningModule):
         """Generate images from latents that the seed says, a thousand at a time."""
         key = [self.seed if seed is None else seed, 3, 0]
         latents = draw_latents(count, self.latent_dim, key, distribution=self.latents)
-        parts = zip(*(torch.split(told, 1000) for told in (latents, *condition)), strict=True)
+        parts = zip(*(torch.split(part, 1000) for part in (latents, *condition)), strict=True)
         return torch.cat([self(*part) for part in parts])
 
     def on_train_batch_start(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
@@ -261,12 +262,12 @@ class GANModule(lightning.LightningModule):
         """Update the discriminator, then the generator, then the generator's average."""
         self._check(batch, batch_idx)
         real, condition = batch[0] * 2 - 1, self.condition(batch[1])
-        real_told = fake_told = condition
+        real_condition = fake_condition = condition
         ranks = {"rank": self.global_rank, "world_size": self.trainer.world_size}
         latents = self.draw(len(real), 1, self.batches_done, **ranks).to(self.device)
         if self.groups is not None:
-            real_told = (self.groups.of_images(batch[0]),)
-            fake_told = (self.groups.of_latents(latents),)
+            real_condition = (self.groups.of_images(batch[0]),)
+            fake_condition = (self.groups.of_latents(latents),)
         discriminator_optimizer, generator_optimizer = self.optimizers()  # type: ignore[attr-defined] # two
         # One backward pass right before its own step, never two before two: the fp16 scaler rescales
         # after each step. Detached, so that nothing of this step can reach the generator.
@@ -279,9 +280,9 @@ class GANModule(lightning.LightningModule):
             # between such a pass and its backward.
             discriminate = self.discriminator.forward if penalised else self.discriminator
             with float32:
-                real_logits = discriminate(real.requires_grad_(penalised), *real_told)
+                real_logits = discriminate(real.requires_grad_(penalised), *real_condition)
                 penalty = self.r1_weight / 2 * gradient_penalty(real_logits, real) if penalised else 0.0
-            fake_logits = discriminate(fake.detach(), *fake_told)
+            fake_logits = discriminate(fake.detach(), *fake_condition)
             d_loss = discriminator_loss(real_logits, fake_logits, self.loss, self.label_smoothing)
             discriminator_optimizer.zero_grad()
             self.manual_backward(d_loss + R1_EVERY * penalty)
@@ -291,7 +292,7 @@ class GANModule(lightning.LightningModule):
         g_loss = torch.full_like(d_loss, torch.nan)
         if (self.batches_done + 1) % self.discriminator_steps == 0:
             with self.toggled_optimizer(generator_optimizer):
-                g_loss = generator_loss(self.discriminator(fake, *fake_told), self.loss)
+                g_loss = generator_loss(self.discriminator(fake, *fake_condition), self.loss)
                 generator_optimizer.zero_grad()
                 self.manual_backward(g_loss)
                 generator_optimizer.step()

@@ -48,8 +48,8 @@ def up(inputs: int, outputs: int, stride: int = 2, padding: int = 1) -> nn.Seque
 class RepeatAndConvolve(nn.Conv2d):
     """Repeat each place of maps (B, C, H, W) 2x2 times, then convolve 3x3: maps (B, D, 2H, 2W).
 
-    Each result is made of 9 places, of which at most 4 differ. So it is computed as a transposed 4x4
-    convolution, with less than half of the products, whose kernel is the sum of the 3x3 one at 2x2 places.
+    Each result is made of 9 positions, of which at most 4 differ. So it is computed as a transposed 4x4
+    convolution, with less than half of the products, whose kernel is the sum of the 3x3 one at 2x2 positions.
     """
 
     def __init__(self, inputs: int, outputs: int) -> None:
@@ -58,8 +58,8 @@ class RepeatAndConvolve(nn.Conv2d):
     def forward(self, maps: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, D, 2H, 2W)."""
         kernel = self.weight.flip(2, 3).transpose(0, 1)
-        places = ((0, 1, 0, 1), (0, 1, 1, 0), (1, 0, 0, 1), (1, 0, 1, 0))
-        spread = torch.stack([functional.pad(kernel, place) for place in places]).sum(0)
+        positions = ((0, 1, 0, 1), (0, 1, 1, 0), (1, 0, 0, 1), (1, 0, 1, 0))
+        spread = torch.stack([functional.pad(kernel, place) for place in positions]).sum(0)
         return functional.conv_transpose2d(maps, spread, stride=2, padding=1)
 
 
@@ -84,7 +84,7 @@ class Halve(nn.Conv2d):
             return super().forward(maps)
         count, channels, height, width = maps.shape
         height, width = height // 2, width // 2
-        # Squares of 2x2 places, of which each result is made of 2x2.
+        # Squares of 2x2 positions, of which each result is made of 2x2.
         padded = functional.pad(maps.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))
         squares = padded.reshape(count, height + 1, 2, width + 1, 2, channels).transpose(2, 3).flatten(3)
         corners = [squares[:, i : i + height, j : j + width] for i in (0, 1) for j in (0, 1)]

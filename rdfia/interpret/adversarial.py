@@ -78,10 +78,10 @@ def fool(
 
 
 def loss_gradient(model: nn.Module, images: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor:
-    """Return the gradient (B, C, H, W) of what an attack climbs.
+    """Return the gradient (B, C, H, W) of the objective of an attack.
 
-    That is minus the cross-entropy of the target, or the log odds against the true class: cross-entropy's
-    direction, which does not vanish where a network is sure, as that of its float32 does from margins of 17.
+    It is minus the cross-entropy to the target, or the log-odds against the true class. These do not saturate
+    in float32, as cross-entropy does beyond a margin of about 17.
     """
     with frozen_eval(model) as ask, torch.enable_grad():
         images = images.detach().requires_grad_()
@@ -118,9 +118,9 @@ def fgsm(
     labels, wanted = prepared(model, images, labels, targets)
     changed = images.clone()
     every = torch.arange(len(images), device=images.device)
-    for places in progress(torch.split(every, batch_size), "fgsm, batches"):
-        input_gradients = loss_gradient(model, images[places], labels[places], some(wanted, places))
-        changed[places] = (images[places] + epsilon * input_gradients.sign()).clamp(0, 1)
+    for indices in progress(torch.split(every, batch_size), "fgsm, batches"):
+        input_gradients = loss_gradient(model, images[indices], labels[indices], some(wanted, indices))
+        changed[indices] = (images[indices] + epsilon * input_gradients.sign()).clamp(0, 1)
     return judge(
         model,
         images,
@@ -192,11 +192,11 @@ def pgd(
     passes = 1 if transform is None else views
     queries, gradients = torch.zeros_like(labels), torch.zeros_like(labels)
 
-    def still_right(places: Tensor) -> Tensor:
+    def still_right(indices: Tensor) -> Tensor:
         """Return those of the images that do not fool yet."""
-        queries[places] += 1
-        told = predict(model, quantised(images[places], kept[places], epsilon, norm))
-        return places[~fooled(told, labels[places], some(wanted, places))]
+        queries[indices] += 1
+        predicted = predict(model, quantised(images[indices], kept[indices], epsilon, norm))
+        return indices[~fooled(predicted, labels[indices], some(wanted, indices))]
 
     batches = torch.split(torch.arange(len(images), device=images.device), batch_size)
     for batch, active in enumerate(batches, 1):
@@ -262,7 +262,7 @@ def _mean_gradient(
     views: int,
     key: tuple[int, ...],
 ) -> Tensor:
-    """Return the gradient of what an attack climbs, averaged over random transformations."""
+    """Return the gradient of the objective, averaged over random transformations."""
     total = torch.zeros_like(images)
     for view in range(views):
         with torch.enable_grad():

@@ -77,9 +77,9 @@ def quantised(images: Tensor, changed: Tensor, epsilon: float, norm: Literal["li
     return (levels / 255).to(images.dtype)
 
 
-def some(targets: Tensor | None, places: Tensor) -> Tensor | None:
+def some(targets: Tensor | None, indices: Tensor) -> Tensor | None:
     """Return the targets of some of the images; None where there are none."""
-    return None if targets is None else targets[places]
+    return None if targets is None else targets[indices]
 
 
 def prepared(

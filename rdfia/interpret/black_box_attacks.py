@@ -108,16 +108,16 @@ class _PixelSearch:
     def painted(self, candidates: np.ndarray) -> Tensor:
         """Return images (S, C, H, W), rounded, of candidates (S, pixels x (2 + C)) in [0, 1].
 
-        Those are places and colours, of which each channel is 0 or 1: nothing changes an image more.
+        Those are positions and colours, of which each channel is 0 or 1: nothing changes an image more.
         """
         channels, height, width = self.image.shape
         found = torch.from_numpy(np.atleast_2d(candidates)).to(self.image)
         found = found.reshape(len(found), self.pixels, 2 + channels)
         rows = (found[:, :, 0] * height).long().clamp(max=height - 1)
         columns = (found[:, :, 1] * width).long().clamp(max=width - 1)
-        shown, places = self.image.repeat(len(found), 1, 1, 1), torch.arange(len(found))
+        shown, indices = self.image.repeat(len(found), 1, 1, 1), torch.arange(len(found))
         for pixel in range(self.pixels):
-            shown[places, :, rows[:, pixel], columns[:, pixel]] = (found[:, pixel, 2:] > 0.5).to(shown)
+            shown[indices, :, rows[:, pixel], columns[:, pixel]] = (found[:, pixel, 2:] > 0.5).to(shown)
         return shown
 
     def __call__(self, candidates: np.ndarray) -> np.ndarray:

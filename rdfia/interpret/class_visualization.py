@@ -146,11 +146,11 @@ def visualize_classes(
     if start is not None:
         check_images(start, "start")
     fourier, parts, found = parametrization == "fourier", crop < 1 or rotation != 0, []
-    for places in torch.split(torch.arange(len(classes)), batch_size):
-        asked = classes[places]
-        generator = [keyed_generator([seed, int(place)]) for place in places]
+    for indices in torch.split(torch.arange(len(classes)), batch_size):
+        asked = classes[indices]
+        generator = [keyed_generator([seed, int(place)]) for place in indices]
         if start is not None:
-            variable = (start[places] - 0.5) / 0.25
+            variable = (start[indices] - 0.5) / 0.25
         else:
             shape = (3, size, size // 2 + 1, 2) if fourier else (3, size, size)
             noise = torch.stack([torch.randn(shape, generator=one) for one in generator])
@@ -169,7 +169,7 @@ def visualize_classes(
                 if watch:
                     watch(step, shown.detach().clamp(0, 1))
                 # Drawn for all classes, so that an image does not depend on its batch.
-                numbers = drawn(len(classes), 5, (seed, step))[places] if parts else None
+                numbers = drawn(len(classes), 5, (seed, step))[indices] if parts else None
                 seen = moved(shown, numbers, (seed, step), jitter=jitter, crop=crop, rotation=rotation)
                 logits = torch.stack([ask(seen) for ask in asks]).mean(0)
                 score = own_logits(logits, asked) - penalty * ((shown - 0.5) * 4).square().sum((1, 2, 3))

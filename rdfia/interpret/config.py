@@ -1,4 +1,4 @@
-"""What looking at networks is told: the flags of each subcommand of visualize.py."""
+"""Configuration of visualize.py: the flags of each subcommand of visualize.py."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -80,8 +80,8 @@ def robustness(
     labels, wanted = prepared(model, images, labels, targets)
     shares = torch.zeros(len(images), device=images.device)
     for view in progress(range(views), "views"):
-        told = predict(model, transform(images, (seed, view)), batch_size)
-        shares += fooled(told, labels, wanted).float() / views
+        predicted = predict(model, transform(images, (seed, view)), batch_size)
+        shares += fooled(predicted, labels, wanted).float() / views
     return shares
 
 
@@ -131,10 +131,10 @@ def patch(
         images: (N, C, H, W) in [0, 1], to train it on.
         target: The class that shall win.
         size: Side of the patch.
-        steps: Of Adam, each on a random batch of images at random places and angles.
+        steps: Of Adam, each on a random batch of images at random positions and angles.
         rate: Of Adam, in units of pixels.
         batch_size: Images in a step.
-        seed: Of images, places and angles.
+        seed: Of images, positions and angles.
     """
     check_images(images)
     generator = torch.Generator().manual_seed(seed)

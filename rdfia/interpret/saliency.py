@@ -69,11 +69,11 @@ def mean_gradient(
     count, total = len(weights), None
     every = torch.arange(len(labels) * count, device=labels.device)
     for pairs in progress(torch.split(every, batch_size), "gradients"):
-        places, numbers = pairs // count, pairs % count
-        gradients = class_gradient(model, views(places, numbers), labels[places])
+        indices, numbers = pairs // count, pairs % count
+        gradients = class_gradient(model, views(indices, numbers), labels[indices])
         if total is None:
             total = gradients.new_zeros(len(labels), *gradients.shape[1:])
-        total.index_add_(0, places, gradients * weights.to(gradients)[numbers, None, None, None])
+        total.index_add_(0, indices, gradients * weights.to(gradients)[numbers, None, None, None])
     assert total is not None
     return total
 
@@ -106,8 +106,8 @@ def smooth_grad(
     drawn = drawn.to(images)
     deviations = noise * (images.amax((1, 2, 3), keepdim=True) - images.amin((1, 2, 3), keepdim=True))
 
-    def noisy(places: Tensor, numbers: Tensor) -> Tensor:
-        return images[places] + deviations[places] * drawn[numbers]
+    def noisy(indices: Tensor, numbers: Tensor) -> Tensor:
+        return images[indices] + deviations[indices] * drawn[numbers]
 
     weights = torch.full((samples,), 1 / samples)
     return channel_max(mean_gradient(model, noisy, labels, weights, batch_size))
@@ -141,8 +141,8 @@ def integrated_gradients(
     alpha = torch.from_numpy((1 + places_on_way) / 2).to(images)
     start = torch.as_tensor(baseline).to(images).expand_as(images)
 
-    def on_the_way(places: Tensor, numbers: Tensor) -> Tensor:
-        return torch.lerp(start[places], images[places], alpha[numbers, None, None, None])
+    def on_the_way(indices: Tensor, numbers: Tensor) -> Tensor:
+        return torch.lerp(start[indices], images[indices], alpha[numbers, None, None, None])
 
     input_gradients = mean_gradient(model, on_the_way, labels, torch.from_numpy(weights / 2), batch_size)
     return input_gradients * (images - start)
@@ -255,11 +255,11 @@ def deletion_and_insertion(
             found = []
             pairs = torch.arange(len(images) * (steps + 1), device=images.device)
             for chosen in progress(torch.split(pairs, batch_size), "deletion and insertion"):
-                places, numbers = chosen // (steps + 1), chosen % (steps + 1)
+                indices, numbers = chosen // (steps + 1), chosen % (steps + 1)
                 limit = (shares[numbers] * maps[0].numel()).round()
-                gone = (ranks[places] < limit[:, None, None])[:, None]
-                logits = ask(torch.where(gone, end[places], start[places]))
-                found.append(own_logits(logits.softmax(1), labels[places]))
+                gone = (ranks[indices] < limit[:, None, None])[:, None]
+                logits = ask(torch.where(gone, end[indices], start[indices]))
+                found.append(own_logits(logits.softmax(1), labels[indices]))
             curves.append(torch.cat(found).reshape(len(images), steps + 1))
     return curves[0], curves[1]
 

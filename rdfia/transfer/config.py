@@ -1,4 +1,4 @@
-"""What the experiments in transfer learning are told: flags of the SVM and of fine-tuning."""
+"""Configuration of transfer learning: flags of the SVM and of fine-tuning."""
 
 import os
 from dataclasses import dataclass

@@ -58,7 +58,7 @@ class Pictures:
         return torch.tensor([item in kept for item in outside])
 
     def split(self, seed: int) -> tuple[Tensor, Tensor]:
-        """Return the places of another split, as ``Scene15DataModule(split_seed=seed)`` has it."""
+        """Return the indices of another split, as ``Scene15DataModule(split_seed=seed)`` has it."""
         rows = sorted(enumerate(self.labels.tolist()), key=lambda row: (row[1], self.files[row[0]][0].name))
         train, test = split_by_seed(rows, TRAIN_PER_CLASS, seed)
         return torch.tensor([place for place, _ in train]), torch.tensor([place for place, _ in test])
@@ -92,9 +92,9 @@ class Extraction:
         network = load_backbone(name, **where(self.args))
         return network.to(memory_format=torch.channels_last).to(self.device)
 
-    def images(self, places: Tensor) -> Tensor:
-        """Return images by their places; convolutions are faster with the channels last."""
-        return self.pictures.photographs[places][0].to(self.device, memory_format=torch.channels_last)
+    def images(self, indices: Tensor) -> Tensor:
+        """Return images by their indices; convolutions are faster with the channels last."""
+        return self.pictures.photographs[indices][0].to(self.device, memory_format=torch.channels_last)
 
     def layers(self, network: Backbone, names: list[str]) -> dict[str, Any]:
         """Return the features of layers of all images, in memory, cached or to be streamed."""
@@ -262,7 +262,7 @@ def try_all(
     """Fit an SVM for each, C by cross-validation on the training images; test, and draw what came of it."""
     labels, train, test = pictures.labels, pictures.train, pictures.test
     splits = [pictures.split(seed) for seed in range(args.splits)]
-    distinct = [pictures.unseen(*places) for places in [(train, test), *splits]]
+    distinct = [pictures.unseen(*indices) for indices in [(train, test), *splits]]
     trials: dict[str, Trial] = {}
     metrics: Metrics = {}
     for item, gram in grams.items():

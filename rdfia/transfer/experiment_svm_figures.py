@@ -121,15 +121,15 @@ def draw_worst_confusions(
     commonest = counts.fill_diagonal_(0).flatten().argsort(descending=True, stable=True)[:6]
     pictures = {}
     for cell in commonest.tolist():
-        true, told = divmod(cell, len(classes))
-        places = test[(labels[test] == true) & (trial.predictions == told)]
-        candidates = train[labels[train] == told]
-        if len(places):
+        true, predicted = divmod(cell, len(classes))
+        indices = test[(labels[test] == true) & (trial.predictions == predicted)]
+        candidates = train[labels[train] == predicted]
+        if len(indices):
             squares = gram.diagonal()[candidates]  # |x - y|^2 = |x|^2 - 2 x.y + |y|^2
-            distances = gram.diagonal()[places, None] - 2 * gram[places][:, candidates] + squares
+            distances = gram.diagonal()[indices, None] - 2 * gram[indices][:, candidates] + squares
             row, column = divmod(int(distances.argmin()), len(candidates))
-            pair = torch.stack([places[row], candidates[column]])
-            title = f"{classes[true]} told as\n{classes[told]}, {len(places)} times"
+            pair = torch.stack([indices[row], candidates[column]])
+            title = f"{classes[true]} predicted as\n{classes[predicted]}, {len(indices)} times"
             pictures[title] = photographs[pair][0]
     if pictures:
         runs.save_figure(folder, "worst_confusions", plots.image_grids(pictures, columns=1), trainer)

@@ -71,7 +71,7 @@ def _flat(output: Tensor, grids: Sequence[int]) -> Tensor:
 def compute_features(
     backbone: Backbone,
     images: Callable[[Tensor], Tensor],
-    places: Tensor,
+    indices: Tensor,
     layers: Sequence[str],
     *,
     batch_size: int = 32,
@@ -88,8 +88,8 @@ def compute_features(
 
     Args:
         backbone: In eval mode.
-        images: Gives images (B, 3, H, W) in [0, 1] on the backbone's device, by their places.
-        places: Which, (N,).
+        images: Gives images (B, 3, H, W) in [0, 1] on the backbone's device, by their indices.
+        indices: Which, (N,).
         layers: Names of layers.
         batch_size: Images in a forward pass.
         dtype: Number format of the forward pass; bfloat16 is about twice as fast.
@@ -99,7 +99,7 @@ def compute_features(
         **pooling: ``grids`` and ``flip``, see `layer_features`.
     """
     features: dict[str, Tensor] = {}
-    starts = range(0, len(places), batch_size)
+    starts = range(0, len(indices), batch_size)
     rank, world_size = _processes()
     if len(starts) < world_size:  # too few to share
         rank, world_size = 0, 1
@@ -107,18 +107,18 @@ def compute_features(
     if begun and world_size == 1 and begun.keys() == set(layers):
         done = min(map(len, begun.values())) // batch_size * batch_size
         for name, value in begun.items():
-            features[name] = value.new_zeros(len(places), value.shape[1])
+            features[name] = value.new_zeros(len(indices), value.shape[1])
             features[name][:done] = value[:done]
     own = starts[rank::world_size] if world_size > 1 else starts[done // batch_size :]
     try:
         for start in shown(own, "batches of features") if progress and rank == 0 else own:
-            chosen = images(places[start : start + batch_size])
+            chosen = images(indices[start : start + batch_size])
             with torch.autocast(chosen.device.type, dtype, enabled=dtype != torch.float32):
                 found = layer_features(backbone, chosen, layers, **pooling)
             for name, value in found.items():
                 # Made once at full size: joining the parts in the end would need twice the memory.
                 if name not in features:
-                    features[name] = value.new_zeros(len(places), value.shape[1])
+                    features[name] = value.new_zeros(len(indices), value.shape[1])
                 features[name] = features[name].to(value.device)
                 features[name][start : start + len(value)] = value
             done = start + len(chosen)
@@ -198,7 +198,7 @@ class Layer:
     """A layer's features of all images.
 
     Attributes:
-        features: Gives those of some images, by their places.
+        features: Gives those of some images, by their indices.
         width: Numbers an image.
         bytes_each: Size of one image's features.
         recipe: All that they depend on, in plain types.
@@ -232,7 +232,7 @@ def open_layers(
 
     Args:
         backbone: In eval mode, on its device.
-        images: Gives images (B, 3, H, W) in [0, 1] on that device, by their places.
+        images: Gives images (B, 3, H, W) in [0, 1] on that device, by their indices.
         count: Number of images.
         names: Of layers.
         images_hash: Of the images, in order.
@@ -282,8 +282,8 @@ def open_layers(
                 _cache_path(cache, parts[name]).unlink(missing_ok=True)
 
     def as_needed(name: str) -> Features:
-        return lambda places: compute_features(
-            backbone, images, everything[places], [name], progress=True, **options
+        return lambda indices: compute_features(
+            backbone, images, everything[indices], [name], progress=True, **options
         )[name]
 
     return {
@@ -320,7 +320,7 @@ def layer_gram(
     if gram is None:
         features = layer.features
         if scaling == "power":
-            features = lambda places: signed_root(layer.features(places).float())  # noqa: E731
+            features = lambda indices: signed_root(layer.features(indices).float())  # noqa: E731
         if scaling == "standard":
             features = standardized(layer.features, train)
         # What is scaled is float32, and for a moment there twice; so is what is kept, less its mean.

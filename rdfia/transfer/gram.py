@@ -10,7 +10,7 @@ from rdfia.common.progress import progress
 
 # The least part of their squared length by which features must differ: what float32 keeps, squared.
 DISTINCT = 1e-13
-# The features (B, d) of some images, by their places; ``__getitem__`` of a tensor (N, d) is such a function.
+# The features (B, d) of some images, by their indices; ``__getitem__`` of a tensor (N, d) is such a function.
 Features = Callable[[slice | Tensor], Tensor]
 
 
@@ -108,8 +108,8 @@ def standard_scale(features: Features, train: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and standard deviation (d,) of features on images ``train``, float64; inf if constant."""
     total, squares = torch.zeros(2, 1, dtype=torch.float64)
     # float64: a rounded mean would be squared into the Gram matrix
-    for places in train.split(64):
-        part = features(places).double()
+    for indices in train.split(64):
+        part = features(indices).double()
         total, squares = total.to(part.device) + part.sum(0), squares.to(part.device) + part.square().sum(0)
     mean = total / len(train)
     variance = squares / len(train) - mean.square()
@@ -121,7 +121,7 @@ def standard_scale(features: Features, train: Tensor) -> tuple[Tensor, Tensor]:
 def standardized(features: Features, train: Tensor) -> Features:
     """Return features with mean 0 and standard deviation 1 on images ``train``; constant ones become 0."""
     mean, std = (value.float() for value in standard_scale(features, train))
-    return lambda places: (features(places).float() - mean).div_(std)
+    return lambda indices: (features(indices).float() - mean).div_(std)
 
 
 def signed_root(features: Tensor) -> Tensor:

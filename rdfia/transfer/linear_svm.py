@@ -86,7 +86,7 @@ class PrecomputedSVM:
 
         Args:
             features: As the Gram matrix saw them.
-            train: The places of the training images, in the order of their labels.
+            train: The indices of the training images, in the order of their labels.
         """
         duals, biases = self.dual_weights(len(train))
         weights = torch.zeros(0)
@@ -109,8 +109,8 @@ def _dual_rows(machine: SVC, length: int) -> tuple[np.ndarray, np.ndarray]:
     for number, (first, second) in enumerate(combinations(range(count), 2)):
         # Support vectors lie class by class; those of a class hold one coefficient for each other class.
         for own, other in ((first, second - 1), (second, first)):
-            places = slice(start[own], start[own + 1])
-            rows[number, machine.support_[places]] = machine.dual_coef_[other, places]
+            indices = slice(start[own], start[own + 1])
+            rows[number, machine.support_[indices]] = machine.dual_coef_[other, indices]
     return rows, machine.intercept_
 
 

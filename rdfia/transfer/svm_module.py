@@ -172,9 +172,9 @@ class FeatureExtractorSVM(lightning.LightningModule):
         distributed.all_gather_object(shares, (features, labels))
         # Process r saw the images r, r + world_size, ...
         order = torch.cat([torch.arange(len(share[1])) * world_size + r for r, share in enumerate(shares)])
-        places = order.argsort()
+        indices = order.argsort()
         all_features, all_labels = (torch.cat(parts) for parts in zip(*shares, strict=True))
-        return all_features[places], all_labels[places]
+        return all_features[indices], all_labels[indices]
 
     def fit_features(self, features: Tensor, labels: Tensor) -> None:
         """Choose C and fit the SVM on what `extract` gave, (N, d), and labels (N,).

@@ -5,9 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import benchmark_ddp
 import pytest
-from benchmark_common import Args
+from benchmarks import ddp
+from benchmarks.common import Args
 from conftest import ROOT
 
 SCRIPT = ROOT / "scripts" / "benchmark.py"
@@ -54,8 +54,8 @@ def test_seeing_side_by_side(tmp_path):
 
 @pytest.mark.slow
 def test_one_process_and_two(monkeypatch):
-    monkeypatch.setattr(benchmark_ddp, "EPOCHS", 2)
-    monkeypatch.setattr(benchmark_ddp, "SCRIPTS", {"gan": benchmark_ddp.SCRIPTS["gan"]})
-    found = benchmark_ddp.measure_ddp(Args("ddp", Path("sample"), repeats=1))
+    monkeypatch.setattr(ddp, "EPOCHS", 2)
+    monkeypatch.setattr(ddp, "SCRIPTS", {"gan": ddp.SCRIPTS["gan"]})
+    found = ddp.measure_ddp(Args("ddp", Path("sample"), repeats=1))
     expected = found["gan_on_1_images_per_second"] / found["gan_on_2_images_per_second"]
     assert found["gan_two_over_one"] == pytest.approx(expected, rel=0.02)

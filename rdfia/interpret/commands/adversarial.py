@@ -141,32 +141,32 @@ def judge(
     """
     network, size, classes = networks[args.backbone], args.batch_size, imagenet_classes()
     found, targets = attack(args, name, network, images, truth)
-    places = found.success.nonzero()[:, 0].tolist()
+    indices = found.success.nonzero()[:, 0].tolist()
     numbers = share("success", found.success) | share("success_unrounded", found.success_unrounded)
     numbers |= share("success_as_files", torch.zeros_like(found.success))
-    if not places:
+    if not indices:
         return numbers
-    files = [kept_as_png(folder, trainer, name, names[place], found.images[place]) for place in places]
+    files = [kept_as_png(folder, trainer, name, names[place], found.images[place]) for place in indices]
     again, files_fool = torch.stack(files).to(images.device), torch.zeros_like(found.success)
-    told = predict(network, again, size)
-    files_fool[places] = attack_results.fooled(
-        told, truth[places], attack_results.some(targets, found.success)
+    predicted = predict(network, again, size)
+    files_fool[indices] = attack_results.fooled(
+        predicted, truth[indices], attack_results.some(targets, found.success)
     )
     numbers |= share("success_as_files", files_fool)
     for score in ("l2", "linf", "psnr", "l0", "queries", "gradients"):
-        numbers[f"median_{score}"] = [float(getattr(found, score)[places].double().quantile(0.5))]
-    change = (found.images - images).abs().amax(1)[places]
-    numbers["overlap_with_saliency"] = [float(rank_correlation(change, maps[places]).nanmean())]
+        numbers[f"median_{score}"] = [float(getattr(found, score)[indices].double().quantile(0.5))]
+    change = (found.images - images).abs().amax(1)[indices]
+    numbers["overlap_with_saliency"] = [float(rank_correlation(change, maps[indices]).nanmean())]
     if name in ("plain", "eot"):
         lasting = robust_attacks.robustness(network, found.images, truth, targets, batch_size=args.batch_size)
         numbers["under_transformations"] = [float(lasting.mean())]
-    noise = scrambled(images[places], again, args.seed)
+    noise = scrambled(images[indices], again, args.seed)
     for other_name, other in networks.items():
         for kind, seen in (("transfer", again), ("noise", noise)):
-            also = also_fooled(other, images[places], seen, truth[places], size)
+            also = also_fooled(other, images[indices], seen, truth[indices], size)
             if len(also):
                 numbers |= share(f"{kind}/{other_name}", also)
-    chosen = places[:12]
+    chosen = indices[:12]
     titles = [f"{classes[int(truth[p])]}, now {classes[int(found.after[p])]}" for p in chosen]
     pairs = [(images[p].cpu(), found.images[p].cpu()) for p in chosen]
     title = f"{name} on {args.backbone}: image, changed image, difference x 10"

@@ -1,4 +1,4 @@
-"""What the subcommand adversarial of visualize.py is told, and each attack on one network."""
+"""What the subcommand adversarial needs, and each attack on one network."""
 
 import functools
 from collections.abc import Callable
@@ -35,11 +35,11 @@ def pick_targets(args: Adversarial, target: str, network: Any, images: Any, trut
 def classified_right(
     shown: Shown, network: Any, batch_size: int
 ) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
-    """Return the images (N, 3, H, W) that a network classifies right, their classes (N,) and their places."""
+    """Return the images (N, 3, H, W) that a network classifies right, their classes (N,) and indices."""
     images = shown.images.to(network.mean.device)
-    told = predict(network, images, batch_size)
-    truth = known_classes(shown, told)
-    right = (told == truth).nonzero()[:, 0].tolist()
+    predicted = predict(network, images, batch_size)
+    truth = known_classes(shown, predicted)
+    right = (predicted == truth).nonzero()[:, 0].tolist()
     return images[right], truth[right], right
 
 

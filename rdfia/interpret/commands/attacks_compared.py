@@ -143,13 +143,13 @@ def attack_with_patch(
     )
     views = 5
     seen = [robust_attacks.with_patch(held_out, patch, (args.seed, 1_000_000, view)) for view in range(views)]
-    told = torch.stack([predict(network, one, args.batch_size) for one in seen])
+    predicted = torch.stack([predict(network, one, args.batch_size) for one in seen])
     classes = imagenet_classes()
     shown = torch.cat([torch.nn.functional.interpolate(patch[None], images.shape[2:]), seen[0][:11]])
-    captions = ["the patch", *(classes[int(one)] for one in told[0][:11])]
+    captions = ["the patch", *(classes[int(one)] for one in predicted[0][:11])]
     title = f"a patch for {classes[target]}, on images that it was not made with"
     figure = plots.captioned(attack_results.rounded(shown).cpu(), captions, columns=6, title=title, side=2.2)
     runs.save_figure(folder, "patch", figure, trainer)
     # One image is one trial, whatever the number of its views.
-    rate = [float((told == target).double().mean())]
+    rate = [float((predicted == target).double().mean())]
     return {"success": rate, "success_of": [float(len(held_out))], "share_of_the_area": [area]}

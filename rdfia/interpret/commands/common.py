@@ -188,10 +188,10 @@ def png(path: Path) -> torch.Tensor:
         return torch.from_numpy(np.array(file)).permute(2, 0, 1).float() / 255
 
 
-def known_classes(shown: Shown, told: torch.Tensor) -> torch.Tensor:
-    """Return the classes (N,) of images; where they are not known, a network's answers ``told`` (N,)."""
-    labels = shown.labels.to(told.device)
-    return torch.where(labels >= 0, labels, told)
+def known_classes(shown: Shown, predicted: torch.Tensor) -> torch.Tensor:
+    """Return the classes (N,) of images; where they are not known, a network's answers ``predicted`` (N,)."""
+    labels = shown.labels.to(predicted.device)
+    return torch.where(labels >= 0, labels, predicted)
 
 
 def notes_on_classes(shown: Shown, network: str) -> list[str]:

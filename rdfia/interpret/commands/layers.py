@@ -66,13 +66,13 @@ def classify_images(args: Classify, backbone: Any, shown: Shown, folder: Path, t
         probabilities, indices = (found.cpu() for found in classify(backbone, seen, args.top))
         normalised = ((seen - backbone.mean) / backbone.std).cpu()
         for row, place in enumerate(batch.tolist()):
-            told = [classes[index] for index in indices[row].tolist()]
+            names = [classes[index] for index in indices[row].tolist()]
             chances = probabilities[row].tolist()
             true = classes[int(labels[place])] if labels[place] >= 0 else None
-            line = ", ".join(f"{name} {chance:.3f}" for name, chance in zip(told, chances, strict=True))
+            line = ", ".join(f"{name} {chance:.3f}" for name, chance in zip(names, chances, strict=True))
             print(f"{names[place]}{f' ({true})' if true else ''}: {line}")
             title = f"{args.backbone}: {true or names[place]}"
-            figure = network_plots.classification(images[place], normalised[row], chances, told, title=title)
+            figure = network_plots.classification(images[place], normalised[row], chances, names, title=title)
             runs.save_figure(folder, f"classes_{names[place].replace(' ', '_')}", figure, trainer)
             if true:
                 right.append((indices[row] == labels[place]).tolist())

@@ -79,7 +79,9 @@ def draw_saliency(
     classes = imagenet_classes()
     predicted = {name: predict(network, images, args.batch_size) for name, network in networks.items()}
     known = known_classes(shown, predicted[args.backbone])
-    asked_of = {name: told if args.target_class == "predicted" else known for name, told in predicted.items()}
+    asked_of = {
+        name: guess if args.target_class == "predicted" else known for name, guess in predicted.items()
+    }
     if asked is not None:
         asked_of = dict.fromkeys(networks, torch.full_like(known, asked))
     metrics: dict[str, list[float]] = {}
@@ -105,8 +107,8 @@ def draw_saliency(
                 stages = [stage / len(kept) for stage in range(1, len(kept) + 1)]
                 curves.setdefault(f"{name}: correlation, randomized", {})[method] = (stages, kept)
             metrics |= {f"{name}/{method}/{kind}": [value] for kind, value in numbers.items()}
-            told = "  ".join(f"{kind} {value:.3f}" for kind, value in numbers.items())
-            print(f"{name:28}{method:24}{told}", flush=True)
+            line = "  ".join(f"{kind} {value:.3f}" for kind, value in numbers.items())
+            print(f"{name:28}{method:24}{line}", flush=True)
         if args.faithfulness:
             find = functools.partial(measure_chance, args, network, layers[name], images, asked_of[name])
             for kind, curves_of in once(folder, trainer, f"{name}_chance", find).items():
@@ -116,8 +118,8 @@ def draw_saliency(
                     share = torch.linspace(0, 1, curve.shape[1]).tolist()
                     curves.setdefault(f"{name}: {panel}", {})[kind] = (share, curve.mean(0).tolist())
                 metrics |= {f"{name}/{kind}/{panel}": [value] for panel, value in numbers.items()}
-                told = "  ".join(f"{panel} {value:.3f}" for panel, value in numbers.items())
-                print(f"{name:28}{kind.replace('_', ' ') + ', chance':24}{told}", flush=True)
+                line = "  ".join(f"{panel} {value:.3f}" for panel, value in numbers.items())
+                print(f"{name:28}{kind.replace('_', ' ') + ', chance':24}{line}", flush=True)
     for method in args.methods:
         for one, other in combinations(networks, 2):
             same = asked_of[one] == asked_of[other]  # maps of one class

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from benchmark_common import BATCH_SIZE, Args, unpack_mnist
+from benchmarks.common import BATCH_SIZE, Args, unpack_mnist
 
 if TYPE_CHECKING:
     pass

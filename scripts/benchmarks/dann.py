@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmark_common import (
+from benchmarks.common import (
     BATCH_SIZE,
     WARM,
     Args,

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from benchmark_common import (
+from benchmarks.common import (
     BATCH_SIZE,
     WARM,
     Args,
@@ -18,7 +18,6 @@ from benchmark_common import (
     step_figures,
     unpack_mnist,
 )
-
 from rdfia.generation.config import LADDER
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, cast
 
-from benchmark_common import Args, in_turns, ratio, seconds_of
+from benchmarks.common import Args, in_turns, ratio, seconds_of
 
 if TYPE_CHECKING:
     import torch

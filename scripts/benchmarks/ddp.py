@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmark_common import Args, in_turns, ratio
+from benchmarks.common import Args, in_turns, ratio
 
 EPOCHS = 4
 SCRIPTS = {"dann": ["train_dann.py", "--compare"], "gan": ["train_gan.py", "--preset", "practical"]}
@@ -29,7 +29,7 @@ def measure_ddp(args: Args) -> dict[str, Any]:
             script, *flags = SCRIPTS[technique]
             where = ["--data-dir", str(root), "--output-dir", output, "--accelerator", "cpu"]
             how = ["--max-epochs", str(EPOCHS), "--precision", "bf16-mixed", "--devices", str(processes)]
-            command = [sys.executable, str(Path(__file__).with_name(script)), *flags, *where, *how]
+            command = [sys.executable, str(Path(__file__).parent.parent / script), *flags, *where, *how]
             done = subprocess.run(command, capture_output=True, text=True)
         found = re.findall(r"^epoch .* ([\d,]+) images/s", done.stdout, re.MULTILINE)
         if done.returncode or len(found) != EPOCHS:

@@ -5,7 +5,7 @@ import time
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from benchmark_common import Args, in_turns, ratio, seconds_of
+from benchmarks.common import Args, in_turns, ratio, seconds_of
 
 if TYPE_CHECKING:
     import torch
