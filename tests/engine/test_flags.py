@@ -18,6 +18,7 @@ import train_dann
 import train_fine_tune
 import train_gan
 import train_svm
+import typeguard
 from conftest import ROOT
 
 from rdfia.__main__ import EXPERIMENTS
@@ -269,3 +270,13 @@ def test_experiments_run_without_scripts_too():
     refused = call("-m", "rdfia", "svm", "--folds", "many")
     assert refused.returncode == 2
     assert "error:" in refused.stderr
+
+
+@pytest.mark.parametrize(("module", "preset"), [(DANNModule, PAPER), (GANModule, PRACTICAL)])
+def test_the_values_of_a_preset_are_of_the_types_that_its_module_takes(module, preset):
+    hints = typing.get_type_hints(module.__init__)
+    assert len(preset) >= 5
+    for name, value in preset.items():
+        typeguard.check_type(value, hints[name])
+        with pytest.raises(typeguard.TypeCheckError):
+            typeguard.check_type(object(), hints[name])
