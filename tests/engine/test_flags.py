@@ -5,6 +5,7 @@ import errno
 import importlib
 import inspect
 import json
+import re
 import subprocess
 import sys
 import time
@@ -29,9 +30,13 @@ from rdfia.engine.args import LONGEST_NAME, TrainerArgs
 from rdfia.engine.cli import out_of_memory, run_script
 from rdfia.engine.errors import Failed
 from rdfia.generation import config as generation
+from rdfia.generation.cgan import cGANModule
 from rdfia.generation.gan import PRACTICAL, GANModule
 from rdfia.interpret import config as visualization
+from rdfia.interpret.class_visualization import visualize_classes
 from rdfia.interpret.config import Adversarial
+from rdfia.transfer import config as transfer
+from rdfia.transfer.fine_tune import FineTuneModule
 
 SCRIPTS = ROOT / "scripts"
 
@@ -280,3 +285,45 @@ def test_the_values_of_a_preset_are_of_the_types_that_its_module_takes(module, p
         typeguard.check_type(value, hints[name])
         with pytest.raises(typeguard.TypeCheckError):
             typeguard.check_type(object(), hints[name])
+
+
+FLAGS = [adaptation.Args, generation.GANArgs, generation.ConditionalGANArgs, transfer.SVMArgs]
+FLAGS += [
+    transfer.FineTuneArgs,
+    visualization.Saliency,
+    visualization.Adversarial,
+    visualization.ClassVisualization,
+]
+
+
+def unread(flags: type) -> set[str]:
+    """Return the flags of a technique that no keyword of its modules is named by, and that nobody reads."""
+    folder = ROOT / Path(*flags.__module__.split(".")[:-1])
+    code = "\n".join(path.read_text() for path in folder.rglob("*.py") if path.name != "config.py")
+    taken = {
+        name
+        for module in (DANNModule, GANModule, cGANModule, FineTuneModule, visualize_classes)
+        if module.__module__.startswith(flags.__module__.rpartition(".")[0])
+        for name in inspect.signature(module).parameters
+    }
+    own = {one.name for one in dataclasses.fields(flags)} - {
+        one.name for one in dataclasses.fields(TrainerArgs)
+    }
+    return {
+        name
+        for name in own - taken
+        if not re.search(rf"args\.{name}\b|\"{name}\"|conditional\.{name}\b", code)
+    }
+
+
+@pytest.mark.parametrize("flags", FLAGS, ids=lambda flags: flags.__name__)
+def test_no_flag_is_forgotten(flags):
+    assert not unread(flags)
+
+
+def test_a_flag_that_nobody_reads_is_found():
+    forgotten = dataclasses.make_dataclass(
+        "Args", [("weight_decay", float, 0.0)], bases=(adaptation.Args,), frozen=True
+    )
+    forgotten.__module__ = adaptation.Args.__module__
+    assert unread(forgotten) == {"weight_decay"}
