@@ -5,7 +5,7 @@ Examples:
     python scripts/lab.py --data-dir data
     python scripts/lab.py --data-dir data --only gan cgan --seeds 3
 
-What is done is skipped, what was interrupted goes on. A failed experiment is shown as such on the page.
+What is done is skipped, what was interrupted is resumed. A failed experiment is shown as such on the page.
 """
 
 import itertools
@@ -319,7 +319,7 @@ def main(args: Args) -> None:
     chapters = report.asked(CHAPTERS, there)
     report.write_report(page, title, chapters, runs, runs_folder=args.folder, summary=SUMMARY, failed=failed)
     if stopped:
-        raise Interrupted(f"interrupted in {stopped}; the same command goes on from there")
+        raise Interrupted(f"interrupted in {stopped}; the same command resumes from there")
     for row in report.answer(SUMMARY, runs).rows:
         print(f"{row[0].text:64}{row[1].text:>22}")
     for name, why in failed.items():

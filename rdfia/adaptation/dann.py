@@ -219,7 +219,7 @@ class DANNModule(lightning.LightningModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Set the learning rate of this step, and log it.
 
-        Here and not by a scheduler, which would count steps of its own: a run that goes on has the same rates
+        Here and not by a scheduler, which would count steps of its own: a run that resumes has the same rates
         as one that was never interrupted.
         """
         rate = self.lr * lr_factor(self.progress(), self.lr_schedule)

@@ -263,7 +263,7 @@ def self_train(
             "pseudo_label_rounds": 0,
         }
         again = dataclasses.replace(args, **changes)
-        # What the round depends on besides its flags: it must not go on from a student of another teacher.
+        # What the round depends on besides its flags: it must not resume from a student of another teacher.
         taught = data | {"teacher": weights_hash(module.evaluated)}
         tested, trainer = train(again, student, digits, taught, select=True)
         student.to(trainer.strategy.root_device)  # Lightning leaves it on the CPU after a test

@@ -25,7 +25,7 @@ def is_dry_run(trainer: lightning.Trainer) -> bool:
 def git_commit() -> str:
     """Return the commit of the code, with ``-dirty`` if files differ from it; ``unknown`` outside git.
 
-    Asked for at the start of a run, it stays what it was: the files may change while the run goes on.
+    Asked for at the start of a run, it stays what it was: the files may change while the run resumes.
     """
     try:
         command = ["git", "describe", "--always", "--abbrev=12", "--dirty", "--exclude=*"]

@@ -100,7 +100,7 @@ class StopCleanly(Callback):
             saved = (
                 ""
                 if is_dry_run(trainer)
-                else f"; saved {self.checkpoint}, the same command goes on from there"
+                else f"; saved {self.checkpoint}, the same command resumes from there"
             )
             for logger in trainer.loggers:
                 if isinstance(logger, MetricsCSV):  # the batches before the checkpoint are not trained again
@@ -143,7 +143,7 @@ def refuse_broken_weights(module: lightning.LightningModule, last: Path) -> None
 
 
 def what_to_do(last: Path) -> str:
-    """Return how the message of a run that cannot go on ends."""
+    """Return how the message of a run that cannot resume ends."""
     kept = f"; {last} is from before" if last.exists() else ""
     return f"{kept}; take smaller learning rates and another --name, or --overwrite"
 
@@ -205,7 +205,7 @@ class RandomState(Callback):
         self.saved = state_dict
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        """Set the states of the checkpoint that the run goes on from."""
+        """Set the states of the checkpoint that the run resumes from."""
         if self.saved:
             torch.set_rng_state(self.saved["cpu"].cpu())
             if "gpu" in self.saved and torch.cuda.is_available():

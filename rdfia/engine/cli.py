@@ -67,7 +67,7 @@ def _out_of_time(number: int, frame: Any) -> None:
     """Leave a Slurm job whose time is nearly over, wherever no training saves itself first."""
     if os.environ.get("SLURM_PROCID", "0") == "0":
         requeue_job()
-    raise Interrupted("time is nearly over; the job is queued again and goes on from what is complete")
+    raise Interrupted("time is nearly over; the job is queued again and resumes from what is complete")
 
 
 def out_of_memory(error: BaseException) -> bool:

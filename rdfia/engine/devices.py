@@ -30,7 +30,7 @@ SLOW = "this CPU has no bfloat16 instructions: float32 is about 6 times faster"
 def settle(args: Flags, *, only_float32: bool = False) -> Flags:
     """Return the flags with the number format that ``--precision auto`` stands for.
 
-    bfloat16 where the device has it, else float32. A run that goes on keeps the format that it began with.
+    bfloat16 where the device has it, else float32. A run that resumes keeps the format that it began with.
     ``$RDFIA_PRECISION`` is asked before the device.
 
     Args:

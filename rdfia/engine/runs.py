@@ -88,7 +88,7 @@ class MetricsCSV(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Add one row, or to that of the same batch."""
-        # A second row of a batch is an epoch's end, which a run that goes on from its checkpoint does not
+        # A second row of a batch is an epoch's end, which a run that resumes from its checkpoint does not
         # repeat. (Rows of an earlier start do not count: batches trained again are no ends.)
         if step == self.last_step:
             self.due = 0.0

@@ -39,7 +39,7 @@ from rdfia.engine.slurm import SLURM_JOB
 from rdfia.engine.wandb_run import wandb_logger
 
 # Lightning warns of what is meant here: the judge and the averaged generator are in eval mode, data in
-# memory needs no workers, and a run folder that holds checkpoints is one to go on with.
+# memory needs no workers, and a run folder that holds checkpoints is one to resume.
 IGNORED_WARNINGS = (
     "module.s. in eval mode",
     "does not have many workers",
@@ -50,7 +50,7 @@ IGNORED_WARNINGS = (
 
 
 HINT = "use another --name, or --overwrite to start from scratch"
-# Flags that may differ when a run goes on; any other would make two runs of one.
+# Flags that may differ when a run resumes; any other would make two runs of one.
 MAY_CHANGE = frozenset(
     {
         "cache",
@@ -76,7 +76,7 @@ MAY_CHANGE_BUT_LENGTH = MAY_CHANGE - {"max_epochs"}
 
 
 def check_checkpoint(path: Path, module: nn.Module, max_epochs: int) -> None:
-    """Check that ``module`` can go on from a checkpoint.
+    """Check that ``module`` can resume from a checkpoint.
 
     Raises:
         ValueError: It is unreadable, of another technique or size, or already trained longer than asked for.
@@ -116,7 +116,7 @@ def written_flags(args: RunArgs, module: nn.Module, data: dict[str, Any]) -> dic
 
 
 def check_flags(path: Path, flags: dict[str, Any], may_change: frozenset[str] = MAY_CHANGE) -> dict[str, Any]:
-    """Check that a run goes on as it began, but for flags of ``may_change``; return what it began with.
+    """Check that a run resumes as it began, but for flags of ``may_change``; return what it began with.
 
     Raises:
         ValueError: One differs, or the file is damaged.
@@ -146,7 +146,7 @@ def open_run(
     *,
     may_change: frozenset[str] = MAY_CHANGE,
 ) -> Path:
-    """Make the run folder, or check the one to go on with, and write flags and data to ``args.json``.
+    """Make the run folder, or check the one to resume, and write flags and data to ``args.json``.
 
     Call it when data and flags are known to be good: bad input shall leave nothing behind.
 
@@ -158,7 +158,7 @@ def open_run(
 
     Raises:
         ValueError: The device is missing, the folder cannot be written or another process writes there, or
-            its checkpoint is not one to go on from.
+            its checkpoint is not one to resume from.
         Checked: With ``--check``, if all is well; nothing is written.
     """
     check_devices(args)
@@ -190,7 +190,7 @@ def open_run(
             there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
             tempfile.TemporaryDirectory(dir=there).cleanup()  # can be written
             each, nodes = processes(args)
-            begins = "goes on" if begun and not args.overwrite else "begins"
+            begins = "resumes" if begun and not args.overwrite else "begins"
             raise Checked(f"checked: {folder} {begins}; nodes {nodes}, processes on each {each}")
         if not shared:
             lock.take(folder)
@@ -355,7 +355,7 @@ def fit(
     trainer.fit(module, datamodule, ckpt_path=last if resume else None, weights_only=True)
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined] # set at run time
     if any(callback.leaving for callback in callbacks if isinstance(callback, StopCleanly)):
-        raise Interrupted(f"interrupted; {last} is complete, the same command goes on from there")
+        raise Interrupted(f"interrupted; {last} is complete, the same command resumes from there")
     if args.fast_dev_run:
         return seconds_trained(trainer)
     # What the checkpoint says, so that a run that is only scored again has the time it had.

@@ -27,7 +27,7 @@ PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "scikit-learn",
 
 
 class TolerantWandbLogger(WandbLogger):
-    """Logs to Weights & Biases; once that fails, the run goes on without it."""
+    """Logs to Weights & Biases; once that fails, the run resumes without it."""
 
     failed = False
 

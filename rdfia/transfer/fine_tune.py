@@ -37,7 +37,7 @@ class FineTuneModule(lightning.LightningModule):
 
     The head is trained from the first epoch; ``unfreeze_top_at`` and ``unfreeze_all_at`` name the epochs from
     which the layers ``top`` and the whole CNN are trained too, at rates of their own, all falling along a
-    cosine. What is trained follows from the epoch alone, so a resumed run goes on with the stage it was in.
+    cosine. What is trained follows from the epoch alone, so a resumed run resumes with the stage it was in.
 
     Under DDP it needs ``find_unused_parameters``: frozen weights have no gradients.
 
@@ -172,7 +172,7 @@ class FineTuneModule(lightning.LightningModule):
         return logits
 
     def on_train_start(self) -> None:
-        """Enter the stage of a run that goes on within an epoch; Lightning does not start it again."""
+        """Enter the stage of a run that resumes within an epoch; Lightning does not start it again."""
         self._enter_stage()
 
     def on_train_epoch_start(self) -> None:

@@ -61,7 +61,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(tmp_path, signal_at, number
     args = arguments(tmp_path)
     handler = signal.getsignal(signal.SIGINT)
     # also in the last batch of all: a script that trains more than once must not begin the next
-    with pytest.raises(Interrupted, match="the same command goes on from there"):
+    with pytest.raises(Interrupted, match="the same command resumes from there"):
         train(args, Tiny(signal_at=signal_at, number=number))
     assert signal.getsignal(signal.SIGINT) is handler
     resumed = Tiny()
@@ -88,7 +88,7 @@ def test_a_signal_where_nothing_trains_waits_for_the_end_of_that(tmp_path, monke
 
     whole = Tiny()
     _, whole_folder, _ = train(arguments(tmp_path, name="whole"), whole)
-    with pytest.raises(Interrupted, match="the same command goes on from there"):
+    with pytest.raises(Interrupted, match="the same command resumes from there"):
         train(arguments(tmp_path), Told())
     resumed = Tiny()
     _, folder, _ = train(arguments(tmp_path), resumed)
@@ -337,7 +337,7 @@ def test_a_check_says_what_would_be_and_writes_nothing(tmp_path, capsys):
         return {path: path.is_file() and path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
 
     before = files()
-    with pytest.raises(Checked, match="run goes on"):
+    with pytest.raises(Checked, match="run resumes"):
         training.open_run(arguments(tmp_path, check=True), Tiny(), {"name": "numbers"})
     with pytest.raises(ValueError, match="--batch-size 128, this command says 64"):
         training.open_run(arguments(tmp_path, check=True, batch_size=64), Tiny(), {"name": "numbers"})

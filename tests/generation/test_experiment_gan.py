@@ -234,12 +234,12 @@ def test_bad_input_is_one_line_exit_code_2_and_nothing_written(
 
 def test_who_began_anew_is_told_to_go_on_without_that(monkeypatch, capsys):
     def stop(args):
-        raise Interrupted("saved, the same command goes on from there")
+        raise Interrupted("saved, the same command resumes from there")
 
     monkeypatch.setattr(sys, "argv", [SCRIPT, "--overwrite", "--data-dir", "sample"])
     with pytest.raises(SystemExit):
         run_script(stop, Args)
-    assert capsys.readouterr().err == "saved, the same command without --overwrite goes on from there\n"
+    assert capsys.readouterr().err == "saved, the same command without --overwrite resumes from there\n"
 
 
 def test_a_checkpoint_of_another_technique_is_named(tmp_path, mnist):
@@ -295,7 +295,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path, mnist):
     output, errors = process.communicate(timeout=60)
     folder = tmp_path / "runs" / "gan"
     assert process.returncode == 130, errors
-    assert "the same command goes on from there" in errors
+    assert "the same command resumes from there" in errors
     assert "Traceback" not in errors
     assert "epoch 9/9" not in output
     assert not (folder / "results.json").exists()
@@ -336,6 +336,6 @@ def test_a_slurm_job_whose_time_is_nearly_over_saves_and_is_queued_again(tmp_pat
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     assert "SIGUSR1: saving after this batch" in errors
-    assert "the same command goes on from there" in errors
+    assert "the same command resumes from there" in errors
     assert (tmp_path / "asked").read_text() == "requeue 7\n"
     assert (tmp_path / "runs" / "gan" / "checkpoints" / "last.ckpt").exists()

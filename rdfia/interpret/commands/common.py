@@ -126,7 +126,7 @@ Found = TypeVar("Found")
 def once(folder: Path, trainer: Any, name: str, work: Callable[[], Found]) -> Found:
     """Return what ``work`` gives: tensors, numbers, text in dicts and lists.
 
-    It is kept in the run folder until the run ends, so that one that is interrupted goes on from there.
+    It is kept in the run folder until the run ends, so that one that is interrupted resumes from there.
     """
     path = folder / PARTS / f"{name}.pt"
     if is_dry_run(trainer):
@@ -144,7 +144,7 @@ def once(folder: Path, trainer: Any, name: str, work: Callable[[], Found]) -> Fo
 
 
 def moved(found: Any, device: Any) -> Any:
-    """Return dicts and lists with their tensors on a device: parts go on wherever the run goes on."""
+    """Return dicts and lists with their tensors on a device: parts go on wherever the run resumes."""
     if isinstance(found, torch.Tensor):
         return found.to(device)
     if isinstance(found, dict):
