@@ -60,9 +60,9 @@ def train(epochs: int = 20, *, adapt: bool = True, seed: int = 0, data_dir: str 
             source, target = features(standardized(images)), features(standardized(others))
             loss = cross_entropy(classes(source), labels)
             if adapt:
-                for found, true in ((source, 0.0), (target, 1.0)):
-                    told = domain(Reverse.apply(found, weight)).flatten()
-                    loss = loss + binary_cross_entropy_with_logits(told, torch.full_like(told, true))
+                for part, true in ((source, 0.0), (target, 1.0)):
+                    logits = domain(Reverse.apply(part, weight)).flatten()
+                    loss = loss + binary_cross_entropy_with_logits(logits, torch.full_like(logits, true))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -173,7 +173,7 @@ class Args:
 
     @property
     def folder(self) -> Path:
-        """Of the run folders."""
+        """Folder of the run folders."""
         return self.output_dir or Path("runs/demo" if self.scale == "demo" else "runs/lab")
 
 

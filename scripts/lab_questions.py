@@ -134,13 +134,13 @@ TRANSFER = [
         "How does pretraining help?",
         rows={"pretrained": FIRE9, "random weights": "svm_random:squeezenet1_1/fire9"},
         columns=SVM,
-        figures={"which class is told as which, random weights": "svm_random/confusion_*"},
+        figures={"which class is predicted as which, random weights": "svm_random/confusion_*"},
     ),
     Question(
         "Grey images: three channels alike, or the first layer's filters added up?",
         rows={"three channels": FIRE9, "filters added up": "svm_grey:squeezenet1_1/fire9"},
         columns=SVM,
-        figures={"which class is told as which, filters added up": "svm_grey/confusion_*"},
+        figures={"which class is predicted as which, filters added up": "svm_grey/confusion_*"},
     ),
     Question(
         "Does the network do better than an SVM when it is trained on, frozen or not?",
@@ -160,7 +160,7 @@ TRANSFER = [
         "Is there a leak? The same with shuffled labels",
         rows={"vgg16/pool5": "svm_shuffled:vgg16/pool5"},
         columns={"accuracy": "accuracy"},
-        figures={"which class is told as which": "svm_shuffled/confusion_*"},
+        figures={"which class is predicted as which": "svm_shuffled/confusion_*"},
         note="To say one class always would be right for 0.04 to 0.10 of the test images.",
     ),
 ]

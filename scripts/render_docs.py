@@ -9,7 +9,7 @@ numbers stands in ``{{ claim(condition, "sentence") }}``, which fails when it is
 """
 
 import json
-import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,16 @@ from lab_questions import CHAPTERS, SUMMARY
 from datamodules.files import atomic_file
 from rdfia.common import plots
 from rdfia.engine import report, runs
+from rdfia.engine.cli import run_script
+
+
+@dataclass(frozen=True)
+class Args:
+    """Render README.md and docs/*.md from docs/templates and results/*.json."""
+
+    check: bool = False
+    """Write nothing; fail if a page would change."""
+
 
 ROOT = Path(__file__).resolve().parent.parent
 TEMPLATES = ROOT / "docs" / "templates"
@@ -198,21 +208,28 @@ def pages() -> dict[Path, str]:
     return {page_of(path): made.get_template(path.name).render() for path in sorted(TEMPLATES.glob("*.j2"))}
 
 
-def main() -> int:
-    """Write the pages that differ, and name them."""
+def main(args: Args) -> list[str]:
+    """Write the pages that differ, and return their names.
+
+    Raises:
+        ValueError: A template cannot be rendered, or with ``--check`` a page differs.
+    """
     try:
         found = pages()
-    except (OSError, KeyError, ValueError, jinja2.TemplateError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    draw_layers()
-    for path, text in found.items():
-        if not path.exists() or path.read_text() != text:
-            with atomic_file(path) as part:
-                part.write_text(text)
-            print(f"{path.relative_to(ROOT)} written")
-    return 0
+    except (OSError, KeyError, jinja2.TemplateError) as error:
+        raise ValueError(f"a page cannot be rendered: {type(error).__name__} {error}") from error
+    changed = {path: text for path, text in found.items() if not path.exists() or path.read_text() != text}
+    names = [str(path.relative_to(ROOT)) for path in changed]
+    if args.check and names:
+        raise ValueError(f"{', '.join(names)} differ; run: python scripts/render_docs.py")
+    if not args.check:
+        draw_layers()
+    for path, text in changed.items():
+        with atomic_file(path) as part:
+            part.write_text(text)
+    print("\n".join(f"{name} written" for name in names) or "all pages are as the results say")
+    return names
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main, Args)

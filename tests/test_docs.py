@@ -61,13 +61,27 @@ def test_a_name_that_is_not_there_is_an_error():
         render_docs.environment().from_string("{{ vaule('gan', 'judge_fid') }}").render()
 
 
-def test_a_wrong_page_is_one_line(monkeypatch, capsys):
+def test_a_page_that_differs_is_named(monkeypatch, tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("old")
+    monkeypatch.setattr(render_docs, "ROOT", tmp_path)
+    monkeypatch.setattr(render_docs, "draw_layers", lambda: None)
+    monkeypatch.setattr(render_docs, "pages", lambda: {page: "new"})
+    with pytest.raises(ValueError, match=r"page.md differ; run: python scripts/render_docs.py"):
+        render_docs.main(render_docs.Args(check=True))
+    assert page.read_text() == "old"
+    assert render_docs.main(render_docs.Args()) == ["page.md"]
+    assert page.read_text() == "new"
+    assert render_docs.main(render_docs.Args(check=True)) == []
+
+
+def test_a_page_that_cannot_be_rendered_is_one_line(monkeypatch):
     def wrong():
-        raise render_docs.UntrueError("the results no longer say: so")
+        raise KeyError("judge_fd")
 
     monkeypatch.setattr(render_docs, "pages", wrong)
-    assert render_docs.main() == 1
-    assert capsys.readouterr().err == "error: the results no longer say: so\n"
+    with pytest.raises(ValueError, match="a page cannot be rendered: KeyError 'judge_fd'"):
+        render_docs.main(render_docs.Args())
 
 
 def test_readme_is_short():

@@ -77,7 +77,7 @@ class Args(TrainerArgs):
     source: DatasetName = "mnist"
     """Source data set, whose labels are trained on."""
     target: DatasetName = "mnist-m"
-    """Target data set, of which only the images are."""
+    """Target data set; only its images are used."""
     compare: tuple[Literal["source-only", "no-reversal", "dann", "target-trained"], ...] = ("source-only",)
     """Baselines to train as well, with the same settings; none after an empty --compare."""
     ablation: bool = False
@@ -93,7 +93,7 @@ class Args(TrainerArgs):
     lambda_max: float = 1.0
     """Largest value of the gradient-reversal weight lambda."""
     network: Literal["modern", "paper"] = "modern"
-    """Architecture. `paper` also switches the options below to the recipe of Ganin et al. (2016)."""
+    """Architecture. `paper` also sets those below as Ganin et al. (2016), except scaling and dropout."""
     scaling: Annotated[
         Literal["none", "symmetric", "standardized"] | None, default("standardized; paper: standardized")
     ] = None

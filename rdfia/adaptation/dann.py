@@ -117,8 +117,8 @@ class DANNModule(lightning.LightningModule):
         adapt: Train against the domain classifier.
         reversal: Reverse its gradient.
         labelled: Which domain's labels are trained on.
-        lambda_schedule: Of lambda, see `SCHEDULES`.
-        lambda_max: Lambda's largest value. It weighs the reversed gradient only: the domain classifier
+        lambda_schedule: Schedule of lambda over training, see `SCHEDULES`.
+        lambda_max: Largest value of lambda. It weighs the reversed gradient only: the domain classifier
             itself learns at full rate.
         bn_passes: ``separate``: source and target go through the network one after the other, so BatchNorm
             normalises each by its own statistics, in the domain classifier too. Each domain is evaluated
@@ -126,12 +126,13 @@ class DANNModule(lightning.LightningModule):
             for (Li et al., AdaBN, 2018). ``concatenated``: in one batch, normalised together, which leaves
             what differs in the means for the domain classifier to see.
         optimizer: ``adam``, or ``sgd`` as in the paper.
-        lr: Learning rate at the start.
-        momentum: SGD's, or Adam's first decay: 0.5 keeps the two sides from oscillating.
-        lr_schedule: Of the learning rate, see `lr_factor`.
-        ema_decay: Of the exponential moving average of the weights, which is then evaluated; 0 for none.
+        lr: Initial learning rate.
+        momentum: Momentum of SGD, or beta1 of Adam; 0.5 keeps the two sides from oscillating.
+        lr_schedule: Decay of the learning rate, see `lr_factor`.
+        ema_decay: Decay of the exponential moving average of the weights, which is evaluated; 0 disables it.
 
     Example:
+        >>> import torch
         >>> module = DANNModule().eval()
         >>> module(torch.rand(2, 3, 28, 28)).shape
         torch.Size([2, 10])

@@ -156,7 +156,7 @@ def check_dataset(flag: str, name: str) -> None:
 
 
 def check_part(part: tuple[int, int] | None, overwrite: bool) -> None:
-    """Check ``--part``: one, from 0, of so many.
+    """Check ``--part K N``: part K of N, counted from 0.
 
     Raises:
         ValueError: There is no such part, or it would delete the others.

@@ -1,8 +1,8 @@
 """Conditional DCGAN: digits of the classes that are asked for.
 
 Mirza & Osindero, "Conditional Generative Adversarial Nets", 2014, on DCGAN; as a choice with the projection
-of Miyato & Koyama, "cGANs with Projection Discriminator", ICLR 2018. Generator and discriminator are told the
-label. Only the discriminator makes the generator heed it: real images come with their labels, so an image of
+of Miyato & Koyama, "cGANs with Projection Discriminator", ICLR 2018. Both networks are given the label.
+Only the discriminator makes the generator heed it: real images come with their labels, so an image of
 another digit than the label says looks generated. What is left for the noise is style.
 
     python scripts/train_cgan.py --data-dir /path/to/data

@@ -1,6 +1,6 @@
-"""Groups of like images, made without labels, for a GAN to be conditioned on itself.
+"""Clusters of images, made without labels, for a GAN to be conditioned on itself.
 
-Liu et al., "Diverse Image Generation via Self-Conditioned GANs", CVPR 2020; here the groups are those of
+Liu et al., "Diverse Image Generation via Self-Conditioned GANs", CVPR 2020; here the clusters are those of
 k-means on the pixels, made once. The discriminator is given the cluster, so it compares like with like, and
 the generator reads the cluster from its latents, so there is nothing to ask for when it is used.
 """
@@ -21,7 +21,7 @@ class Groups(nn.Module):
     into Gumbel noise, and the largest sum of log share and noise is the choice.
 
     Args:
-        count: Of the groups; at most as many as latents have numbers.
+        count: Number of clusters, at most the length of a latent vector.
         pixels: Numbers in an image.
         uniform: The latents are uniform from -1 to 1, not N(0, 1).
     """
@@ -42,7 +42,7 @@ class Groups(nn.Module):
         return bool(self.centres.any())
 
     def fit(self, images: Tensor, seed: int) -> None:
-        """Make the groups of images (N, C, H, W) in [0, 1] by k-means.
+        """Fit the clusters to images (N, C, H, W) in [0, 1] by k-means.
 
         Raises:
             ValueError: There are fewer images than groups.

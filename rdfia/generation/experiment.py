@@ -186,7 +186,7 @@ class Experiment:
 
 
 class ConditionalExperiment(Experiment):
-    """One GAN that is told the digit.
+    """One GAN conditioned on the digit.
 
     Args:
         args: The flags.

@@ -58,16 +58,16 @@ def compare(
     module = make(args).build()
     if (args.output_dir / args.name / "metrics.csv").exists() and not args.overwrite:
         raise ValueError(f"{args.output_dir / args.name} holds a single run; use another --name for a table")
-    besides = {name: value for name, value in TABLE_FLAGS.items() if hasattr(args, name)}
+    neutral = {name: value for name, value in TABLE_FLAGS.items() if hasattr(args, name)}
     for changes in rows.values():  # what is wrong with the last one is said before the first is trained
-        one = dataclasses.replace(args, **besides, **changes)
+        one = dataclasses.replace(args, **neutral, **changes)
         make(one).build()
         devices.check_devices(one)
     free = training.MAY_CHANGE_BUT_LENGTH | TABLE_FLAGS.keys()
     folder = training.open_run(args, module, data, may_change=free)
     table = tables.Table(list(tables.by_seed(args)))
     every: list[Results] = []
-    for row, seed, one in tables.trainings(args, rows, tables.by_seed(args), folder, besides):
+    for row, seed, one in tables.trainings(args, rows, tables.by_seed(args), folder, neutral):
         print(f"{row}, seed {seed}")
         try:
             trained = training.finished(one, make(one).build(), data) or make(one).train()

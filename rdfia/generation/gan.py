@@ -80,16 +80,16 @@ class GANModule(lightning.LightningModule):
             ``latent_dim`` if that is less.
         initialization: ``dcgan``, ``pytorch`` or ``orthogonal``, see `rdfia.generation.networks.initialize`.
         loss: ``non-saturating``, ``minimax``, ``least-squares`` or ``hinge``, see `rdfia.generation.losses`.
-        label_smoothing: The discriminator scores real images 1 less this; not with hinge.
-        discriminator_steps: The discriminator steps on each batch, the generator on each of so many.
+        label_smoothing: One-sided: the target for real images is 1 minus this; not with hinge.
+        discriminator_steps: Discriminator updates per generator update.
         r1_weight: Weight of the R1 penalty, half of which times `gradient_penalty` is added; 0 for none.
         generator_lr: Adam's learning rate for the generator.
         discriminator_lr: Adam's learning rate for the discriminator.
-        beta1: Adam's first decay; 0.5 keeps the two networks from oscillating.
-        beta2: Adam's second decay.
-        lr_schedule: Of both rates over ``max_epochs``: ``none``, ``linear``, ``cosine``, see `lr_factor`.
-        ema_decay: Of the exponential moving average of the generator, which makes the samples; with 0 it
-            is the generator itself.
+        beta1: Adam's beta1; 0.5 keeps the two networks from oscillating.
+        beta2: Adam's beta2.
+        lr_schedule: Decay of both rates over ``max_epochs``: ``none``, ``linear`` or ``cosine``.
+        ema_decay: Decay of the exponential moving average (EMA) of the generator, which makes the samples;
+            0 disables it.
         seed: Of the latents.
         preview_count: Number of fixed latents for previews.
 

@@ -28,7 +28,7 @@ def discriminator_loss(
         loss: ``non-saturating`` and ``minimax``: the binary cross-entropy that scores real images 1 plus the
             one that scores generated ones 0. ``least-squares`` (Mao et al. 2017): half the squares of what
             the logits lack of 1 and of 0. ``hinge`` (Lim & Ye 2017): what they lack of 1 and of -1.
-        label_smoothing: Real images are scored 1 less this (Salimans et al. 2016).
+        label_smoothing: The target for real images is 1 minus this (Salimans et al. 2016).
     """
     real, fake = real_logits.float(), fake_logits.float()
     if loss == "hinge":

@@ -116,7 +116,7 @@ def draw_worst_confusions(
     test: torch.Tensor,
     trial: Trial,
 ) -> None:
-    """Draw test images of the commonest confusions above the nearest training image of the class told."""
+    """Draw test images of the commonest confusions above the nearest image of the predicted class."""
     counts = torch.from_numpy(confusion_matrix(labels[test], trial.predictions, labels=range(len(classes))))
     commonest = counts.fill_diagonal_(0).flatten().argsort(descending=True, stable=True)[:6]
     pictures = {}

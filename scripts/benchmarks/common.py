@@ -61,8 +61,8 @@ def seconds_of(work: Callable[[], Any]) -> float:
 def in_turns(repeats: int, work: dict[str, Callable[[], float]]) -> dict[str, list[float]]:
     """Return the seconds that each kind of work says it took, in each of the turns.
 
-    What is named usual runs with malloc as glibc has it, as far as one process goes back to that, ours as our
-    scripts do, see `rdfia.common.memory`.
+    The usual code runs with glibc's default settings of malloc, as far as one process can go back to them;
+    ours as the trainer scripts do, see `rdfia.common.memory`.
     """
     from rdfia.common.memory import give_back_memory, keep_freed_memory
 

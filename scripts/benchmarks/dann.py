@@ -62,10 +62,10 @@ def measure_dann(args: Args) -> dict[str, Any]:
         """Make the step of `DANNModule`, but for what is only logged, such as the target's predictions."""
         (source, labels), (target, _) = batch["source"], batch["target"]
         features = [extract(source), extract(target)]
-        told = [network.tell_domain(reverse_gradient(part, ganin(progress))) for part in features]
+        domain_logits = [network.tell_domain(reverse_gradient(part, ganin(progress))) for part in features]
         loss = functional.cross_entropy(network.classifier(features[0]).float(), labels)
         optimizer.zero_grad()
-        (loss + domain_loss(*told)).backward()
+        (loss + domain_loss(*domain_logits)).backward()
         optimizer.step()
 
     def bare() -> float:

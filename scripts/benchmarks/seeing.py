@@ -66,12 +66,12 @@ def pixel_success(
     looked_at.clear()
     theirs = torchattacks.OnePixel(plain)(everything, truth)
     asked = sum(looked_at) // len(truth)
-    told = predict(plain, rounded(theirs))
+    predictions = predict(plain, rounded(theirs))
     found = few_pixels(ours, everything, truth, population=asked // 5, iterations=4)
     return {
         "pixel_images": len(truth),
         "usual_pixel_queries": asked,
-        "usual_pixel_success": round(float((told != truth).double().mean()), 3),
+        "usual_pixel_success": round(float((predictions != truth).double().mean()), 3),
         "our_pixel_queries": int(found.queries.max()),
         "our_pixel_success": round(found.success_rate(), 3),
     }

@@ -180,7 +180,7 @@ def measure_svm(args: Args) -> dict[str, Any]:
     rows, references, usual_seconds = beside_scikit_learn(module, grid, found, (train, labels), (test, true))
     module.c = grid[middle := len(grid) // 2]
     module.fit_features(train, labels)
-    told = reloaded(module, scenes.test_dataloader())
+    predictions = reloaded(module, scenes.test_dataloader())
     return {
         "photographs_in_turns": len(chosen),
         **{f"{name}_seconds_an_image": round(median(values), 4) for name, values in times.items()},
@@ -197,5 +197,5 @@ def measure_svm(args: Args) -> dict[str, Any]:
         "test_images": len(true),
         "sweep": rows,
         "reloaded_checkpoint_c": grid[middle],
-        "reloaded_checkpoint_differs": int((told != references[middle]).sum()),
+        "reloaded_checkpoint_differs": int((predictions != references[middle]).sum()),
     }

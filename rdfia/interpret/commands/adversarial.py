@@ -88,14 +88,14 @@ def attack_images(
         labels = (f"made on {args.backbone}", "fools")
         figure = plots.matrix(torch.tensor(shares), order, list(networks), labels=labels)
         runs.save_figure(folder, "transfer", figure, trainer)
-    besides = {"success_curves": functools.partial(compared.success_curves, *right_ones)}
+    extra = {"success_curves": functools.partial(compared.success_curves, *right_ones)}
     if args.matrix:
-        besides["transfer_matrix"] = functools.partial(
+        extra["transfer_matrix"] = functools.partial(
             compared.transfer_matrix, args, args.matrix, networks, shown, folder, trainer
         )
     if args.targets_per_image:
-        besides["influence"] = functools.partial(compared.influence_of_targets, *right_ones)
-    for name, work in besides.items():
+        extra["influence"] = functools.partial(compared.influence_of_targets, *right_ones)
+    for name, work in extra.items():
         metrics |= once(folder, trainer, name, work)
     return metrics, notes
 
