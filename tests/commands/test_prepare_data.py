@@ -182,6 +182,22 @@ def test_archives_are_unpacked_where_the_loaders_look(tmp_path, monkeypatch):
     assert len(list(root.glob("BSDS500/data/images/train/*.jpg"))) == 3
 
 
+def test_an_archive_that_would_write_elsewhere_is_refused(tmp_path, monkeypatch, capsys):
+    def download(url, path, md5=None):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tarfile.open(path, "w:gz") as tar:
+            tar.addfile(tarfile.TarInfo("../../outside.txt"), io.BytesIO())
+
+    monkeypatch.setattr(files, "download", download)
+    for filters in (True, False):
+        if not filters:
+            monkeypatch.delattr(tarfile, "data_filter", raising=False)  # as in Python 3.11.2
+        with pytest.raises(ValueError, match=r"not ready in .*: bsds500"):
+            main(Args("bsds500", tmp_path / "a" / "b"))
+        assert "../../outside.txt lies outside" in capsys.readouterr().out
+    assert not list(tmp_path.rglob("outside.txt"))
+
+
 @pytest.mark.parametrize("damage", ["garbage after it", "a flipped bit", "cut short"])
 def test_a_damaged_archive_is_refused(tmp_path, monkeypatch, damage):
     """tarfile stops at the end of the archive, before gzip's checksum: 40 bytes of garbage were complete."""
