@@ -9,12 +9,13 @@ or GPU:
 from collections.abc import Callable
 from importlib import import_module
 from inspect import signature
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from datamodules.domain_pair import DomainPairDataModule
+    from datamodules.folder import ImageFolderDataModule
     from datamodules.imagenet_samples import ImageNetSamplesDataModule
     from datamodules.in_memory import InMemoryDataModule
     from datamodules.mnist import MNISTDataModule
@@ -33,12 +34,14 @@ DATASETS = {
 # Where each public name lives.
 _HOMES = {name: home for home, name in (place.split(".") for place in DATASETS.values())} | {
     "DomainPairDataModule": "domain_pair",
+    "ImageFolderDataModule": "folder",
     "ImageNetSamplesDataModule": "imagenet_samples",
     "InMemoryDataModule": "in_memory",
     "MNISTToMNISTMDataModule": "mnist_to_mnist_m",
 }
 __all__ = [
     "DomainPairDataModule",
+    "ImageFolderDataModule",
     "ImageNetSamplesDataModule",
     "InMemoryDataModule",
     "MNISTDataModule",
@@ -70,20 +73,26 @@ def dataset(name: str) -> "Callable[..., InMemoryDataModule]":
 
 
 def open_dataset(name: str, data_dir: "Path | str | None", **keywords: Any) -> "InMemoryDataModule":
-    """Return the data module of a data set, made with keywords.
+    """Return the data module of a data set, or of a folder of pictures, made with keywords.
 
     ``channels`` is left out where a data set has no choice of it, as one in colour.
+
+    Args:
+        name: One of `DATASETS`, or a folder with a subfolder for each class.
+        data_dir: Where the data sets lie.
+        **keywords: Of the data module.
 
     Raises:
         ValueError: There is no such data set, or it does not take one of the keywords.
     """
-    kind = dataset(name)
+    own = name not in DATASETS and "/" in name
+    kind = __getattr__("ImageFolderDataModule") if own else dataset(name)
     taken = signature(kind).parameters
     keywords = {key: value for key, value in keywords.items() if key in taken or key != "channels"}
     for key in keywords:
         if key not in taken:
             raise ValueError(f"data set {name!r} has no {key} to choose; take another data set")
-    return kind(data_dir, **keywords)
+    return cast("InMemoryDataModule", kind(name if own else data_dir, **keywords))
 
 
 def __dir__() -> list[str]:

@@ -106,7 +106,12 @@ def as_shown(image: Image.Image) -> Image.Image:
 
 
 def decode(
-    path: Path, *, mode: Literal["L", "RGB"], size: int | None = None, crop: int | None = None
+    path: Path,
+    *,
+    mode: Literal["L", "RGB"],
+    size: int | None = None,
+    crop: int | None = None,
+    pad: bool = False,
 ) -> np.ndarray:
     """Decode one picture, as a viewer shows it.
 
@@ -115,6 +120,7 @@ def decode(
         mode: ``L`` for grey, ``RGB`` for colour.
         size: Resize to this square, whatever the proportions; with ``crop``, resize the shorter side to it.
         crop: Then cut this square out of the middle.
+        pad: Keep the proportions: the longer side becomes ``size``, black fills the rest.
 
     Returns:
         uint8, (H, W) for grey, (H, W, 3) for colour. Bilinear with antialiasing, as torchvision resizes.
@@ -145,36 +151,57 @@ def decode(
         image = image.resize((size * width // short, size * height // short), Image.Resampling.BILINEAR)
         left, top = (round((side - crop) / 2) for side in image.size)
         image = image.crop((left, top, left + crop, top + crop))
+    elif size and pad:
+        image = ImageOps.pad(image, (size, size), Image.Resampling.BILINEAR)
     elif size:
         image = image.resize((size, size), Image.Resampling.BILINEAR)
     return np.asarray(image)
 
 
 def decode_all(
-    paths: Sequence[Path], *, mode: Literal["L", "RGB"], size: int, crop: int | None = None
+    paths: Sequence[Path],
+    *,
+    mode: Literal["L", "RGB"],
+    size: int,
+    crop: int | None = None,
+    pad: bool = False,
+    failed: dict[int, str] | None = None,
 ) -> Tensor:
     """Decode pictures to one tensor, uint8, (N, 1 or 3, side, side) with side ``crop`` or ``size``.
 
+    Args:
+        paths: The pictures.
+        mode: See `decode`, as the next three.
+        size: Side.
+        crop: Side of the middle.
+        pad: Keep the proportions.
+        failed: Takes why a picture could not be read, by its index; its pixels are black then.
+
     Raises:
-        ValueError: Some are no pictures, or damaged: how many, and the first three.
+        ValueError: Some are no pictures, or damaged, and ``failed`` is not given: how many, and the first
+            three.
     """
     side, channels = crop or size, {"L": 1, "RGB": 3}[mode]
-    pixels = torch.empty(len(paths), channels, side, side, dtype=torch.uint8)
+    pixels = torch.zeros(len(paths), channels, side, side, dtype=torch.uint8)
 
     def read(index: int) -> str | None:
         try:
-            image = decode(paths[index], mode=mode, size=size, crop=crop).reshape(side, side, channels)
+            image = decode(paths[index], mode=mode, size=size, crop=crop, pad=pad)
+            image = image.reshape(side, side, channels)
         except ValueError as error:
             return str(error)
         pixels[index] = torch.from_numpy(image.copy()).permute(2, 0, 1)
         return None
 
     with ThreadPoolExecutor() as threads:  # decoding releases the interpreter's lock
-        failed = [error for error in threads.map(read, range(len(paths))) if error is not None]
-    if len(failed) == 1:
-        raise ValueError(failed[0])
-    if failed:
-        first = "; ".join(failed[:3])
-        more = f"; and {len(failed) - 3:,} more" if len(failed) > 3 else ""
-        raise ValueError(f"{len(failed):,} of {len(paths):,} pictures cannot be read: {first}{more}")
+        said = list(threads.map(read, range(len(paths))))
+    errors = {index: error for index, error in enumerate(said) if error is not None}
+    if failed is not None:
+        failed |= errors
+    elif len(errors) == 1:
+        raise ValueError(next(iter(errors.values())))
+    elif errors:
+        first = "; ".join(list(errors.values())[:3])
+        more = f"; and {len(errors) - 3:,} more" if len(errors) > 3 else ""
+        raise ValueError(f"{len(errors):,} of {len(paths):,} pictures cannot be read: {first}{more}")
     return pixels

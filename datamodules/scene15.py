@@ -5,16 +5,15 @@ Every public copy holds 18 pairs of byte-identical files, nearly all living room
 printed and stored with each result.
 """
 
-import hashlib
-from collections import Counter, defaultdict
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
+from datamodules.audit import audit, split_by_seed
 from datamodules.files import data_root, say
 from datamodules.images import Found, decode_all, find_pictures, is_litter, kinds
 from datamodules.in_memory import InMemoryDataModule
@@ -39,35 +38,6 @@ CLASSES = (
     "tallbuilding",
 )
 TRAIN_PER_CLASS = 100
-Item = TypeVar("Item")
-
-
-@dataclass(frozen=True)
-class Audit:
-    """How many images there are, and how many of them are byte-identical copies.
-
-    Attributes:
-        train: Images in the training set, those held out for validation among them.
-        test: Images in the test set.
-        duplicate_pairs: Pairs of byte-identical files.
-        across_splits: Those with one side in train and the other in test.
-        across_classes: Those whose sides carry different labels.
-        dropped: Test images left out because train holds them.
-    """
-
-    train: int
-    test: int
-    duplicate_pairs: int
-    across_splits: int
-    across_classes: int
-    dropped: int
-
-    def __str__(self) -> str:
-        return (
-            f"15 Scene: {self.train:,} training and {self.test:,} test images; "
-            f"{self.duplicate_pairs} byte-identical pairs, {self.across_splits} between train and test, "
-            f"{self.across_classes} between classes; {self.dropped} dropped from test"
-        )
 
 
 def class_files(folder: Path) -> tuple[list[tuple[Path, int]], Counter[str]]:
@@ -105,19 +75,6 @@ def class_files(folder: Path) -> tuple[list[tuple[Path, int]], Counter[str]]:
         files += [(path, index) for path in found.pictures]
         others += found.others
     return files, others
-
-
-def split_by_seed(
-    files: list[tuple[Item, int]], per_class: int, seed: int
-) -> tuple[list[tuple[Item, int]], list[tuple[Item, int]]]:
-    """Draw ``per_class`` items of each class; return them and the rest. The same seed, the same split."""
-    chosen, rest = [], []
-    for label in sorted({label for _, label in files}):
-        members = [item for item in files if item[1] == label]
-        order = np.random.default_rng([seed, label]).permutation(len(members))
-        chosen += [members[index] for index in sorted(order[:per_class])]
-        rest += [members[index] for index in sorted(order[per_class:])]
-    return chosen, rest
 
 
 class Scene15DataModule(InMemoryDataModule):
@@ -217,7 +174,7 @@ class Scene15DataModule(InMemoryDataModule):
         test, self.audit = audit(train, test, drop=self.duplicates == "drop_from_test")
         # A drawn split is not that of published numbers, and what lies there and is not read may be missed.
         drawn = "" if split == "published split" else f"; {split}, which is not the published one"
-        say(f"{self.audit}{drawn}")
+        say(f"15 Scene: {self.audit}{drawn}")
         if self.not_read:
             say(f"not read in 15SceneData: {kinds(self.not_read)}")
         for part, files, fewest in (("training", train, 2), ("test", test, 1)):
@@ -263,38 +220,3 @@ class Scene15DataModule(InMemoryDataModule):
         """Return batches that score each validation image exactly once; with ``watch_test``, two loaders."""
         loader = eval_loader(self.val_data, self)
         return [loader, self.test_dataloader()] if self.watch_test else loader
-
-
-def audit(
-    train: list[tuple[Path, int]], test: list[tuple[Path, int]], *, drop: bool
-) -> tuple[list[tuple[Path, int]], Audit]:
-    """Find byte-identical files; with ``drop``, leave out of test what train holds too.
-
-    Returns:
-        The test files that stay, and the audit.
-    """
-    with ThreadPoolExecutor() as threads:
-        hashes = list(threads.map(lambda item: hashlib.sha256(item[0].read_bytes()).digest(), train + test))
-    copies: dict[bytes, list[tuple[bool, int]]] = defaultdict(list)
-    for position, (digest, (_, label)) in enumerate(zip(hashes, train + test, strict=True)):
-        copies[digest].append((position < len(train), label))
-    pairs = [
-        (first, second)
-        for members in copies.values()
-        for number, first in enumerate(members)
-        for second in members[number + 1 :]
-    ]
-    in_train = set(hashes[: len(train)])
-    kept = [
-        item
-        for item, digest in zip(test, hashes[len(train) :], strict=True)
-        if not (drop and digest in in_train)
-    ]
-    return kept, Audit(
-        train=len(train),
-        test=len(kept),
-        duplicate_pairs=len(pairs),
-        across_splits=sum(first[0] != second[0] for first, second in pairs),
-        across_classes=sum(first[1] != second[1] for first, second in pairs),
-        dropped=len(test) - len(kept),
-    )

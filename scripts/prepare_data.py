@@ -205,8 +205,9 @@ def get_usps(root: Path) -> None:
 
 def check_scene15(root: Path) -> Row:
     """Find all classes, decode each picture; audit for duplicates."""
+    from datamodules.audit import audit
     from datamodules.images import decode_all
-    from datamodules.scene15 import Scene15DataModule, audit
+    from datamodules.scene15 import Scene15DataModule
 
     train, test, split = Scene15DataModule(root).find()
     decode_all([path for path, _ in train + test], mode="L", size=8)

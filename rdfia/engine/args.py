@@ -32,8 +32,8 @@ def default(text: str) -> Any:
     return tyro.conf.arg(help_behavior_hint=f"(default: {text})")
 
 
-# A data set by its name; which there are is known to the registry alone.
-DatasetName = Annotated[str, tyro.conf.arg(metavar="{" + ",".join(DATASETS) + "}")]
+# A data set by its name, which are known to the registry alone, or a folder of pictures.
+DatasetName = Annotated[str, tyro.conf.arg(metavar="{" + ",".join(DATASETS) + "} or a folder")]
 Precision = Literal["auto", "float32", "bf16-mixed", "16-mixed"]
 
 
@@ -146,13 +146,19 @@ def keywords(function: Callable[..., Any], args: Any) -> dict[str, Any]:
 
 
 def check_dataset(flag: str, name: str) -> None:
-    """Check that a flag names a data set.
+    """Check that a flag names a data set, or a folder, which is told from a name by a slash in it.
 
     Raises:
         ValueError: There is none of that name.
+        FileNotFoundError: There is no such folder.
     """
-    if name not in DATASETS:
-        raise ValueError(f"{flag} is one of {', '.join(DATASETS)}, got {name!r}")
+    if name in DATASETS:
+        return
+    if "/" not in name:
+        there = f"; for the folder of that name write ./{name}" if Path(name).is_dir() else ", or a folder/"
+        raise ValueError(f"{flag} is one of {', '.join(DATASETS)}{there}, got {name!r}")
+    if not Path(name).is_dir():
+        raise FileNotFoundError(f"{flag} {name} is no folder that exists")
 
 
 def check_part(part: tuple[int, int] | None, overwrite: bool) -> None:

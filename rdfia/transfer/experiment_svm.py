@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from datamodules import open_dataset
+from datamodules.audit import audit, split_by_seed
 from datamodules.files import data_root, say
+from datamodules.folder import ImageFolderDataModule
 from datamodules.in_memory import InMemoryDataModule
-from datamodules.scene15 import TRAIN_PER_CLASS, Scene15DataModule, audit, split_by_seed
+from datamodules.scene15 import TRAIN_PER_CLASS, Scene15DataModule
 from datamodules.tensors import ImageTensors
 from rdfia.common.backbones import Backbone, load_backbone
 from rdfia.common.memory import give_back_memory
@@ -187,13 +189,16 @@ def read(args: SVMArgs, scenes: InMemoryDataModule) -> Pictures:
     if args.shuffle_labels:
         generator = torch.Generator().manual_seed(args.seed)
         labels[train] = labels[train][torch.randperm(len(train), generator=generator)]
+    files = []
+    if isinstance(scenes, Scene15DataModule | ImageFolderDataModule):
+        files = scenes.train_files + scenes.test_files
     return Pictures(
         photographs,
         labels,
         train,
         test,
         classes=scenes.classes,
-        files=scenes.train_files + scenes.test_files if isinstance(scenes, Scene15DataModule) else [],
+        files=files,
         data=scenes.describe(),
     )
 
