@@ -118,18 +118,18 @@ def draw_worst_confusions(
 ) -> None:
     """Draw test images of the commonest confusions above the nearest image of the predicted class."""
     counts = torch.from_numpy(confusion_matrix(labels[test], trial.predictions, labels=range(len(classes))))
-    commonest = counts.fill_diagonal_(0).flatten().argsort(descending=True, stable=True)[:6]
+    confusions = counts.fill_diagonal_(0).flatten()
+    commonest = confusions.argsort(descending=True, stable=True)[: min(6, int((confusions > 0).sum()))]
     pictures = {}
     for cell in commonest.tolist():
         true, predicted = divmod(cell, len(classes))
         indices = test[(labels[test] == true) & (trial.predictions == predicted)]
         candidates = train[labels[train] == predicted]
-        if len(indices):
-            squares = gram.diagonal()[candidates]  # |x - y|^2 = |x|^2 - 2 x.y + |y|^2
-            distances = gram.diagonal()[indices, None] - 2 * gram[indices][:, candidates] + squares
-            row, column = divmod(int(distances.argmin()), len(candidates))
-            pair = torch.stack([indices[row], candidates[column]])
-            title = f"{classes[true]} predicted as\n{classes[predicted]}, {len(indices)} times"
-            pictures[title] = photographs[pair][0]
+        squares = gram.diagonal()[candidates]  # |x - y|^2 = |x|^2 - 2 x.y + |y|^2
+        distances = gram.diagonal()[indices, None] - 2 * gram[indices][:, candidates] + squares
+        row, column = divmod(int(distances.argmin()), len(candidates))
+        pair = torch.stack([indices[row], candidates[column]])
+        times = "once" if len(indices) == 1 else f"{len(indices)} times"
+        pictures[f"{classes[true]} predicted as\n{classes[predicted]}, {times}"] = photographs[pair][0]
     if pictures:
         runs.save_figure(folder, "worst_confusions", plots.image_grids(pictures, columns=1), trainer)

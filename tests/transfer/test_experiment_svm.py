@@ -4,15 +4,21 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning
 import pytest
+import torch
 from conftest import ROOT, write_scene15, write_some_digits
 
 from datamodules.scene15 import Scene15DataModule
+from datamodules.tensors import ImageTensors
+from rdfia.common import plots
+from rdfia.engine import runs
 from rdfia.transfer.config import SVMArgs as Args
 from rdfia.transfer.config import layers_by_network
 from rdfia.transfer.experiment_svm import run
+from rdfia.transfer.experiment_svm_figures import draw_worst_confusions
 from rdfia.transfer.svm_module import FeatureExtractorSVM
 
 FIRE4, FIRE9 = "squeezenet1_1/fire4", "squeezenet1_1/fire9"
@@ -172,3 +178,20 @@ def test_help_has_a_line_for_each_flag():
     assert "--cache, --no-cache" in done.stdout  # alone, the second would say the opposite of its help
     for field in dataclasses.fields(Args):
         assert f"--{field.name.replace('_', '-')}" in done.stdout
+
+
+def test_only_confusions_are_drawn_as_such(monkeypatch, tmp_path):
+    """With fewer than six, right predictions were drawn too: backpack predicted as backpack, 23 times."""
+    drawn = {}
+    monkeypatch.setattr(plots, "image_grids", lambda pictures, columns: drawn.update(pictures))
+    monkeypatch.setattr(runs, "save_figure", lambda *given: None)
+    labels = torch.tensor([0, 1, 2, 0, 0, 1, 2])
+    train, test = torch.arange(3), torch.arange(3, 7)
+    features = torch.eye(3)[labels] + 0.1 * torch.arange(7)[:, None]
+    images = ImageTensors(torch.arange(7, dtype=torch.uint8)[:, None, None, None].expand(-1, 1, 4, 4), labels)
+    trial = SimpleNamespace(predictions=torch.tensor([0, 1, 1, 2]))
+    draw_worst_confusions(
+        tmp_path, None, ("a", "b", "c"), features @ features.T, images, labels, train, test, trial
+    )
+    assert list(drawn) == ["a predicted as\nb, once"]
+    assert (255 * drawn["a predicted as\nb, once"][:, 0, 0, 0]).round().tolist() == [4, 1]
