@@ -46,7 +46,7 @@ class SVMArgs(ParallelArgs):
     folds: int = 5
     """Number of cross-validation folds that choose C."""
     splits: int = 0
-    """Number of extra random splits, 100 training images per class, besides the published one."""
+    """Number of extra random splits: 15 Scene, 100 training images per class; a folder, a share of each."""
     components: tuple[int, ...] = (16, 64, 256, 1024)
     """Numbers of principal components to try on the best features."""
     shuffle_labels: bool = False
@@ -83,11 +83,11 @@ def layers_by_network(args: SVMArgs) -> dict[str, list[str]]:
         raise ValueError(f"--weights {args.weights} is one file, and --features names {len(wanted)} networks")
     if any(cells < 1 for cells in args.grids):
         raise ValueError(f"--grids have at least 1 cell on each side, got {' '.join(map(str, args.grids))}")
-    if args.splits and args.dataset != "scene15":
-        raise ValueError("--splits draws 100 images a class of 15 Scene; leave it out")
+    if args.splits and args.dataset != "scene15" and "/" not in args.dataset:
+        raise ValueError("--splits draws images of 15 Scene or of a folder; leave it out")
     if args.splits and (args.scaling == "standard" or args.shuffle_labels):
         flag = "--shuffle-labels" if args.shuffle_labels else "--scaling standard"
-        raise ValueError(f"{flag} is about the published training images; leave --splits out")
+        raise ValueError(f"{flag} is about one set of training images; leave --splits out")
     if args.precision == "16-mixed":
         raise ValueError("features are computed in --precision float32 or bf16-mixed, not 16-mixed")
     return wanted

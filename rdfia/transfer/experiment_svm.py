@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from datamodules import open_dataset
-from datamodules.audit import audit, split_by_seed
+from datamodules.audit import audit, split_by_content, split_by_seed
 from datamodules.files import data_root, say
 from datamodules.folder import ImageFolderDataModule
 from datamodules.in_memory import InMemoryDataModule
@@ -45,6 +45,8 @@ class Pictures:
     """By place; none of digits, which are all different."""
     data: dict[str, Any]
     """Their description."""
+    test_share: float | None = None
+    """Of each class of a folder, drawn for the test of another split."""
 
     @property
     def smallest(self) -> int:
@@ -60,10 +62,17 @@ class Pictures:
         return torch.tensor([item in kept for item in outside])
 
     def split(self, seed: int) -> tuple[Tensor, Tensor]:
-        """Return the indices of another split, as ``Scene15DataModule(split_seed=seed)`` has it."""
+        """Return the indices of another split, as the data module has it with ``split_seed=seed``."""
+        if self.test_share is not None:
+            index = {path: place for place, (path, _) in enumerate(self.files)}
+            parts = split_by_content(
+                sorted(self.files, key=lambda item: (item[1], item[0])), self.test_share, seed
+            )
+            train, test = (torch.tensor([index[path] for path, _ in part]) for part in parts)
+            return train, test
         rows = sorted(enumerate(self.labels.tolist()), key=lambda row: (row[1], self.files[row[0]][0].name))
-        train, test = split_by_seed(rows, TRAIN_PER_CLASS, seed)
-        return torch.tensor([place for place, _ in train]), torch.tensor([place for place, _ in test])
+        chosen, rest = split_by_seed(rows, TRAIN_PER_CLASS, seed)
+        return torch.tensor([place for place, _ in chosen]), torch.tensor([place for place, _ in rest])
 
 
 class Extraction:
@@ -200,6 +209,7 @@ def read(args: SVMArgs, scenes: InMemoryDataModule) -> Pictures:
         classes=scenes.classes,
         files=files,
         data=scenes.describe(),
+        test_share=scenes.test_share if isinstance(scenes, ImageFolderDataModule) else None,
     )
 
 

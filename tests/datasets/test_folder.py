@@ -174,16 +174,8 @@ def test_a_folder_is_told_from_a_name_by_a_slash(folder):
 def test_own_pictures_are_classified_by_both_scripts(folder, tmp_path):
     where = ["--data-dir", "sample", "--output-dir", str(tmp_path / "runs"), "--accelerator", "cpu"]
     where += ["--dataset", f"{folder}/", "--image-size", "64"]
-    svm = [
-        "train_svm.py",
-        "--features",
-        "squeezenet1_1/fire5",
-        "--folds",
-        "3",
-        "--components",
-        "4",
-        "--no-cache",
-    ]
+    svm = ["train_svm.py", "--features", "squeezenet1_1/fire5", "--folds", "3", "--components", "4"]
+    svm += ["--no-cache", "--splits", "2"]
     tuned = ["train_fine_tune.py", "--layer", "fire5", "--max-epochs", "1", "--batch-size", "8"]
     for script, *flags in (svm, tuned):
         command = [sys.executable, str(ROOT / "scripts" / script), *flags, *where]
@@ -192,7 +184,12 @@ def test_own_pictures_are_classified_by_both_scripts(folder, tmp_path):
         assert "5 classes" in done.stdout + done.stderr
     results = json.loads((tmp_path / "runs" / "svm" / "results.json").read_text())
     assert results["data"]["classes"] == list(NAMES)
-    assert results["metrics"]["squeezenet1_1/fire5/accuracy"]["mean"] > 0.6  # by chance 0.2
+    metrics = results["metrics"]
+    assert metrics["squeezenet1_1/fire5/accuracy"]["mean"] > 0.6  # by chance 0.2
+    splits = metrics["squeezenet1_1/fire5/accuracy_over_splits"]["values"]
+    # The first is the one that seed 0 draws for everything else.
+    assert splits[0] == metrics["squeezenet1_1/fire5/accuracy"]["mean"]
+    assert len(splits) == 2
     wrong = [sys.executable, str(ROOT / "scripts" / "train_svm.py"), "--dataset", "./nowhere", "--check"]
     done = subprocess.run(wrong, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 2

@@ -128,7 +128,7 @@ def test_features_of_photographs_tell_digits_apart(tmp_path):
         run(small(tmp_path, tmp_path, **digits, memory_gb=1e-4, name="none"))
     with pytest.raises(ValueError, match="--grids have at least 1 cell on each side, got 1 0"):
         layers_by_network(Args(grids=(1, 0)))
-    with pytest.raises(ValueError, match="--splits draws 100 images a class of 15 Scene"):
+    with pytest.raises(ValueError, match="--splits draws images of 15 Scene or of a folder"):
         run(small(tmp_path, tmp_path, **digits, splits=2))
 
 
