@@ -199,7 +199,7 @@ def call(*words: str) -> subprocess.CompletedProcess[str]:
         (
             "train_fine_tune.py",
             ["--dataset", "mnist5"],
-            "--dataset is one of mnist, mnist-m, scene15, usps, got 'mnist5'",
+            "--dataset is one of mnist, mnist-m, scene15, usps, or a folder/, got 'mnist5'",
         ),
     ],
 )
