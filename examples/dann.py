@@ -29,10 +29,15 @@ class Reverse(torch.autograd.Function):
 
 
 def block(channels: int, maps: int) -> nn.Sequential:
-    """Return convolution, BatchNorm, ReLU and pooling."""
+    """Return convolution, pooling, BatchNorm and ReLU."""
     return nn.Sequential(
-        nn.Conv2d(channels, maps, 5, padding=2), nn.BatchNorm2d(maps), nn.ReLU(), nn.MaxPool2d(2)
+        nn.Conv2d(channels, maps, 5, padding=2), nn.MaxPool2d(2), nn.BatchNorm2d(maps), nn.ReLU()
     )
+
+
+def hidden(inputs: int, units: int = 100) -> nn.Sequential:
+    """Return a hidden layer."""
+    return nn.Sequential(nn.Linear(inputs, units), nn.BatchNorm1d(units), nn.ReLU())
 
 
 def standardized(images: Tensor) -> Tensor:
@@ -46,8 +51,8 @@ def train(epochs: int = 20, *, adapt: bool = True, seed: int = 0, data_dir: str 
     digits = MNISTToMNISTMDataModule(data_dir, batch_size=64, seed=seed)
     digits.setup()
     features = nn.Sequential(block(3, 32), block(32, 48), nn.Flatten())
-    classes = nn.Sequential(nn.Linear(48 * 7 * 7, 100), nn.ReLU(), nn.Dropout(), nn.Linear(100, 10))
-    domain = nn.Sequential(nn.Linear(48 * 7 * 7, 100), nn.ReLU(), nn.Linear(100, 1))
+    classes = nn.Sequential(hidden(48 * 7 * 7), hidden(100), nn.Linear(100, 10))
+    domain = nn.Sequential(hidden(48 * 7 * 7), nn.Linear(100, 1))
     parameters = [weight for part in (features, classes, domain) for weight in part.parameters()]
     optimizer = torch.optim.Adam(parameters, lr=1e-3, betas=(0.5, 0.999))
     loader = digits.train_dataloader()
@@ -62,22 +67,22 @@ def train(epochs: int = 20, *, adapt: bool = True, seed: int = 0, data_dir: str 
             if adapt:
                 for part, true in ((source, 0.0), (target, 1.0)):
                     logits = domain(Reverse.apply(part, weight)).flatten()
-                    loss = loss + binary_cross_entropy_with_logits(logits, torch.full_like(logits, true))
+                    loss = loss + binary_cross_entropy_with_logits(logits, torch.full_like(logits, true)) / 2
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+    network = nn.Sequential(features, classes)
     with torch.no_grad():  # BatchNorm with the statistics of the target's training images
-        for part in features.modules():
-            if isinstance(part, nn.BatchNorm2d):
+        for part in network.modules():
+            if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d):
                 part.reset_running_stats()
                 part.momentum = None
         for images in digits.target.train_data.batches():
-            features(standardized(images))
-        for part in (features, classes):
-            part.eval()
+            network(standardized(images))
+        network.eval()
         test = digits.target.test_data
-        right = [classes(features(standardized(images))).argmax(1) for images in test.batches()]
-    return (torch.cat(right) == test.labels).double().mean().item()
+        predicted = torch.cat([network(standardized(images)).argmax(1) for images in test.batches()])
+    return (predicted == test.labels).double().mean().item()
 
 
 if __name__ == "__main__":
