@@ -81,8 +81,18 @@ class ImageFolderDataModule(InMemoryDataModule):
         memory_gb: The most that the decoded images may take.
 
     Example:
-        >>> flowers = ImageFolderDataModule("flowers", image_size=64)  # doctest: +SKIP
-        >>> flowers.setup()  # doctest: +SKIP
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> root = Path(tempfile.mkdtemp())
+        >>> for name, grey in (("day", 200), ("night", 20)):
+        ...     (root / name).mkdir()
+        ...     for number in range(4):
+        ...         Image.new("L", (8, 8), grey + number).save(root / name / f"{number}.png")
+        >>> pictures = ImageFolderDataModule(root, image_size=32)
+        >>> pictures.setup()  # doctest: +ELLIPSIS
+        tmp...: 2 classes, ... 6 training and 2 test images; ...
+        >>> pictures.classes, pictures.test_data[0][0].shape
+        (('day', 'night'), torch.Size([3, 32, 32]))
     """
 
     def __init__(
