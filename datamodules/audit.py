@@ -80,6 +80,24 @@ def audit(train: list[Labelled], test: list[Labelled], *, drop: bool) -> tuple[l
     )
 
 
+def check_classes(files: list[Labelled], classes: Sequence[str], part: str, *, least: int) -> None:
+    """Check that each class has pictures enough.
+
+    Args:
+        files: Pictures and their classes.
+        classes: Names of the classes.
+        part: What they are for, such as ``test``.
+        least: Of each class.
+
+    Raises:
+        ValueError: One has fewer.
+    """
+    counts = np.bincount([label for _, label in files], minlength=len(classes))
+    if counts.min() < least:
+        name = classes[int(counts.argmin())]
+        raise ValueError(f"class {name!r} has {counts.min()} {part} images, it needs {least}")
+
+
 def split_by_seed(
     files: list[tuple[Item, int]], per_class: int | Callable[[int], int], seed: int
 ) -> tuple[list[tuple[Item, int]], list[tuple[Item, int]]]:

@@ -5,15 +5,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.audit import Labelled, audit, split_by_content, split_by_seed
+from datamodules.audit import Labelled, audit, check_classes, split_by_content, split_by_seed
 from datamodules.files import say
 from datamodules.images import decode_all, find_pictures, is_litter, kinds
 from datamodules.in_memory import InMemoryDataModule
-from datamodules.tensors import BatchLoader, ImageTensors, eval_loader, train_loader
+from datamodules.tensors import ImageTensors
 
 Resize = Literal["squash", "crop", "pad"]
 
@@ -192,11 +191,8 @@ class ImageFolderDataModule(InMemoryDataModule):
         say(f"{self.folder.name}: {len(self.classes)} classes, {self.split}; {self.audit}")
         if self.others:
             say(f"not read in {self.folder.name}: {kinds(self.others)}")
-        for part, files, fewest in (("training", train, 2), ("test", test, 1)):
-            counts = np.bincount([label for _, label in files], minlength=len(self.classes))
-            if counts.min() < fewest:
-                name = self.classes[int(counts.argmin())]
-                raise ValueError(f"class {name!r} has {counts.min()} {part} images, it needs {fewest}")
+        check_classes(train, self.classes, "training", least=2)
+        check_classes(test, self.classes, "test", least=1)
         needed = (len(train) + len(test)) * self.channels * self.image_size**2 / 1e9
         if needed > self.memory_gb:
             raise ValueError(
@@ -252,14 +248,3 @@ class ImageFolderDataModule(InMemoryDataModule):
         """Return name, counts, sha256 and audit of the data, for results.json."""
         more = {"one_colour": self.one_colour, "not_read": dict(self.others), "resize": self.resize}
         return super().describe() | {"classes": list(self.classes), "audit": asdict(self.audit) | more}
-
-    def train_dataloader(self) -> BatchLoader:
-        """Return the shuffled training batches, or all training images in order."""
-        if not self.shuffle:
-            return eval_loader(self.train_data, self)
-        return train_loader(self.train_data, self, seed=self.seed)
-
-    def val_dataloader(self) -> BatchLoader | list[BatchLoader]:
-        """Return batches that score each validation image exactly once; with ``watch_test``, two loaders."""
-        loader = eval_loader(self.val_data, self)
-        return [loader, self.test_dataloader()] if self.watch_test else loader

@@ -41,6 +41,10 @@ class InMemoryDataModule(lightning.LightningDataModule, ABC):
     train_data: ImageTensors
     val_data: ImageTensors
     test_data: ImageTensors
+    shuffle = True
+    """Whether training batches are; else all training images come in order, for extracting features."""
+    watch_test = False
+    """Whether validation gives the test images as a second loader, for curves that choose nothing."""
 
     def __init__(
         self,
@@ -83,12 +87,15 @@ class InMemoryDataModule(lightning.LightningDataModule, ABC):
         return describe(self.title, **parts)
 
     def train_dataloader(self) -> BatchLoader:
-        """Return the shuffled training batches."""
+        """Return the shuffled training batches, or without ``shuffle`` all training images in order."""
+        if not self.shuffle:
+            return eval_loader(self.train_data, self)
         return train_loader(self.train_data, self, seed=self.seed)
 
     def val_dataloader(self) -> BatchLoader | list[BatchLoader]:
-        """Return batches that score each validation image exactly once."""
-        return eval_loader(self.val_data, self)
+        """Return batches that score each validation image exactly once; with ``watch_test``, two loaders."""
+        loader = eval_loader(self.val_data, self)
+        return [loader, self.test_dataloader()] if self.watch_test else loader
 
     def test_dataloader(self) -> BatchLoader:
         """Return batches that score each test image exactly once."""

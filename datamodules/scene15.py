@@ -13,12 +13,12 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from datamodules.audit import audit, split_by_seed
+from datamodules.audit import audit, check_classes, split_by_seed
 from datamodules.files import data_root, say
 from datamodules.images import Found, decode_all, find_pictures, is_litter, kinds
 from datamodules.in_memory import InMemoryDataModule
 from datamodules.layouts import find_scene15
-from datamodules.tensors import BatchLoader, ImageTensors, eval_loader, train_loader
+from datamodules.tensors import ImageTensors
 
 CLASSES = (
     "bedroom",
@@ -177,11 +177,8 @@ class Scene15DataModule(InMemoryDataModule):
         say(f"15 Scene: {self.audit}{drawn}")
         if self.not_read:
             say(f"not read in 15SceneData: {kinds(self.not_read)}")
-        for part, files, fewest in (("training", train, 2), ("test", test, 1)):
-            counts = np.bincount([label for _, label in files], minlength=len(CLASSES))
-            if counts.min() < fewest:
-                name = CLASSES[int(counts.argmin())]
-                raise ValueError(f"class {name!r} has {counts.min()} {part} images, it needs {fewest}")
+        check_classes(train, self.classes, "training", least=2)
+        check_classes(test, self.classes, "test", least=1)
         smallest = np.bincount([label for _, label in train]).min()
         held_out = max(1, round(int(smallest) * self.val_fraction))
         val, rest = split_by_seed(train, held_out, seed=0)
@@ -209,14 +206,3 @@ class Scene15DataModule(InMemoryDataModule):
     def describe(self) -> dict[str, Any]:
         """Return name, counts, sha256 and audit of the data, for results.json."""
         return super().describe() | {"audit": asdict(self.audit)}
-
-    def train_dataloader(self) -> BatchLoader:
-        """Return the shuffled training batches, or all training images in order."""
-        if not self.shuffle:
-            return eval_loader(self.train_data, self)
-        return train_loader(self.train_data, self, seed=self.seed)
-
-    def val_dataloader(self) -> BatchLoader | list[BatchLoader]:
-        """Return batches that score each validation image exactly once; with ``watch_test``, two loaders."""
-        loader = eval_loader(self.val_data, self)
-        return [loader, self.test_dataloader()] if self.watch_test else loader
