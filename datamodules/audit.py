@@ -1,17 +1,12 @@
 """Byte-identical copies among pictures: found, counted by where they lie, kept out of two splits at once."""
 
 import hashlib
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
-
-Labelled = tuple[Path, int]  # a picture and the index of its class
-Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -42,49 +37,56 @@ class Audit:
         )
 
 
-def digests(paths: Sequence[Path]) -> list[bytes]:
-    """Return the SHA-256 of each file."""
+def digests(paths: Sequence[Path]) -> np.ndarray:
+    """Return the SHA-256 of each file, (N,) of 32 bytes."""
+
+    def digest(number: int) -> bytes:
+        return hashlib.sha256(paths[number].read_bytes()).digest()
+
     with ThreadPoolExecutor() as threads:
-        return list(threads.map(lambda path: hashlib.sha256(path.read_bytes()).digest(), paths))
+        return np.fromiter(threads.map(digest, range(len(paths))), "S32", len(paths))
 
 
-def audit(train: list[Labelled], test: list[Labelled], *, drop: bool) -> tuple[list[Labelled], Audit]:
-    """Find byte-identical files; with ``drop``, leave out of test what train holds too.
+def audit(
+    train: np.ndarray, test: np.ndarray, hashes: np.ndarray, *, drop: bool = False
+) -> tuple[np.ndarray, Audit]:
+    """Count byte-identical files, and tell which test files train holds too.
+
+    Args:
+        train: Classes of the training files, (N,).
+        test: Classes of the test files, (M,).
+        hashes: What `digests` gives of both, those of ``train`` first, (N + M,).
+        drop: Those are left out of the test, and counted so.
 
     Returns:
-        The test files that stay, and the audit.
+        Of each test file whether train holds it, (M,) bool; the audit.
     """
-    hashes = digests([path for path, _ in train + test])
-    copies: dict[bytes, list[tuple[bool, int]]] = defaultdict(list)
-    for position, (digest, (_, label)) in enumerate(zip(hashes, train + test, strict=True)):
-        copies[digest].append((position < len(train), label))
-    pairs = [
-        (first, second)
-        for members in copies.values()
-        for number, first in enumerate(members)
-        for second in members[number + 1 :]
-    ]
-    in_train = set(hashes[: len(train)])
-    kept = [
-        item
-        for item, digest in zip(test, hashes[len(train) :], strict=True)
-        if not (drop and digest in in_train)
-    ]
-    return kept, Audit(
+    labels = np.concatenate([train, test])
+    in_train = np.arange(len(labels)) < len(train)
+    _, content = np.unique(hashes, return_inverse=True)
+
+    def pairs(*same: np.ndarray) -> int:
+        """Return how many pairs are equal in content and in all of these."""
+        counts = np.unique(np.stack([content, *same]), axis=1, return_counts=True)[1]
+        return int((counts * (counts - 1) // 2).sum())
+
+    copied = np.isin(content[len(train) :], content[: len(train)])
+    dropped = int(copied.sum()) if drop else 0
+    return copied, Audit(
         train=len(train),
-        test=len(kept),
-        duplicate_pairs=len(pairs),
-        across_splits=sum(first[0] != second[0] for first, second in pairs),
-        across_classes=sum(first[1] != second[1] for first, second in pairs),
-        dropped=len(test) - len(kept),
+        test=len(test) - dropped,
+        duplicate_pairs=pairs(),
+        across_splits=pairs() - pairs(in_train),
+        across_classes=pairs() - pairs(labels),
+        dropped=dropped,
     )
 
 
-def check_classes(files: list[Labelled], classes: Sequence[str], part: str, *, least: int) -> None:
+def check_classes(labels: np.ndarray, classes: Sequence[str], part: str, *, least: int) -> None:
     """Check that each class has pictures enough.
 
     Args:
-        files: Pictures and their classes.
+        labels: Classes of pictures, (N,).
         classes: Names of the classes.
         part: What they are for, such as ``test``.
         least: Of each class.
@@ -92,50 +94,59 @@ def check_classes(files: list[Labelled], classes: Sequence[str], part: str, *, l
     Raises:
         ValueError: One has fewer.
     """
-    counts = np.bincount([label for _, label in files], minlength=len(classes))
-    if counts.min() < least:
+    counts = np.bincount(labels, minlength=len(classes))
+    if len(classes) and counts.min() < least:
         name = classes[int(counts.argmin())]
         raise ValueError(f"class {name!r} has {counts.min()} {part} images, it needs {least}")
 
 
 def split_by_seed(
-    files: list[tuple[Item, int]], per_class: int | Callable[[int], int], seed: int
-) -> tuple[list[tuple[Item, int]], list[tuple[Item, int]]]:
-    """Draw items of each class; return them and the rest. The same seed, the same split.
+    labels: np.ndarray, per_class: int | Callable[[int], int], seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw items of each class; return their places and those of the rest, class by class.
+
+    The same seed, the same split.
 
     Args:
-        files: Items and their classes.
+        labels: Classes of items, (N,).
         per_class: How many of each class, or how many of a class with so many items.
         seed: Of the draw.
     """
-    chosen, rest = [], []
-    for label in sorted({label for _, label in files}):
-        members = [item for item in files if item[1] == label]
+    chosen, rest = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    by_class = np.argsort(labels, kind="stable")
+    for members in np.split(by_class, np.flatnonzero(np.diff(labels[by_class])) + 1) if len(labels) else ():
+        label = int(labels[members[0]])
         count = per_class if isinstance(per_class, int) else per_class(len(members))
-        order = np.random.default_rng([seed, label]).permutation(len(members))
-        chosen += [members[index] for index in sorted(order[:count])]
-        rest += [members[index] for index in sorted(order[count:])]
-    return chosen, rest
+        # What has no label, -1, is a class of its own.
+        order = np.random.default_rng([seed, label] if label >= 0 else [seed]).permutation(len(members))
+        chosen.append(members[np.sort(order[:count])])
+        rest.append(members[np.sort(order[count:])])
+    return np.concatenate(chosen), np.concatenate(rest)
 
 
-def split_by_content(files: list[Labelled], share: float, seed: int) -> tuple[list[Labelled], list[Labelled]]:
-    """Draw a share of each class, copies of a file always on one side; return the rest and what was drawn.
+def split_by_content(
+    labels: np.ndarray, hashes: np.ndarray, share: float | int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw a share of each class, copies of a file always on one side.
 
     Args:
-        files: Pictures and their classes.
-        share: Of the distinct pictures of each class, rounded; one at least, and not all.
+        labels: Classes of pictures, (N,).
+        hashes: What `digests` gives of them, (N,).
+        share: Of the distinct pictures of each class, rounded; one at least, and not all. Or a whole number:
+            all but so many of each class.
         seed: Of the draw.
+
+    Returns:
+        Places of the rest and of those drawn, in order.
     """
-    hashes = digests([path for path, _ in files])
     # A picture that lies in several classes is drawn with the first of them.
-    first: dict[bytes, int] = {}
-    for digest, (_, label) in zip(hashes, files, strict=True):
-        first.setdefault(digest, label)
-    drawn, _ = split_by_seed(
-        list(first.items()), lambda count: min(max(1, round(share * count)), count - 1), seed
-    )
-    chosen = {digest for digest, _ in drawn}
-    sides: tuple[list[Labelled], list[Labelled]] = ([], [])
-    for digest, item in zip(hashes, files, strict=True):
-        sides[digest in chosen].append(item)
-    return sides
+    _, first, content = np.unique(hashes, return_index=True, return_inverse=True)
+    order = np.sort(first)  # distinct pictures as they come
+
+    def drawn_of(count: int) -> int:
+        wanted = count - share if isinstance(share, int) else round(share * count)
+        return min(max(1, wanted), count - 1)
+
+    drawn, _ = split_by_seed(labels[order], drawn_of, seed)
+    is_drawn = np.isin(first[content], order[drawn])
+    return np.flatnonzero(~is_drawn), np.flatnonzero(is_drawn)

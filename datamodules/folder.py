@@ -1,55 +1,24 @@
-"""Anyone's pictures: a folder with a subfolder for each class, with or without a split of its own."""
+"""Anyone's pictures: a folder with a subfolder for each class, a list, or pictures without classes."""
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
-from torch import Tensor
 
-from datamodules.audit import Labelled, audit, check_classes, split_by_content, split_by_seed
+from datamodules.audit import audit, check_classes, split_by_content, split_by_seed
 from datamodules.files import say
-from datamodules.images import decode_all, find_pictures, is_litter, kinds
+from datamodules.image_cache import mapped_images, remembered_digests
+from datamodules.images import decode_all
 from datamodules.in_memory import InMemoryDataModule
+from datamodules.listing import LISTS, LabelledFiles, Labels, Listing, kinds, list_file, list_folder
 from datamodules.tensors import ImageTensors
 
 Resize = Literal["squash", "crop", "pad"]
-
-
-def class_folders(folder: Path) -> dict[str, Path]:
-    """Return the subfolders of a folder that hold pictures, by name: its classes, in sorted order."""
-    found = {}
-    for entry in sorted(folder.iterdir()):
-        if entry.is_dir() and not is_litter(entry) and find_pictures(entry).pictures:
-            found[entry.name] = entry
-    return found
-
-
-def labelled(folder: Path, classes: tuple[str, ...]) -> tuple[list[Labelled], Counter[str]]:
-    """Return the pictures of a folder with one subfolder per class, in order, and what else is there.
-
-    Args:
-        folder: That exists; its subfolders may hold further ones.
-        classes: Names of the subfolders, in the order of their labels.
-
-    Raises:
-        ValueError: A class has no pictures there.
-    """
-    files: list[Labelled] = []
-    others = Counter[str]()
-    for entry in folder.iterdir():
-        if entry.is_file() and not is_litter(entry):
-            others[f"{entry.suffix.lower()} beside the classes"] += 1
-        elif entry.is_dir() and not is_litter(entry) and entry.name not in classes:
-            others["folders that are no class"] += 1
-    for label, name in enumerate(classes):
-        found = find_pictures(folder / name) if (folder / name).is_dir() else None
-        if found is None or not found.pictures:
-            raise ValueError(f"{folder} holds no pictures of class {name!r}; add some, or delete the class")
-        files += [(path, label) for path in found.pictures]
-        others += found.others
-    return files, others
+DECODING = 1  # raise when `decode` gives other pixels, so that no stale cache is read
 
 
 class ImageFolderDataModule(InMemoryDataModule):
@@ -59,25 +28,33 @@ class ImageFolderDataModule(InMemoryDataModule):
     each class is drawn for the test set by a seed; byte-identical copies are always on one side. Copies,
     pictures of one colour and files that are not read are counted, said, and kept with the results.
 
+    Pictures are decoded and resized once. They live in memory, or where they do not fit, in a file that is
+    mapped into it; batches are the same either way.
+
     Args:
         folder: ``<class>/*``, or ``{train,test}/<class>/*`` (``val`` too, if there is one), in any format
-            that Pillow reads; classes may hold further folders.
+            that Pillow reads; classes may hold further folders, links are followed. Or pictures without
+            classes, see ``labels``. Or a list of ``path,label``, see `datamodules.listing.list_file`.
         batch_size: Images in one training step, over all processes together.
         seed: Of the order of the training batches.
-        num_workers: 0 is fastest: the images live in memory.
+        num_workers: Processes that make batches; 0 is fastest for images in memory.
         image_size: Side of the images in pixels.
         channels: 3, or 1 for grey.
+        labels: ``required``; ``optional``: pictures that lie in no folder of a class have the label -1;
+            ``none``: all have.
         resize: ``squash`` to the square; ``crop``: the shorter side to 8/7 of the size, then the middle, as
             ImageNet networks are tested; ``pad`` with black.
         split_seed: Of the test set, where the folder has none.
         test_share: Of each class, where the folder has no test set.
+        per_class: Training images of each class instead, all others for the test.
         duplicates: ``keep`` all images, or ``drop_from_test`` those that train holds too.
         val_fraction: The part of each class's training images held out for validation, drawn by a fixed rule.
         train_on_val: Train on the validation images too; the validation set stays the same.
         shuffle: False gives the training images in order, each exactly once, for extracting features.
         watch_test: Validation gives the test images as a second loader, for curves that choose nothing.
         skip_unreadable: Leave out pictures that cannot be read, and count them; else they are an error.
-        memory_gb: The most that the decoded images may take.
+        memory_gb: The most that the decoded images may take in memory.
+        cache_dir: Folder for those that take more; None makes them an error.
 
     Example:
         >>> import tempfile
@@ -94,6 +71,9 @@ class ImageFolderDataModule(InMemoryDataModule):
         (('day', 'night'), torch.Size([3, 32, 32]))
     """
 
+    mode: Literal["L", "RGB"]
+    """How the images are stored."""
+
     def __init__(
         self,
         folder: str | Path,
@@ -103,9 +83,11 @@ class ImageFolderDataModule(InMemoryDataModule):
         num_workers: int = 0,
         image_size: int = 224,
         channels: int = 3,
+        labels: Labels = "required",
         resize: Resize = "squash",
         split_seed: int = 0,
         test_share: float = 0.25,
+        per_class: int | None = None,
         duplicates: Literal["keep", "drop_from_test"] = "keep",
         val_fraction: float = 0.2,
         train_on_val: bool = False,
@@ -113,6 +95,7 @@ class ImageFolderDataModule(InMemoryDataModule):
         watch_test: bool = False,
         skip_unreadable: bool = False,
         memory_gb: float = 6.0,
+        cache_dir: str | Path | None = None,
     ) -> None:
         super().__init__(
             folder,
@@ -122,122 +105,219 @@ class ImageFolderDataModule(InMemoryDataModule):
             val_fraction=val_fraction,
             train_on_val=train_on_val,
         )
-        if channels not in (1, 3):
-            raise ValueError(f"channels is 1 or 3, got {channels}")
-        if duplicates not in ("keep", "drop_from_test"):
-            raise ValueError(f"duplicates is keep or drop_from_test, got {duplicates}")
-        if resize not in ("squash", "crop", "pad"):
-            raise ValueError(f"resize is squash, crop or pad, got {resize}")
+        for name, value, known in (
+            ("channels", channels, (1, 3)),
+            ("duplicates", duplicates, ("keep", "drop_from_test")),
+            ("resize", resize, ("squash", "crop", "pad")),
+            ("labels", labels, ("required", "optional", "none")),
+        ):
+            if value not in known:
+                raise ValueError(f"{name} is {', '.join(map(str, known[:-1]))} or {known[-1]}, got {value}")
         if not 0 < test_share < 1:
             raise ValueError(f"test_share lies between 0 and 1, got {test_share}")
-        self.folder = Path(folder)
+        if per_class is not None and per_class < 2:
+            raise ValueError(f"per_class is at least 2, one to train on and one to validate, got {per_class}")
+        self.folder = Path(folder).expanduser()
         self.image_size, self.channels, self.resize = image_size, channels, resize
-        self.split_seed, self.test_share, self.duplicates = split_seed, test_share, duplicates
-        self.shuffle, self.watch_test = shuffle, watch_test
+        self.mode = "L" if channels == 1 else "RGB"
+        self.labels = labels
+        self.split_seed, self.test_share, self.per_class = split_seed, test_share, per_class
+        self.duplicates, self.shuffle, self.watch_test = duplicates, shuffle, watch_test
         self.skip_unreadable, self.memory_gb = skip_unreadable, memory_gb
+        self.cache_dir = None if cache_dir is None else Path(cache_dir).expanduser()
         self.others = Counter[str]()  # what is there and is not read, by kind
         self.one_colour = 0
         self.split = ""
+        self.listing: Listing | None = None
 
-    def find(self) -> tuple[list[Labelled], list[Labelled] | None, list[Labelled]]:
-        """Return files for training, for validation (None: drawn from training) and for the test.
+    def listed(self) -> Listing:
+        """Return what lies there.
 
         Raises:
-            FileNotFoundError: There is no such folder.
-            ValueError: It holds no classes, or just one.
+            FileNotFoundError: There is no such folder, or pictures of a list are missing.
+            ValueError: It lacks what it should hold.
         """
-        folder = self.folder
-        if not folder.is_dir():
-            what = "is a file, not a folder" if folder.exists() else "does not exist"
-            raise FileNotFoundError(f"{folder} {what}; name a folder with a subfolder for each class")
-        own = {part: folder / part for part in ("train", "val", "test") if (folder / part).is_dir()}
-        has_split = "train" in own and len(own) > 1
-        at = own["train"] if has_split else folder
-        self.classes = tuple(class_folders(at))
-        if not self.classes:
-            found = find_pictures(folder)
+        if self.folder.suffix.lower() in LISTS and not self.folder.is_dir():
+            return list_file(self.folder)
+        return list_folder(self.folder, labels=self.labels)
+
+    def find(self) -> Listing:
+        """Return what lies there, listed once.
+
+        Raises:
+            ValueError: It holds just one class, where labels are required, or too few pictures of one.
+        """
+        if self.listing is None:
+            self.listing = self.listed()
+        listing = self.listing
+        self.classes = listing.classes
+        if self.labels == "required" and len(listing.classes) == 1:
             raise ValueError(
-                f"{at} holds no folders with pictures ({found}); put those of each class into a folder"
+                f"{self.folder} holds one class alone, {listing.classes[0]!r}; there must be two or more"
             )
-        if len(self.classes) == 1:
-            raise ValueError(f"{at} holds one class alone, {self.classes[0]!r}; there must be two or more")
-        if has_split:
-            parts = {part: labelled(path, self.classes) for part, path in own.items()}
-            self.others = sum((others for _, others in parts.values()), Counter[str]())
-            self.split = f"own split into {', '.join(parts)}"
-            if "test" not in parts:  # what is held out judges
-                return parts["train"][0], None, parts["val"][0]
-            val = parts["val"][0] if "val" in parts else None
-            return parts["train"][0], val, parts["test"][0]
-        files, self.others = labelled(folder, self.classes)
-        for label, name in enumerate(self.classes):
-            count = sum(own_label == label for _, own_label in files)
-            if count < 4:
-                raise ValueError(f"class {name!r} of {folder} has {count} pictures, it needs 4")
-        self.split = f"{self.test_share:g} of each class drawn for the test by seed {self.split_seed}"
-        train, test = split_by_content(files, self.test_share, self.split_seed)
-        return train, None, test
+        if "" in listing.parts:  # of each class one to train on, one to validate, one to test
+            files = listing.parts[""]
+            least = 3 if self.per_class is None else self.per_class + 1
+            counts = np.bincount(np.maximum(files.labels, 0), minlength=len(listing.classes))
+            for name, count in zip(listing.classes or ("",), counts, strict=True):
+                if count < least:
+                    what = f"class {name!r} of {self.folder}" if name else str(self.folder)
+                    why = (
+                        "" if self.per_class is None else f" to train on {self.per_class} and test on others"
+                    )
+                    raise ValueError(f"{what} has {count} pictures, it needs {least}{why}")
+        elif self.per_class is not None:
+            raise ValueError(f"{self.folder} has a split of its own; leave per_class out")
+        return listing
 
     def prepare_data(self) -> None:
-        """Fail at once, in one process, if something is wrong with the folder."""
-        self.find()
+        """Fail at once, in one process, if something is wrong with the folder; fill the cache if needed."""
+        listing = self.find()
+        if not self._fits(sum(map(len, listing.parts.values()))):
+            self.setup()
 
     def setup(self, stage: str | None = None) -> None:
-        """Audit the files, decode them into memory, and say what was found."""
+        """Audit the files, decode them, and say what was found."""
         if hasattr(self, "train_data"):
             return
-        train, val, test = self.find()
-        test, self.audit = audit(train, test, drop=self.duplicates == "drop_from_test")
-        say(f"{self.folder.name}: {len(self.classes)} classes, {self.split}; {self.audit}")
+        listing = self.find()
+        self.others = listing.others
+        in_memory = self._fits(sum(map(len, listing.parts.values())))
+        train, held, test = self._split(listing, None if in_memory else self.cache_dir)
+        files, hashes = self.files, self.hashes
+        labels, drop = files.labels, self.duplicates == "drop_from_test"
+        everything = np.concatenate([train, held])
+        copied, self.audit = audit(
+            labels[everything], labels[test], hashes[np.concatenate([everything, test])], drop=drop
+        )
+        test = test[~copied] if drop else test
+        say(self.summary())
         if self.others:
             say(f"not read in {self.folder.name}: {kinds(self.others)}")
-        check_classes(train, self.classes, "training", least=2)
-        check_classes(test, self.classes, "test", least=1)
-        needed = (len(train) + len(test)) * self.channels * self.image_size**2 / 1e9
-        if needed > self.memory_gb:
-            raise ValueError(
-                f"{len(train) + len(test):,} images of {self.image_size} x {self.image_size} take "
-                f"{needed:.1f} GB, more than {self.memory_gb:g}; take smaller images, or more memory_gb"
-            )
-        rest = train
-        if val is None:
-            # Of each class the same share: the last ones are no fair part of all.
-            val, rest = split_by_seed(train, lambda count: max(1, round(count * self.val_fraction)), seed=0)
+        if self.classes:
+            check_classes(labels[everything], self.classes, "training", least=2)
+            check_classes(labels[test], self.classes, "test", least=1)
+        elif len(everything) < 2 or not len(test):
+            counts = f"{len(everything)} training and {len(test)} test pictures"
+            raise ValueError(f"{self.folder} has {counts}; add some")
+        used = np.sort(everything) if self.train_on_val else train
         # An image to choose by must not be one that was trained on.
-        val, _ = audit(rest, val, drop=True)
-        self.train_files = train if self.train_on_val else rest
-        self.val_files, self.test_files = val, test
-        self.train_data, self.test_data = self.read()
-        self.val_data = self._load(self.val_files)
-        parts = [self.train_data, self.test_data, *([] if self.train_on_val else [self.val_data])]
-        flat = [(part.images.amax((2, 3)) == part.images.amin((2, 3))).all(1) for part in parts]
-        self.one_colour = int(torch.cat(flat).sum())
+        held = held[~np.isin(hashes[held], hashes[train])]
+        order = np.concatenate([np.sort(everything), test])  # in which they are decoded
+        pixels, failed = self._decode(files[order], hashes[order], in_memory=in_memory)
+        if failed:
+            say(f"{len(failed)} unreadable pictures left out, such as: {next(iter(failed.values()))}")
+            self.others["unreadable"] += len(failed)
+            gone = order[list(failed)]
+            used, held, test = (part[~np.isin(part, gone)] for part in (used, held, test))
+        place = np.empty(len(files), np.int64)
+        place[order] = np.arange(len(order))
+        options: dict[str, Any] = {"channels": self.channels, "mapped": not in_memory}
+        self.train_data, self.val_data, self.test_data = (
+            ImageTensors(
+                pixels, torch.from_numpy(labels[part]), rows=torch.from_numpy(place[part]), **options
+            )
+            for part in (used, held, test)
+        )
+        self.train_files, self.val_files, self.test_files = (files[part] for part in (used, held, test))
+        self.train_places, self.test_places = used, test
         if self.one_colour:
             say(f"{self.one_colour} pictures of {self.folder.name} are of one colour")
 
-    def read(self) -> tuple[ImageTensors, ImageTensors]:
-        """Return training and test images, once the files are known."""
-        return self._load(self.train_files), self._load(self.test_files)
+    def summary(self) -> str:
+        """Return what is said of the data: classes, split, audit."""
+        what = f"{len(self.classes)} classes" if self.classes else "no labels"
+        return f"{self.folder.name}: {what}, {self.split}; {self.audit}"
 
-    def _load(self, files: list[Labelled]) -> ImageTensors:
+    def _fits(self, count: int) -> bool:
+        """Return whether so many images fit in memory.
+
+        Raises:
+            ValueError: They do not, and there is no cache for them.
+        """
         size = self.image_size
-        failed: dict[int, str] | None = {} if self.skip_unreadable else None
-        pixels: Tensor = decode_all(
-            [path for path, _ in files],
-            mode="L" if self.channels == 1 else "RGB",
-            size=size * 8 // 7 if self.resize == "crop" else size,
-            crop=size if self.resize == "crop" else None,
-            pad=self.resize == "pad",
-            failed=failed,
-        )
-        labels = torch.tensor([label for _, label in files], dtype=torch.int64)
-        if failed:
-            say(f"{len(failed)} unreadable pictures left out, such as: {next(iter(failed.values()))}")
-            good = [number for number in range(len(files)) if number not in failed]
-            files[:] = [files[number] for number in good]
-            pixels, labels = pixels[good], labels[good]
-            self.others["unreadable"] += len(failed)
-        return ImageTensors(pixels, labels)
+        needed = count * len(self.mode) * size**2 / 1e9
+        if needed > self.memory_gb and self.cache_dir is None:
+            raise ValueError(
+                f"{count:,} images of {size} x {size} take {needed:.1f} GB, more than {self.memory_gb:g}; "
+                "take smaller images, more memory_gb, or a cache_dir"
+            )
+        return needed <= self.memory_gb
+
+    def _split(self, listing: Listing, cache: Path | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Read all files for their hashes; return the places of those for training, validation and test."""
+        parts = listing.parts
+        self.files = sum(list(parts.values())[1:], next(iter(parts.values())))
+        self.hashes = remembered_digests(self.files, cache)
+        held: np.ndarray | None = None
+        if "" in parts:
+            train, test = self.draw(self.files, self.hashes, self.split_seed)
+            amount = f"{self.test_share:g} of each class" if self.classes else f"{self.test_share:g}"
+            if self.per_class is not None:
+                amount = f"all but {self.per_class} of each class"
+            self.split = f"{amount} drawn for the test by seed {self.split_seed}"
+        else:
+            ends = np.cumsum([len(part) for part in parts.values()])
+            places = dict(zip(parts, np.split(np.arange(len(self.files)), ends[:-1]), strict=True))
+            train, held = places["train"], places.get("val")
+            test = places["test"] if "test" in places else places["val"]
+            if "test" not in places:  # what is held out judges
+                held = None
+            self.split = listing.split
+        if held is None:
+            # Of each class a share: the last ones are no fair part of all.
+            labels = self.files.labels[train]
+            drawn, rest = split_by_seed(labels, self.held_out(labels), seed=0)
+            train, held = train[rest], train[drawn]
+        return train, held, test
+
+    def draw(self, files: LabelledFiles, hashes: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the places of training and of test files as a seed draws them.
+
+        Args:
+            files: In the order of the listing.
+            hashes: What `datamodules.audit.digests` gives of them.
+            seed: Of the split.
+        """
+        share: float | int = self.test_share if self.per_class is None else self.per_class
+        return split_by_content(files.labels, hashes, share, seed)
+
+    def held_out(self, labels: np.ndarray) -> int | Callable[[int], int]:
+        """Return how many training images of a class are held out for validation, or of so many."""
+        return lambda count: max(1, round(count * self.val_fraction))
+
+    def _decode(
+        self, files: LabelledFiles, contents: np.ndarray, *, in_memory: bool
+    ) -> tuple[torch.Tensor, dict[int, str]]:
+        """Return the images of files, and why some could not be read."""
+        size, crop = self.image_size, self.resize == "crop"
+        how: dict[str, Any] = {"mode": self.mode, "size": size * 8 // 7 if crop else size}
+        how |= {"crop": size if crop else None, "pad": self.resize == "pad"}
+
+        def fill(pixels: np.ndarray) -> dict[str, Any]:
+            failed: dict[int, str] | None = {} if self.skip_unreadable else None
+            decode_all(files.paths, **how, failed=failed, out=pixels)
+            flat = sum(
+                int((block.max((2, 3)) == block.min((2, 3))).all(1).sum())
+                for block in np.array_split(pixels, max(1, len(pixels) // 256))
+            )
+            return {"one_colour": flat - len(failed or ()), "failed": failed or {}}
+
+        shape = (len(files), len(self.mode), size, size)
+        if in_memory:
+            images = np.zeros(shape, np.uint8)
+            pixels, said = torch.from_numpy(images), fill(images)
+        else:
+            assert self.cache_dir is not None
+            recipe = how | {"version": DECODING, "skip_unreadable": self.skip_unreadable}
+            recipe |= {"images": [digest.hex() for digest in contents.tolist()]}
+            pixels, said = mapped_images(self.cache_dir, recipe, shape, fill)
+        self.one_colour = said["one_colour"]
+        return pixels, {int(number): why for number, why in said["failed"].items()}
+
+    def read(self) -> tuple[ImageTensors, ImageTensors]:
+        """Return training and test images, once they are set up."""
+        return self.train_data, self.test_data
 
     @property
     def title(self) -> str:

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from datamodules.files import data_root, say
-from datamodules.images import decode_all, find_pictures
+from datamodules.images import decode_all
 from datamodules.layouts import find_samples
+from datamodules.listing import find_pictures
 from datamodules.tensors import BatchLoader, ImageTensors, describe, eval_loader
 
 # The class index is the rank of a synset among all 1000, not among the folders that happen to be there.

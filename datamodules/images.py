@@ -1,84 +1,23 @@
-"""Find, decode and resize pictures, in parallel, with errors that name the file.
+"""Decode and resize pictures, in parallel, with errors that name the file.
 
 A picture is decoded to what a viewer shows: turned as its camera noted, 16 bits and floats scaled by their
 range, transparency over white, CMYK and palettes converted, of an animation the first frame.
 """
 
+import os
 import warnings
-from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-# What is taken for a picture, in any case of the letters.
-SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".png", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff"}
-    | {".pgm", ".ppm", ".pbm", ".pnm"}
-)
-# Files that other systems leave in folders; nobody means them as pictures.
-LITTER = frozenset({"thumbs.db", "desktop.ini", "icon\r"})
 BACKGROUND = (255, 255, 255)  # under what is transparent
 MOST_PIXELS = 200_000_000  # 0.6 GB once decoded; a file of a few bytes can claim any number
-
-
-class Found(NamedTuple):
-    """Pictures in a folder, in order of their paths, and how much else there is: by suffix, or what it is."""
-
-    pictures: list[Path]
-    others: Counter[str]
-
-    def __str__(self) -> str:
-        left_out = f"; not read: {kinds(self.others)}" if self.others else ""
-        return f"{len(self.pictures):,} pictures{left_out}"
-
-
-def kinds(others: Counter[str]) -> str:
-    """Return files by suffix in words: ``3 .txt, 1 without a suffix``."""
-    return ", ".join(f"{count:,} {kind or 'without a suffix'}" for kind, count in sorted(others.items()))
-
-
-def is_litter(path: Path) -> bool:
-    """Return whether a file is hidden, or one that another system left: ``._x.jpg``, ``Thumbs.db``."""
-    return path.name.startswith(".") or path.name.lower() in LITTER
-
-
-def find_pictures(folder: Path, *, recursive: bool = True) -> Found:
-    """Return the pictures in a folder, and what else is there: nothing is left out without being counted.
-
-    Hidden files, and files in hidden folders, are not looked at.
-
-    Args:
-        folder: That exists.
-        recursive: Look into subfolders too.
-    """
-    pictures, others = [], Counter[str]()
-    seen = {folder.resolve()}
-
-    def look(place: Path) -> None:
-        for path in sorted(place.iterdir()):
-            if is_litter(path):
-                continue
-            if path.is_dir():
-                if recursive and (real := path.resolve()) not in seen:  # a link may lead back
-                    seen.add(real)
-                    look(path)
-                elif not recursive:
-                    others["folders"] += 1
-            elif not path.is_file():
-                others["broken links"] += 1
-            elif path.suffix.lower() in SUFFIXES:
-                pictures.append(path)
-            else:
-                others[path.suffix.lower()] += 1
-
-    look(folder)
-    return Found(sorted(pictures), others)
 
 
 def as_shown(image: Image.Image) -> Image.Image:
@@ -166,6 +105,7 @@ def decode_all(
     crop: int | None = None,
     pad: bool = False,
     failed: dict[int, str] | None = None,
+    out: np.ndarray | None = None,
 ) -> Tensor:
     """Decode pictures to one tensor, uint8, (N, 1 or 3, side, side) with side ``crop`` or ``size``.
 
@@ -176,24 +116,25 @@ def decode_all(
         crop: Side of the middle.
         pad: Keep the proportions.
         failed: Takes why a picture could not be read, by its index; its pixels are black then.
+        out: Zeros of that shape to write to, such as a file that is mapped into memory.
 
     Raises:
         ValueError: Some are no pictures, or damaged, and ``failed`` is not given: how many, and the first
             three.
     """
     side, channels = crop or size, {"L": 1, "RGB": 3}[mode]
-    pixels = torch.zeros(len(paths), channels, side, side, dtype=torch.uint8)
+    pixels = np.zeros((len(paths), channels, side, side), np.uint8) if out is None else out
 
     def read(index: int) -> str | None:
         try:
             image = decode(paths[index], mode=mode, size=size, crop=crop, pad=pad)
-            image = image.reshape(side, side, channels)
         except ValueError as error:
             return str(error)
-        pixels[index] = torch.from_numpy(image.copy()).permute(2, 0, 1)
+        # By numpy: torch would copy with threads of its own, which wait for each other here.
+        np.copyto(pixels[index], image.reshape(side, side, channels).transpose(2, 0, 1))
         return None
 
-    with ThreadPoolExecutor() as threads:  # decoding releases the interpreter's lock
+    with ThreadPoolExecutor(cpus()) as threads:  # decoding releases the interpreter's lock
         said = list(threads.map(read, range(len(paths))))
     errors = {index: error for index, error in enumerate(said) if error is not None}
     if failed is not None:
@@ -204,4 +145,9 @@ def decode_all(
         first = "; ".join(list(errors.values())[:3])
         more = f"; and {len(errors) - 3:,} more" if len(errors) > 3 else ""
         raise ValueError(f"{len(errors):,} of {len(paths):,} pictures cannot be read: {first}{more}")
-    return pixels
+    return torch.from_numpy(pixels)
+
+
+def cpus() -> int:
+    """Return how many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

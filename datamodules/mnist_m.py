@@ -24,9 +24,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from datamodules.files import SAMPLES, atomic_file, data_root, not_found, say
-from datamodules.images import decode, decode_all, find_pictures
+from datamodules.images import decode, decode_all
 from datamodules.in_memory import InMemoryDataModule
 from datamodules.layouts import find_idx, find_mnist_m
+from datamodules.listing import find_pictures
 from datamodules.mnist import DIGITS, load_mnist, to_size
 from datamodules.tensors import ImageTensors
 

@@ -5,20 +5,17 @@ Every public copy holds 18 pairs of byte-identical files, nearly all living room
 printed and stored with each result.
 """
 
-from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 
-from datamodules.audit import audit, check_classes, split_by_seed
-from datamodules.files import data_root, say
-from datamodules.images import Found, decode_all, find_pictures, is_litter, kinds
-from datamodules.in_memory import InMemoryDataModule
+from datamodules.audit import split_by_seed
+from datamodules.files import data_root
+from datamodules.folder import ImageFolderDataModule
 from datamodules.layouts import find_scene15
-from datamodules.tensors import ImageTensors
+from datamodules.listing import LabelledFiles, Listing, list_folder
 
 CLASSES = (
     "bedroom",
@@ -40,44 +37,12 @@ CLASSES = (
 TRAIN_PER_CLASS = 100
 
 
-def class_files(folder: Path) -> tuple[list[tuple[Path, int]], Counter[str]]:
-    """Return the pictures of a folder with one subfolder per class, as (path, class index), in order of name.
-
-    And how many other files are there, by suffix.
-
-    Raises:
-        ValueError: A class is missing, or empty.
-    """
-    # Some copies put the origin before the name: MITcoast, CALsuburb, PARoffice.
-    named: dict[str, Path] = {}
-    others = Counter[str]()
-    for entry in sorted(folder.iterdir()):
-        name = entry.name.removeprefix("MIT").removeprefix("CAL").removeprefix("PAR").lower()
-        if is_litter(entry):
-            continue
-        if not entry.is_dir():
-            others[f"{entry.suffix.lower()} beside the classes"] += 1
-        elif name not in CLASSES:
-            others["folders that are no class"] += 1
-        elif name in named:
-            both = f"{named[name].name} and {entry.name}"
-            raise ValueError(f"{folder} holds two folders of class {name!r}, {both}; join them")
-        else:
-            named[name] = entry
-    files: list[tuple[Path, int]] = []
-    for index, name in enumerate(CLASSES):
-        found = find_pictures(named[name], recursive=False) if name in named else Found([], Counter())
-        if not found.pictures:
-            raise ValueError(
-                f"{folder} holds no pictures of class {name!r} (expected {folder / name}/*.jpg); "
-                "unpack 15 Scene again"
-            )
-        files += [(path, index) for path in found.pictures]
-        others += found.others
-    return files, others
+def class_name(folder: str) -> str:
+    """Return the class of a folder: some copies put the origin before it, MITcoast, CALsuburb, PARoffice."""
+    return folder.removeprefix("MIT").removeprefix("CAL").removeprefix("PAR").lower()
 
 
-class Scene15DataModule(InMemoryDataModule):
+class Scene15DataModule(ImageFolderDataModule):
     """15 Scene for training, validation and test; batches of float images in [0, 1] and int64 labels.
 
     The images are decoded and resized once and live in memory as grey bytes.
@@ -127,76 +92,47 @@ class Scene15DataModule(InMemoryDataModule):
         watch_test: bool = False,
     ) -> None:
         super().__init__(
-            data_dir,
+            Path(),  # known when it is looked for
             batch_size=batch_size,
             seed=seed,
             num_workers=num_workers,
+            image_size=image_size,
+            channels=channels,
+            duplicates=duplicates,
             val_fraction=val_fraction,
             train_on_val=train_on_val,
+            shuffle=shuffle,
+            watch_test=watch_test,
         )
-        if channels not in (1, 3):
-            raise ValueError(f"channels is 1 or 3, got {channels}")
-        if duplicates not in ("keep", "drop_from_test"):
-            raise ValueError(f"duplicates is keep or drop_from_test, got {duplicates}")
-        self.image_size, self.channels = image_size, channels
-        self.split_seed, self.duplicates = split_seed, duplicates
-        self.shuffle, self.watch_test = shuffle, watch_test
-        self.not_read = Counter[str]()  # files that are no pictures, by suffix
+        self.data_dir, self.drawn_by, self.mode = data_dir, split_seed, "L"
 
-    def find(self) -> tuple[list[tuple[Path, int]], list[tuple[Path, int]], str]:
-        """Return training files, test files and the name of the split."""
-        root = data_root(self.data_dir)
-        folder = find_scene15(root)
-        if (folder / "train").is_dir():
-            (train, more), (test, others) = class_files(folder / "train"), class_files(folder / "test")
-            self.not_read = more + others
-            if self.split_seed is None:
-                return train, test, "published split"
-            files = sorted(train + test, key=lambda item: (item[1], item[0].name))
-        else:
-            files, self.not_read = class_files(folder)
-        seed = self.split_seed or 0
-        return *split_by_seed(files, TRAIN_PER_CLASS, seed), f"split by seed {seed}"
+    def listed(self) -> Listing:
+        """Return the published split, or the one that is asked for."""
+        self.folder = find_scene15(data_root(self.data_dir))
+        listing = list_folder(self.folder, classes=CLASSES, class_name=class_name, depth=0)
+        listing.split = "published split"
+        if "" not in listing.parts and self.drawn_by is None:
+            return listing
+        files = sum(list(listing.parts.values())[1:], next(iter(listing.parts.values())))
+        train, test = self.draw(files, np.empty(0), self.drawn_by or 0)
+        parts = {"train": files[train], "test": files[test]}
+        return Listing(CLASSES, parts, listing.others, f"split by seed {self.drawn_by or 0}")
 
-    def prepare_data(self) -> None:
-        """Fail at once, in one process, if a class is missing. Never downloads."""
-        self.find()
+    def draw(self, files: LabelledFiles, hashes: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the places of 100 training files of each class, and of the others: copies may straddle."""
+        named = [name.rpartition(b"/")[2] for name in files.names.tolist()]
+        order = np.lexsort((named, files.labels))
+        train, test = split_by_seed(files.labels[order], TRAIN_PER_CLASS, seed)
+        return order[train], order[test]
 
-    def setup(self, stage: str | None = None) -> None:
-        """Audit the files, decode them into memory, and print the audit.
+    def summary(self) -> str:
+        """Return the audit; a drawn split is not that of published numbers."""
+        drawn = "" if self.split == "published split" else f"; {self.split}, which is not the published one"
+        return f"15 Scene: {self.audit}{drawn}"
 
-        Of each class's training images some are held out: here the last are no fair part of all.
-        """
-        if hasattr(self, "train_data"):
-            return
-        train, test, split = self.find()
-        self.split = split
-        test, self.audit = audit(train, test, drop=self.duplicates == "drop_from_test")
-        # A drawn split is not that of published numbers, and what lies there and is not read may be missed.
-        drawn = "" if split == "published split" else f"; {split}, which is not the published one"
-        say(f"15 Scene: {self.audit}{drawn}")
-        if self.not_read:
-            say(f"not read in 15SceneData: {kinds(self.not_read)}")
-        check_classes(train, self.classes, "training", least=2)
-        check_classes(test, self.classes, "test", least=1)
-        smallest = np.bincount([label for _, label in train]).min()
-        held_out = max(1, round(int(smallest) * self.val_fraction))
-        val, rest = split_by_seed(train, held_out, seed=0)
-        # An image to choose by must not be one that was trained on.
-        val, _ = audit(rest, val, drop=True)
-        self.train_files = train if self.train_on_val else rest
-        self.val_files, self.test_files = val, test
-        self.train_data, self.test_data = self.read()
-        self.val_data = self._load(self.val_files)
-
-    def read(self) -> tuple[ImageTensors, ImageTensors]:
-        """Return training and test images, once the files are known."""
-        return self._load(self.train_files), self._load(self.test_files)
-
-    def _load(self, files: list[tuple[Path, int]]) -> ImageTensors:
-        images = decode_all([path for path, _ in files], mode="L", size=self.image_size)
-        labels = torch.tensor([label for _, label in files])
-        return ImageTensors(images, labels, channels=self.channels)
+    def held_out(self, labels: np.ndarray) -> int:
+        """Return of each class the same number: a share of the smallest."""
+        return max(1, round(int(np.bincount(labels).min()) * self.val_fraction))
 
     @property
     def title(self) -> str:

@@ -33,10 +33,12 @@ class ImageTensors(Dataset[Batch]):
     """Images and labels in memory; indexing with n indices gives a batch of n.
 
     Args:
-        images: uint8, (N, C, H, W).
-        labels: int64, (N,).
+        images: uint8, (N, C, H, W). They may be mapped from a file, see `datamodules.image_cache`.
+        labels: int64, (N,); -1 where there is none.
         channels: Grey images are repeated to this many channels, batch by batch.
         transform: Runs on each float batch (B, C, H, W) in [0, 1], for augmentation.
+        rows: (M,) of int64: only those images, in this order; ``labels`` are theirs, (M,).
+        mapped: The images are mapped from a file, and stay there: no copy of all is made.
     """
 
     def __init__(
@@ -46,31 +48,48 @@ class ImageTensors(Dataset[Batch]):
         *,
         channels: int | None = None,
         transform: Callable[[Tensor], Tensor] | None = None,
+        rows: Tensor | None = None,
+        mapped: bool = False,
     ) -> None:
-        if images.dtype != torch.uint8 or images.ndim != 4 or labels.shape != images.shape[:1]:
+        count = images.shape[:1] if rows is None else rows.shape
+        if images.dtype != torch.uint8 or images.ndim != 4 or labels.shape != count:
             raise ValueError(
                 "expected uint8 images (N, C, H, W) and labels (N,), got "
                 f"{images.dtype} {tuple(images.shape)} and {tuple(labels.shape)}"
             )
-        self.images, self.labels = images, labels
+        self.pixels, self.labels, self.rows, self.mapped = images, labels, rows, mapped
         self.channels = channels or images.shape[1]
         self.transform = transform
 
+    @property
+    def images(self) -> Tensor:
+        """The images as bytes, (N, C, H, W): a copy where they are some of others."""
+        return self.pixels if self.rows is None else self.pixels[self.rows]
+
+    @property
+    def labelled(self) -> bool:
+        """Whether all of them have a label."""
+        return bool((self.labels >= 0).all())
+
+    def _like(self, images: Tensor, labels: Tensor, rows: Tensor | None) -> "ImageTensors":
+        kept: dict[str, Any] = {"channels": self.channels, "transform": self.transform}
+        return ImageTensors(images, labels, rows=rows, mapped=self.mapped, **kept)
+
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.labels)
 
     def __getitem__(self, indices: int | Indices) -> Batch:
         """Return float images in [0, 1] and labels: (C, H, W) for an int, else (B, C, H, W)."""
         if isinstance(indices, int):
             images, labels = self[[indices]]
             return images[0], labels[0]
-        rows = torch.as_tensor(indices, dtype=torch.int64, device=self.images.device)
-        images = self.images[rows].float().div_(255)
+        chosen = torch.as_tensor(indices, dtype=torch.int64, device=self.pixels.device)
+        images = self.pixels[chosen if self.rows is None else self.rows[chosen]].float().div_(255)
         if self.channels != images.shape[1]:
             images = images.expand(-1, self.channels, -1, -1)
         if self.transform is not None:
             images = self.transform(images)
-        return images, self.labels[rows]
+        return images, self.labels[chosen]
 
     def __getitems__(self, indices: list[int]) -> Batch:
         """Return a whole batch; use with ``collate_fn=as_is``."""
@@ -83,25 +102,31 @@ class ImageTensors(Dataset[Batch]):
 
     def between(self, start: int, stop: int | None) -> "ImageTensors":
         """Return the images from ``start`` to before ``stop``, or to the end; they share the memory."""
-        rows = slice(start, stop)
-        return ImageTensors(
-            self.images[rows], self.labels[rows], channels=self.channels, transform=self.transform
-        )
+        chosen = slice(start, stop)
+        if self.rows is None:
+            return self._like(self.pixels[chosen], self.labels[chosen], None)
+        return self._like(self.pixels, self.labels[chosen], self.rows[chosen])
 
     def part(self, numbers: Tensor, labels: Tensor | None = None) -> "ImageTensors":
-        """Return some of the images, with their labels or with others."""
-        rows = numbers.to(self.images.device)
-        labels = self.labels[rows] if labels is None else labels.to(self.labels.device)
-        return ImageTensors(self.images[rows], labels, channels=self.channels, transform=self.transform)
+        """Return some of the images, with their labels or with others; they share the memory."""
+        chosen = numbers.to(self.pixels.device)
+        labels = self.labels[chosen] if labels is None else labels.to(self.labels.device)
+        return self._like(self.pixels, labels, chosen if self.rows is None else self.rows[chosen])
 
     def to(self, device: torch.device) -> "ImageTensors":
-        """Return the same data on ``device``."""
-        return ImageTensors(
-            self.images.to(device),
-            self.labels.to(device),
-            channels=self.channels,
-            transform=self.transform,
-        )
+        """Return the same data on ``device``; what is mapped from a file stays."""
+        if self.mapped:
+            return self
+        return self._like(self.images.to(device), self.labels.to(device), None)
+
+
+def joined(first: ImageTensors, second: ImageTensors) -> ImageTensors:
+    """Return the images of both; without a copy where they are some of the same."""
+    labels = torch.cat([first.labels, second.labels])
+    options: dict[str, Any] = {"channels": first.channels, "mapped": first.mapped}
+    if first.rows is not None and second.rows is not None and first.pixels is second.pixels:
+        return ImageTensors(first.pixels, labels, rows=torch.cat([first.rows, second.rows]), **options)
+    return ImageTensors(torch.cat([first.images, second.images]), labels, **options)
 
 
 def _processes() -> tuple[int, int]:
@@ -273,7 +298,9 @@ def describe(name: str, **parts: ImageTensors) -> dict[str, Any]:
     """Return name, counts and sha256 of data, for results.json."""
     digest = hashlib.sha256()
     for part in parts.values():
-        digest.update(part.images.cpu().contiguous().numpy().data)
+        places = torch.arange(len(part)) if part.rows is None else part.rows
+        for block in torch.split(places.to(part.pixels.device), 1000):
+            digest.update(part.pixels[block].cpu().contiguous().numpy().data)
         digest.update(part.labels.cpu().numpy().data)
     counts = {part: len(data) for part, data in parts.items()}
     return {"name": name, **counts, "sha256": digest.hexdigest()}

@@ -110,7 +110,8 @@ def refuse_folder(folder: Path, lacking: str) -> None:
 def check_bsds500(root: Path) -> Row:
     """Count and decode the photographs."""
     from datamodules.files import not_found
-    from datamodules.images import decode, find_pictures
+    from datamodules.images import decode
+    from datamodules.listing import find_pictures
 
     folder = root / "BSDS500" / "data" / "images"
     if not folder.is_dir():
@@ -205,13 +206,14 @@ def get_usps(root: Path) -> None:
 
 def check_scene15(root: Path) -> Row:
     """Find all classes, decode each picture; audit for duplicates."""
-    from datamodules.audit import audit
+    from datamodules.audit import audit, digests
     from datamodules.images import decode_all
     from datamodules.scene15 import Scene15DataModule
 
-    train, test, split = Scene15DataModule(root).find()
-    decode_all([path for path, _ in train + test], mode="L", size=8)
-    _, found = audit(train, test, drop=False)
+    listing = Scene15DataModule(root).find()
+    train, test, split = listing.parts["train"], listing.parts["test"], listing.split
+    decode_all((train + test).paths, mode="L", size=8)
+    _, found = audit(train.labels, test.labels, digests((train + test).paths))
     published = (found.train, found.test) == (1500, 2985)
     detail = f"{found.train:,} + {found.test:,} images, {split}, {found.duplicate_pairs} identical pairs"
     return Row("scene15", "complete" if published else "partial", detail)

@@ -6,16 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import numpy as np
 import torch
 from torch import Tensor
 
 from datamodules import open_dataset
-from datamodules.audit import audit, split_by_content, split_by_seed
 from datamodules.files import data_root, say
 from datamodules.folder import ImageFolderDataModule
 from datamodules.in_memory import InMemoryDataModule
-from datamodules.scene15 import TRAIN_PER_CLASS, Scene15DataModule
-from datamodules.tensors import ImageTensors
+from datamodules.tensors import ImageTensors, joined
 from rdfia.common.backbones import Backbone, load_backbone
 from rdfia.common.memory import give_back_memory
 from rdfia.engine import devices, runs, training, wandb_run
@@ -41,38 +40,37 @@ class Pictures:
     test: Tensor
     """Places of the test images."""
     classes: tuple[str, ...]
-    files: list[tuple[Path, int]]
-    """By place; none of digits, which are all different."""
     data: dict[str, Any]
     """Their description."""
-    test_share: float | None = None
-    """Of each class of a folder, drawn for the test of another split."""
+    source: ImageFolderDataModule | None = None
+    """Where they are from, if they are files; digits are all different."""
 
     @property
     def smallest(self) -> int:
         """How many training images the smallest class has."""
-        return int(self.labels[self.train].bincount().min())
+        return int(self.labels[self.train].bincount(minlength=len(self.classes)).min())
+
+    @property
+    def places(self) -> np.ndarray:
+        """Places of the images among all files of their source."""
+        assert self.source is not None
+        return np.concatenate([self.source.train_places, self.source.test_places])
 
     def unseen(self, train: Tensor, test: Tensor) -> Tensor:
         """Return of each test place whether no training image is a copy of it, (N,) bool."""
-        if not self.files:
+        if self.source is None:
             return torch.ones(len(test), dtype=torch.bool)
-        inside, outside = ([self.files[place] for place in part.tolist()] for part in (train, test))
-        kept = set(audit(inside, outside, drop=True)[0])
-        return torch.tensor([item in kept for item in outside])
+        hashes = self.source.hashes[self.places]
+        return torch.from_numpy(~np.isin(hashes[test.numpy()], hashes[train.numpy()]))
 
     def split(self, seed: int) -> tuple[Tensor, Tensor]:
         """Return the indices of another split, as the data module has it with ``split_seed=seed``."""
-        if self.test_share is not None:
-            index = {path: place for place, (path, _) in enumerate(self.files)}
-            parts = split_by_content(
-                sorted(self.files, key=lambda item: (item[1], item[0])), self.test_share, seed
-            )
-            train, test = (torch.tensor([index[path] for path, _ in part]) for part in parts)
-            return train, test
-        rows = sorted(enumerate(self.labels.tolist()), key=lambda row: (row[1], self.files[row[0]][0].name))
-        chosen, rest = split_by_seed(rows, TRAIN_PER_CLASS, seed)
-        return torch.tensor([place for place, _ in chosen]), torch.tensor([place for place, _ in rest])
+        assert self.source is not None
+        order = np.argsort(self.places)  # as they are listed
+        places = self.places[order]
+        drawn = self.source.draw(self.source.files[places], self.source.hashes[places], seed)
+        train, test = (torch.from_numpy(order[part]) for part in drawn)
+        return train, test
 
 
 class Extraction:
@@ -186,30 +184,30 @@ def where(args: SVMArgs) -> dict[str, Any]:
 def data_module(args: SVMArgs) -> InMemoryDataModule:
     """Return the data module of what is classified."""
     size = 64 if args.fast_dev_run else args.image_size
-    return open_dataset(args.dataset, args.data_dir, image_size=size, train_on_val=True)
+    return open_dataset(
+        args.dataset, args.data_dir, image_size=size, channels=args.channels, train_on_val=True
+    )
 
 
 def read(args: SVMArgs, scenes: InMemoryDataModule) -> Pictures:
     """Return all images of a data module that is set up."""
-    pixels = torch.cat([scenes.train_data.images, scenes.test_data.images])
-    labels = torch.cat([scenes.train_data.labels, scenes.test_data.labels])
-    photographs = ImageTensors(pixels, labels.clone(), channels=args.channels)
+    photographs = joined(scenes.train_data, scenes.test_data)
+    if photographs.channels > args.channels:
+        raise ValueError(f"--channels 1 is for grey images, and {args.dataset} is in colour; leave it out")
+    photographs.channels = args.channels
+    labels = photographs.labels.clone()
     train, test = torch.split(torch.arange(len(labels)), [len(scenes.train_data), len(scenes.test_data)])
     if args.shuffle_labels:
         generator = torch.Generator().manual_seed(args.seed)
         labels[train] = labels[train][torch.randperm(len(train), generator=generator)]
-    files = []
-    if isinstance(scenes, Scene15DataModule | ImageFolderDataModule):
-        files = scenes.train_files + scenes.test_files
     return Pictures(
         photographs,
         labels,
         train,
         test,
         classes=scenes.classes,
-        files=files,
         data=scenes.describe(),
-        test_share=scenes.test_share if isinstance(scenes, ImageFolderDataModule) else None,
+        source=scenes if isinstance(scenes, ImageFolderDataModule) else None,
     )
 
 

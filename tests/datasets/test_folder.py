@@ -82,18 +82,17 @@ def test_copies_are_always_on_one_side_of_a_split_that_is_drawn(folder):
         assert data.audit.duplicate_pairs == 6
         assert data.audit.across_splits == 0
         assert data.audit.across_classes == 1
-        held = [set(digests([path for path, _ in files])) for files in (data.train_files, data.val_files)]
+        held = [set(digests(files.paths).tolist()) for files in (data.train_files, data.val_files)]
         assert not held[0] & held[1]
 
 
-def test_a_share_is_of_distinct_pictures(tmp_path):
-    files = []
-    for number in range(12):
-        path = tmp_path / f"{number}.bin"
-        path.write_bytes(bytes([number // 3]))  # four distinct ones, three copies of each
-        files.append((path, 0))
-    train, test = split_by_content(files, 0.25, seed=0)
+def test_a_share_is_of_distinct_pictures():
+    hashes = np.repeat(np.array([b"a", b"b", b"c", b"d"], "S32"), 3)  # four distinct ones, three copies each
+    train, test = split_by_content(np.zeros(12, np.int64), hashes, 0.25, seed=0)
     assert (len(train), len(test)) == (9, 3)
+    assert len(set(hashes[test])) == 1
+    train, test = split_by_content(np.zeros(12, np.int64), hashes, 2, seed=0)
+    assert (len(train), len(test)) == (6, 6)
 
 
 def test_a_split_of_its_own_is_taken(folder, tmp_path):
@@ -143,7 +142,7 @@ def test_an_unreadable_picture_is_an_error_or_counted(folder):
 def test_what_is_wrong_with_a_folder_is_one_line(folder, tmp_path):
     for wrong, message in (
         (tmp_path / "none", "none does not exist; name a folder with a subfolder for each class"),
-        (folder / "notes.txt", "notes.txt is a file, not a folder"),
+        (folder / "notes.txt", "notes.txt names no pictures; it has path,label in each line"),
         (folder / "plain" / "more", "holds no folders with pictures .1 pictures.; put those of each class"),
     ):
         with pytest.raises((ValueError, FileNotFoundError), match=message):
@@ -156,7 +155,7 @@ def test_what_is_wrong_with_a_folder_is_one_line(folder, tmp_path):
         opened(folder)
     (folder / "few").mkdir()
     picture(0, 1).save(folder / "few" / "only.png")
-    with pytest.raises(ValueError, match=r"class 'few' of .* has 1 pictures, it needs 4"):
+    with pytest.raises(ValueError, match=r"class 'few' of .* has 1 pictures, it needs 3"):
         opened(folder)
     for keyword in ({"resize": "stretch"}, {"channels": 2}, {"test_share": 1.0}, {"duplicates": "drop"}):
         with pytest.raises(ValueError, match=next(iter(keyword))):

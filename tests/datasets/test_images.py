@@ -6,7 +6,8 @@ from PIL import Image
 
 from datamodules import images
 from datamodules.imagenet_samples import ImageNetSamplesDataModule, with_classes
-from datamodules.images import decode, decode_all, find_pictures
+from datamodules.images import decode, decode_all
+from datamodules.listing import find_pictures
 from datamodules.scene15 import CLASSES, Scene15DataModule
 
 

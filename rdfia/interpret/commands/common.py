@@ -13,7 +13,8 @@ from PIL import Image
 
 from datamodules.files import atomic_file, data_root, say
 from datamodules.imagenet_samples import ImageNetSamplesDataModule, with_classes
-from datamodules.images import SUFFIXES, decode_all, find_pictures
+from datamodules.images import decode_all
+from datamodules.listing import SUFFIXES, find_pictures
 from datamodules.tensors import ImageTensors, describe
 from rdfia.common.backbones import imagenet_classes, load_backbone
 from rdfia.common.environment import is_dry_run
