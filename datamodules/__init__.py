@@ -7,9 +7,12 @@ or GPU:
 """
 
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from inspect import signature
 from typing import TYPE_CHECKING, Any, cast
+
+from datamodules.layouts import TORCHVISION
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from datamodules.mnist_m import MNISTMDataModule
     from datamodules.mnist_to_mnist_m import MNISTToMNISTMDataModule
     from datamodules.scene15 import Scene15DataModule
+    from datamodules.torchvision_sets import TorchvisionDataModule, TorchvisionFilesDataModule
     from datamodules.usps import USPSDataModule
 
 # Data sets by the names that flags have for them: a new one is a line here.
@@ -30,7 +34,7 @@ DATASETS = {
     "mnist-m": "mnist_m.MNISTMDataModule",
     "scene15": "scene15.Scene15DataModule",
     "usps": "usps.USPSDataModule",
-}
+} | {name: f"torchvision_sets.{one.module}" for name, one in TORCHVISION.items()}
 # Where each public name lives.
 _HOMES = {name: home for home, name in (place.split(".") for place in DATASETS.values())} | {
     "DomainPairDataModule": "domain_pair",
@@ -48,6 +52,8 @@ __all__ = [
     "MNISTMDataModule",
     "MNISTToMNISTMDataModule",
     "Scene15DataModule",
+    "TorchvisionDataModule",
+    "TorchvisionFilesDataModule",
     "USPSDataModule",
 ]
 
@@ -61,7 +67,7 @@ def __getattr__(name: str) -> Any:
 
 
 def dataset(name: str) -> "Callable[..., InMemoryDataModule]":
-    """Return the data module class of a data set by its name.
+    """Return what makes the data module of a data set, by its name.
 
     Raises:
         ValueError: There is none of that name.
@@ -69,16 +75,17 @@ def dataset(name: str) -> "Callable[..., InMemoryDataModule]":
     if name not in DATASETS:
         raise ValueError(f"data set {name!r} is none of {', '.join(DATASETS)}")
     kind: Callable[..., InMemoryDataModule] = __getattr__(DATASETS[name].split(".")[1])
-    return kind
+    return partial(kind, name) if name in TORCHVISION else kind
 
 
 def open_dataset(name: str, data_dir: "Path | str | None", **keywords: Any) -> "InMemoryDataModule":
-    """Return the data module of a data set, or of a folder of pictures, made with keywords.
+    """Return the data module of a data set, or of a folder or a list of pictures, made with keywords.
 
-    ``channels`` is left out where a data set has no choice of it, as one in colour.
+    ``channels``, ``memory_gb`` and ``cache_dir`` are left out where a data set has no choice of them, as one
+    in colour, or one that is small.
 
     Args:
-        name: One of `DATASETS`, or a folder with a subfolder for each class.
+        name: One of `DATASETS`, or a folder or a list, see `ImageFolderDataModule`, told by a slash.
         data_dir: Where the data sets lie.
         **keywords: Of the data module.
 
@@ -87,8 +94,11 @@ def open_dataset(name: str, data_dir: "Path | str | None", **keywords: Any) -> "
     """
     own = name not in DATASETS and "/" in name
     kind = __getattr__("ImageFolderDataModule") if own else dataset(name)
-    taken = signature(kind).parameters
-    keywords = {key: value for key, value in keywords.items() if key in taken or key != "channels"}
+    taken = dict(signature(kind).parameters)
+    if "keywords" in taken:  # handed on
+        taken |= signature(__getattr__("ImageFolderDataModule")).parameters
+    free = ("channels", "memory_gb", "cache_dir")
+    keywords = {key: value for key, value in keywords.items() if key in taken or key not in free}
     for key in keywords:
         if key not in taken:
             raise ValueError(f"data set {name!r} has no {key} to choose; take another data set")

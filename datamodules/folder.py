@@ -14,7 +14,7 @@ from datamodules.files import say
 from datamodules.image_cache import mapped_images, remembered_digests
 from datamodules.images import decode_all
 from datamodules.in_memory import InMemoryDataModule
-from datamodules.listing import LISTS, LabelledFiles, Labels, Listing, kinds, list_file, list_folder
+from datamodules.listing import LabelledFiles, Labels, Listing, check_counts, kinds, open_listing
 from datamodules.tensors import ImageTensors
 
 Resize = Literal["squash", "crop", "pad"]
@@ -73,6 +73,8 @@ class ImageFolderDataModule(InMemoryDataModule):
 
     mode: Literal["L", "RGB"]
     """How the images are stored."""
+    unseen: np.ndarray
+    """Of each test image whether no image of train, or held out of it, is a copy."""
 
     def __init__(
         self,
@@ -137,38 +139,19 @@ class ImageFolderDataModule(InMemoryDataModule):
             FileNotFoundError: There is no such folder, or pictures of a list are missing.
             ValueError: It lacks what it should hold.
         """
-        if self.folder.suffix.lower() in LISTS and not self.folder.is_dir():
-            return list_file(self.folder)
-        return list_folder(self.folder, labels=self.labels)
+        return open_listing(self.folder, self.labels)
 
     def find(self) -> Listing:
         """Return what lies there, listed once.
 
         Raises:
-            ValueError: It holds just one class, where labels are required, or too few pictures of one.
+            ValueError: There are too few pictures of a class.
         """
         if self.listing is None:
             self.listing = self.listed()
-        listing = self.listing
-        self.classes = listing.classes
-        if self.labels == "required" and len(listing.classes) == 1:
-            raise ValueError(
-                f"{self.folder} holds one class alone, {listing.classes[0]!r}; there must be two or more"
-            )
-        if "" in listing.parts:  # of each class one to train on, one to validate, one to test
-            files = listing.parts[""]
-            least = 3 if self.per_class is None else self.per_class + 1
-            counts = np.bincount(np.maximum(files.labels, 0), minlength=len(listing.classes))
-            for name, count in zip(listing.classes or ("",), counts, strict=True):
-                if count < least:
-                    what = f"class {name!r} of {self.folder}" if name else str(self.folder)
-                    why = (
-                        "" if self.per_class is None else f" to train on {self.per_class} and test on others"
-                    )
-                    raise ValueError(f"{what} has {count} pictures, it needs {least}{why}")
-        elif self.per_class is not None:
-            raise ValueError(f"{self.folder} has a split of its own; leave per_class out")
-        return listing
+            check_counts(self.folder, self.listing, self.per_class)
+            self.classes = self.listing.classes
+        return self.listing
 
     def prepare_data(self) -> None:
         """Fail at once, in one process, if something is wrong with the folder; fill the cache if needed."""
@@ -221,6 +204,7 @@ class ImageFolderDataModule(InMemoryDataModule):
         )
         self.train_files, self.val_files, self.test_files = (files[part] for part in (used, held, test))
         self.train_places, self.test_places = used, test
+        self.unseen = ~np.isin(hashes[test], hashes[everything])
         if self.one_colour:
             say(f"{self.one_colour} pictures of {self.folder.name} are of one colour")
 

@@ -1,13 +1,80 @@
 """Where each data set lies in a data folder. Without torch: that something is missing is said at once."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from datamodules.files import data_root, not_found
 
 IDX = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
 # libsvm's files, which torchvision downloads, and those of Hastie et al., with the same digits.
 USPS = {"train": ("usps.bz2", "zip.train", "zip.train.gz"), "test": ("usps.t.bz2", "zip.test", "zip.test.gz")}
+
+
+@dataclass(frozen=True)
+class TorchvisionSet:
+    """A data set that torchvision reads.
+
+    Attributes:
+        kind: Name of torchvision's class.
+        place: What of it lies in the data folder.
+        train: Keywords of the training part.
+        test: Of the test part; None where there is no split, and one is drawn.
+        val: Of an official validation part, None where there is none.
+        module: What reads it, of `datamodules.torchvision_sets`.
+    """
+
+    kind: str
+    place: str
+    train: dict[str, Any] = field(default_factory=lambda: {"train": True})
+    test: dict[str, Any] | None = field(default_factory=lambda: {"train": False})
+    val: dict[str, Any] | None = None
+    module: str = "TorchvisionDataModule"
+
+
+def _files(kind: str, place: str, train: str, test: str, **more: Any) -> TorchvisionSet:
+    """Return a set of files whose parts are called so."""
+    module = "TorchvisionFilesDataModule"
+    return TorchvisionSet(kind, place, {"split": train}, {"split": test}, module=module, **more)
+
+
+def _emnist(split: str) -> TorchvisionSet:
+    train, test = ({"split": split, "train": train} for train in (True, False))
+    return TorchvisionSet("EMNIST", f"EMNIST/raw/emnist-{split}-train-images-idx3-ubyte", train, test)
+
+
+TORCHVISION = {
+    "fashion-mnist": TorchvisionSet("FashionMNIST", "FashionMNIST/raw"),
+    "kmnist": TorchvisionSet("KMNIST", "KMNIST/raw"),
+    "emnist-letters": _emnist("letters"),
+    "emnist-balanced": _emnist("balanced"),
+    "emnist-digits": _emnist("digits"),
+    "cifar10": TorchvisionSet("CIFAR10", "cifar-10-batches-py"),
+    "cifar100": TorchvisionSet("CIFAR100", "cifar-100-python"),
+    "svhn": TorchvisionSet("SVHN", "train_32x32.mat", {"split": "train"}, {"split": "test"}),
+    "stl10": TorchvisionSet("STL10", "stl10_binary", {"split": "train"}, {"split": "test"}),
+    "flowers102": _files("Flowers102", "flowers-102", "train", "test", val={"split": "val"}),
+    "oxford-iiit-pet": _files("OxfordIIITPet", "oxford-iiit-pet", "trainval", "test"),
+    "food101": _files("Food101", "food-101", "train", "test"),
+    "dtd": _files("DTD", "dtd/dtd", "train", "test", val={"split": "val"}),
+    "gtsrb": _files("GTSRB", "gtsrb", "train", "test"),
+    "fgvc-aircraft": _files("FGVCAircraft", "fgvc-aircraft-2013b", "trainval", "test"),
+    "imagenette": _files("Imagenette", "imagenette2", "train", "val"),
+    "eurosat": TorchvisionSet("EuroSAT", "eurosat/2750", {}, test=None, module="TorchvisionFilesDataModule"),
+}
+
+
+def find_torchvision(root: Path, name: str) -> Path:
+    """Return the place of one of `TORCHVISION` in the data folder.
+
+    Raises:
+        FileNotFoundError: It is not there.
+    """
+    place = TORCHVISION[name].place
+    if not (root / place).exists():
+        raise not_found(name, place, root, name)
+    return root / place
 
 
 def find_idx(root: Path, name: str) -> Path:
@@ -107,13 +174,27 @@ FIND: dict[str, Callable[[Path], object]] = {
 }
 
 
-def check_there(data_dir: Path | str | None, names: tuple[str, ...]) -> None:
-    """Check that data sets lie in the data folder, or what they are made of.
+def check_there(data_dir: Path | str | None, names: tuple[str, ...], labels: dict[str, Any]) -> None:
+    """Check that data sets lie in the data folder, or what they are made of, and that own folders are whole.
+
+    Args:
+        data_dir: The data folder.
+        names: Of data sets, or folders or lists of pictures, told by a slash.
+        labels: Of a folder, whether it needs classes, see `datamodules.listing.list_folder`; it does if
+            nothing is said.
 
     Raises:
         FileNotFoundError: One does not, or there is no such folder.
+        ValueError: A folder lacks what it should hold.
     """
-    root = data_root(data_dir)
+    # Imported here: names of data sets need no numpy.
+    from datamodules.listing import check_counts, open_listing
+
     for name in names:
-        if name in FIND:
-            FIND[name](root)
+        if "/" in name:
+            path = Path(name).expanduser()
+            check_counts(path, open_listing(path, labels.get(name, "required")))
+        elif name in FIND:
+            FIND[name](data_root(data_dir))
+        elif name in TORCHVISION:
+            find_torchvision(data_root(data_dir), name)

@@ -252,10 +252,9 @@ def list_folder(
     for part, names in inside.items():
         label_of = [index.get(name, UNLABELLED) if name is not None else None for name in named[part]]
         kept = [name for name, label in zip(names, label_of, strict=True) if label not in (None, UNLABELLED)]
-        for name, label in zip(names, label_of, strict=True):
-            if label is None:
-                too_deep = "/" in name[start[part] :]
-                others["folders" if too_deep else f"{_suffix(name)} beside the classes"] += 1
+        others.update(
+            f"{_suffix(name)} beside the classes" for name in names if "/" not in name[start[part] :]
+        )
         numbers = [label for label in label_of if label is not None and label != UNLABELLED]
         parts[part] = _files(folder, kept, numbers)
         there_are = np.bincount(parts[part].labels, minlength=len(classes))
@@ -266,10 +265,15 @@ def list_folder(
             )
     for name in folders:
         part = name.partition("/")[0] if own != [""] else ""
-        if part in start and "/" not in name[start[part] :] and name != part:
+        level = name[start[part] :].count("/") if part in start and name != part else -1
+        if level == 0:
             others["folders that are no class"] += class_name(name[start[part] :]) not in index
+        elif depth is not None and level == depth + 1:
+            others["folders"] += 1
     for name, kind in left_over:
         part = name.partition("/")[0] if own != [""] else ""
+        if kind == "folders":  # counted as such above
+            continue
         where = name[start[part] :] if part in start else name
         others[kind if "/" in where else f"{kind} beside the classes"] += 1
     return Listing(classes, parts, Counter({kind: count for kind, count in others.items() if count}))
@@ -351,3 +355,45 @@ def list_file(path: Path) -> Listing:
         raise ValueError(f"{path} gives some pictures a part of the split and others none; it needs train")
     order = sorted(by_part, key=lambda part: PARTS.index(part) if part else 0)
     return Listing(classes, {part: _files(root, *by_part[part]) for part in order})
+
+
+def open_listing(path: Path, labels: Labels = "required") -> Listing:
+    """Return what lies in a folder, or what a list names.
+
+    Raises:
+        FileNotFoundError: There is no such folder, or pictures of a list are missing.
+        ValueError: It lacks what it should hold, such as a second class.
+    """
+    if path.suffix.lower() in LISTS and not path.is_dir():
+        listing = list_file(path)
+    else:
+        listing = list_folder(path, labels=labels)
+    if labels == "required" and len(listing.classes) == 1:
+        raise ValueError(f"{path} holds one class alone, {listing.classes[0]!r}; there must be two or more")
+    return listing
+
+
+def check_counts(path: Path, listing: Listing, per_class: int | None = None) -> None:
+    """Check that there are pictures to train on, to validate and to test of each class.
+
+    Args:
+        path: For the message.
+        listing: What is there.
+        per_class: Training images of each class of a split that is drawn.
+
+    Raises:
+        ValueError: A class has too few, or the split is not one that can be drawn.
+    """
+    if "" not in listing.parts:
+        if per_class is not None:
+            raise ValueError(f"{path} has a split of its own; leave per_class out")
+        return
+    least = 3 if per_class is None else per_class + 1
+    why = f" to train on {per_class} and test on others" if per_class else ""
+    labels = np.maximum(listing.parts[""].labels, 0)
+    for name, count in zip(
+        listing.classes or ("",), np.bincount(labels, minlength=len(listing.classes)), strict=True
+    ):
+        if count < least:
+            what = f"class {name!r} of {path}" if name else str(path)
+            raise ValueError(f"{what} has {count} pictures, it needs {least}{why}")

@@ -2,12 +2,14 @@
 
 Examples:
     python scripts/prepare_data.py all --data-dir data
+    python scripts/prepare_data.py cifar10 --data-dir data
     python scripts/prepare_data.py check --data-dir data
 
 Run it on a machine with a network (the login node of a cluster). What is
 there and whole is left as it is, what is damaged is named and not touched.
 """
 
+import difflib
 import gzip
 import hashlib
 import os
@@ -17,16 +19,16 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
+from datamodules.layouts import TORCHVISION
 from rdfia.engine.cli import run_script
 
-What = Literal[
-    "mnist", "mnist-m", "bsds500", "usps", "scene15", "imagenet-samples", "weights", "all", "check"
-]
+OWN = ("mnist", "mnist-m", "bsds500", "usps", "scene15", "imagenet-samples", "weights")
 
 BSDS500_URL = "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/BSR/BSR_bsds500.tgz"
 BSDS500_COUNTS = {"train": 200, "val": 100, "test": 200}
@@ -40,14 +42,21 @@ IMAGENET_25_URL = "https://cs231n.stanford.edu/imagenet_val_25.npz"
 class Args:
     """Find, download and verify data; print a table of what is there."""
 
-    what: Annotated[What, tyro.conf.Positional]
-    """Which data; `check` looks at all and downloads nothing."""
+    what: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME|all|check")]
+    """Which data: mnist, mnist-m, bsds500, usps, scene15, imagenet-samples, weights, `all` for these; one of
+    torchvision's, such as cifar10; `check` looks at what is there and downloads nothing."""
     data_dir: Path | None = None
     """Folder that holds the data, or will; else $RDFIA_DATA, else ./data."""
     architectures: tuple[str, ...] = ("vgg16", "resnet18", "squeezenet1_1", "mobilenet_v2")
     """Networks of torchvision whose ImageNet weights to get."""
     download: bool = True
     """Download what is missing; else only look."""
+
+    def __post_init__(self) -> None:
+        if self.what not in (names := (*OWN, *TORCHVISION, "all", "check")):
+            near = difflib.get_close_matches(self.what, names, 1, 0.6)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ValueError(f"{self.what!r} is none of {', '.join(names)}{hint}")
 
 
 State = Literal["complete", "partial", "missing", "broken"]
@@ -306,6 +315,32 @@ def get_weights(root: Path, architectures: tuple[str, ...]) -> None:
                 save_file({key: value.contiguous() for key, value in weights.items()}, part)
 
 
+def check_torchvision(root: Path, name: str) -> Row:
+    """Open all parts."""
+    from datamodules.torchvision_sets import open_part
+
+    known = TORCHVISION[name]
+    parts = {"train": known.train, "val": known.val, "test": known.test}
+    counts = {
+        part: len(open_part(name, root, keywords)) for part, keywords in parts.items() if keywords is not None
+    }
+    return Row(name, "complete", ", ".join(f"{count:,} {part}" for part, count in counts.items()))
+
+
+def get_torchvision(root: Path, name: str) -> None:
+    """Let torchvision download all parts; it checks what it gets."""
+    from datamodules.torchvision_sets import open_part
+
+    known = TORCHVISION[name]
+    root.mkdir(parents=True, exist_ok=True)
+    for keywords in (known.train, known.val, known.test):
+        if keywords is not None:
+            try:
+                open_part(name, root, keywords, download=True)
+            except (OSError, ValueError) as error:
+                raise ConnectionError(f"could not download {name} ({error})") from error
+
+
 def main(args: Args) -> list[Row]:
     """Prepare what is asked for, print the table, and return its rows."""
     root = Path(args.data_dir or os.environ.get("RDFIA_DATA") or "data").expanduser()
@@ -323,10 +358,14 @@ def main(args: Args) -> list[Row]:
             lambda root: get_weights(root, args.architectures),
         ),
     }
+    for name in TORCHVISION:
+        steps[name] = (partial(check_torchvision, name=name), partial(get_torchvision, name=name))
     rows = []
     for name, (check, get) in steps.items():
-        if args.what not in (name, "all", "check"):
-            continue
+        if args.what != name and not (name in OWN and args.what in ("all", "check")):
+            there = name in TORCHVISION and (root / TORCHVISION[name].place).exists()
+            if not (args.what == "check" and there):
+                continue
         try:
             rows.append(check(root))
         except FileNotFoundError as missing:

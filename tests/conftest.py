@@ -122,6 +122,19 @@ def write_usps(folder: Path, train: int = 48, test: int = 12) -> None:
         (folder / name).write_bytes(bz2.compress("".join(lines).encode()))
 
 
+def write_torchvision_sets(root: Path) -> None:
+    """Write small Fashion-MNIST and EuroSAT in their formats."""
+    generator = np.random.default_rng(0)
+    for part, count in (("train", 40), ("t10k", 20)):
+        raw = root / "FashionMNIST" / "raw"
+        write_idx(raw / f"{part}-images-idx3-ubyte", generator.integers(0, 256, (count, 28, 28), np.uint8))
+        write_idx(raw / f"{part}-labels-idx1-ubyte", (np.arange(count) % 10).astype(np.uint8))
+    for label, name in enumerate(("Forest", "River")):
+        for number in range(6):
+            path = root / "eurosat" / "2750" / name / f"{name}_{number + 1}.jpg"
+            write_picture(path, (64, 64), 10 * label + number)
+
+
 def write_scene15(root: Path, train: int = 5, test: int = 4) -> None:
     """Write a small 15 Scene in the published layout, grey pictures of several sizes."""
     from datamodules.scene15 import CLASSES

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, write_scene15, write_usps
+from conftest import ROOT, write_scene15, write_torchvision_sets, write_usps
 
 
 def module_name(path: Path) -> str:
@@ -28,6 +28,7 @@ def test_examples(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_scene15(tmp_path / "data")
     write_usps(tmp_path / "data" / "USPS")
+    write_torchvision_sets(tmp_path / "data")
     results = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
     assert results.attempted
     assert not results.failed

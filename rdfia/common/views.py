@@ -5,13 +5,17 @@ run sees the views that it would have seen, and the processes of a run see, toge
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torchvision.transforms import v2
 
 from rdfia.common.draws import drawn
+
+Augmentation = Literal["crop", "flip", "randaugment", "trivial"]
 
 
 def transformed(images: Tensor, matrices: Tensor, outside: str) -> Tensor:
@@ -44,8 +48,66 @@ def similarity(angle: Tensor, size: Tensor | float, right: Tensor, down: Tensor)
     return torch.stack([torch.stack([cosine, -sine, right], 1), torch.stack([sine, cosine, down], 1)], 1)
 
 
+def check_augmentations(names: Sequence[str]) -> list[Augmentation]:
+    """Return names of augmentations as a list.
+
+    Raises:
+        ValueError: There is none of a name, or both policies are asked for.
+    """
+    known = get_args(Augmentation)
+    for name in names:
+        if name not in known:
+            raise ValueError(f"augmentations are {', '.join(known)}; got {name!r}")
+    if {"randaugment", "trivial"} <= set(names):
+        raise ValueError("randaugment and trivial are two policies; take one")
+    return [name for name in known if name in names]
+
+
+def augmented(
+    images: Tensor,
+    names: Sequence[Augmentation],
+    key: Iterable[int],
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Tensor:
+    """Return images, each changed at random.
+
+    ``crop`` and ``flip``: see `random_views`. ``randaugment`` (Cubuk et al., 2020) and ``trivial``
+    (TrivialAugment, Müller & Hutter, ICCV 2021) are torchvision's, on 8 bits.
+
+    Args:
+        images: (B, C, H, W) in [0, 1].
+        names: Of the augmentations.
+        key: Non-negative integers, such as a seed and the number of a batch.
+        rank: Of this process among ``world_size``.
+        world_size: Number of processes.
+    """
+    key = list(key)
+    if "crop" in names or "flip" in names:
+        chosen = {"crop": "crop" in names, "flip": "flip" in names}
+        images = random_views(images, key, **chosen, rank=rank, world_size=world_size)
+    policy = v2.RandAugment() if "randaugment" in names else v2.TrivialAugmentWide()
+    if "randaugment" in names or "trivial" in names:
+        seeds = drawn(len(images), 1, [*key, 1], rank=rank, world_size=world_size)[:, 0]
+        images = images.clone()
+        bytes_of = (images * 255).round().clamp(0, 255).to(torch.uint8)
+        with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator
+            for number, seed in enumerate(seeds.tolist()):
+                torch.manual_seed(int(seed * 2**53))
+                images[number] = policy(bytes_of[number]).to(images.dtype) / 255
+    return images
+
+
 def random_views(
-    images: Tensor, key: Iterable[int], *, smallest: float = 0.35, rank: int = 0, world_size: int = 1
+    images: Tensor,
+    key: Iterable[int],
+    *,
+    smallest: float = 0.35,
+    crop: bool = True,
+    flip: bool = True,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> Tensor:
     """Return a random part of each image, resized to its size, and mirrored half of the time.
 
@@ -53,10 +115,15 @@ def random_views(
         images: (B, C, H, W).
         key: Non-negative integers, such as a seed and the number of a batch.
         smallest: Part of an image's area that a view has at least.
+        crop: False leaves images whole.
+        flip: False leaves images as they are.
         rank: Of this process among ``world_size``.
         world_size: Number of processes.
     """
     area, shape, x, y, mirror = drawn(len(images), 5, key, rank=rank, world_size=world_size).float().unbind(1)
+    mirror = mirror if flip else torch.ones_like(mirror)
+    if not crop:
+        return torch.where((mirror < 0.5).to(images.device)[:, None, None, None], images.flip(-1), images)
     side = (smallest + (1 - smallest) * area).sqrt()
     stretch = (4 / 3) ** (shape - 0.5)  # width to height from 3:4 to 4:3
     width, height = (side * stretch).clamp(max=1), (side / stretch).clamp(max=1)

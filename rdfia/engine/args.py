@@ -3,6 +3,7 @@
 Imports neither torch nor Lightning, so that ``--help`` and a misspelt flag are answered at once.
 """
 
+import difflib
 import inspect
 import math
 import os
@@ -33,7 +34,7 @@ def default(text: str) -> Any:
 
 
 # A data set by its name, which are known to the registry alone, or a folder of pictures.
-DatasetName = Annotated[str, tyro.conf.arg(metavar="{" + ",".join(DATASETS) + "} or a folder")]
+DatasetName = Annotated[str, tyro.conf.arg(metavar="NAME, folder/ or ./list.csv")]
 Precision = Literal["auto", "float32", "bf16-mixed", "16-mixed"]
 
 
@@ -65,8 +66,12 @@ class RunArgs:
     """Check flags, data and run folder, then exit before anything is computed."""
 
     def needs(self) -> tuple[str, ...]:
-        """Return the data sets that are read, by the names of `datamodules.layouts.FIND`."""
+        """Return the data sets that are read: names, or folders and lists of pictures."""
         return ()
+
+    def needs_labels(self) -> dict[str, str]:
+        """Return of folders whether their pictures must have classes; they must if nothing is said."""
+        return {}
 
     def __post_init__(self) -> None:
         check_values(self)
@@ -116,6 +121,32 @@ class TrainerArgs(ParallelArgs):
     """Print at the end where the training time went."""
 
 
+@dataclass(frozen=True)
+class PictureFlags:
+    """How pictures of one's own, and others that are files, are read."""
+
+    resize: Literal["squash", "crop", "pad"] = "squash"
+    """How pictures become square: squash; crop the middle, as for ImageNet networks; pad with black."""
+    split_seed: Annotated[int | None, default("0; scene15: the published split")] = None
+    """Random seed of the test set, where the data has no split of its own."""
+    per_class: Annotated[int | None, default("three quarters of each class")] = None
+    """Training images per class where the data has no split of its own; all others are for the test."""
+    skip_unreadable: bool = False
+    """Leave out pictures that cannot be read, and count them; else the first is an error."""
+    memory_gb: float = 6.0
+    """Memory for decoded images in GB; larger data sets go to a file in --image-cache."""
+    image_cache: Path = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "rdfia" / "images"
+    """Folder for decoded images that do not fit in --memory-gb."""
+
+    def reading(self) -> dict[str, Any]:
+        """Return what of it a data module is told, but for what was not asked for: not all can choose it."""
+        asked = {"resize": self.resize, "split_seed": self.split_seed, "per_class": self.per_class}
+        asked |= {"skip_unreadable": self.skip_unreadable}
+        usual = {"resize": "squash", "skip_unreadable": False}
+        told = {name: value for name, value in asked.items() if value != usual.get(name)}
+        return told | {"memory_gb": self.memory_gb, "cache_dir": self.image_cache}
+
+
 def check_values(args: Any) -> None:
     """Check what no flag can be: a number that is not finite, or larger than any machine could do.
 
@@ -146,7 +177,7 @@ def keywords(function: Callable[..., Any], args: Any) -> dict[str, Any]:
 
 
 def check_dataset(flag: str, name: str) -> None:
-    """Check that a flag names a data set, or a folder, which is told from a name by a slash in it.
+    """Check that a flag names a data set, or a folder or a list, told from a name by a slash in it.
 
     Raises:
         ValueError: There is none of that name.
@@ -154,10 +185,13 @@ def check_dataset(flag: str, name: str) -> None:
     """
     if name in DATASETS:
         return
+    path = Path(name).expanduser()
     if "/" not in name:
-        there = f"; for the folder of that name write ./{name}" if Path(name).is_dir() else ", or a folder/"
-        raise ValueError(f"{flag} is one of {', '.join(DATASETS)}{there}, got {name!r}")
-    if not Path(name).is_dir():
+        there = f"; for the one of that name write ./{name}" if path.exists() else ", or a folder/"
+        near = difflib.get_close_matches(name, DATASETS, 1, 0.6)
+        hint = f"; did you mean {near[0]}?" if near and not path.exists() else ""
+        raise ValueError(f"{flag} {name!r} is none of {', '.join(DATASETS)}{there}{hint}")
+    if not path.exists():
         raise FileNotFoundError(f"{flag} {name} is no folder that exists")
 
 

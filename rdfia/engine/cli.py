@@ -91,7 +91,8 @@ def run_script(main: Callable[[Flags], Any], flags: type[Flags]) -> None:
         if isinstance(args, RunArgs) and (names := args.needs()):
             from datamodules.layouts import check_there
 
-            check_there(args.data_dir, names)  # before torch is imported, which takes seconds
+            # Before torch is imported, which takes seconds.
+            check_there(args.data_dir, names, args.needs_labels())
         main(args)
     except Checked as well:
         print(well)

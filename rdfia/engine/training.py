@@ -55,6 +55,7 @@ MAY_CHANGE = frozenset(
     {
         "cache",
         "cache_dir",
+        "image_cache",
         "memory_gb",
         "max_epochs",
         "data_dir",

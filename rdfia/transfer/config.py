@@ -5,18 +5,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from rdfia.engine.args import DatasetName, ParallelArgs, TrainerArgs, check_dataset, default
+from datamodules import DATASETS
+from rdfia.engine.args import DatasetName, ParallelArgs, PictureFlags, TrainerArgs, check_dataset, default
 
 
 @dataclass(frozen=True)
-class SVMArgs(ParallelArgs):
+class SVMArgs(PictureFlags, ParallelArgs):
     """Train linear SVMs on features of frozen CNNs; C by cross-validation on train."""
 
     GROUPS: ClassVar[dict[str, str]] = {
+        "pictures": "resize",
         "data": "dataset",
         "features": "features",
         "classifier": "scaling",
-        "memory": "memory_gb",
+        "memory": "cache",
     }
 
     name: str = "svm"
@@ -46,13 +48,15 @@ class SVMArgs(ParallelArgs):
     folds: int = 5
     """Number of cross-validation folds that choose C."""
     splits: int = 0
-    """Number of extra random splits: 15 Scene, 100 training images per class; a folder, a share of each."""
+    """Number of extra random splits, as --per-class says; scene15: 100 training images per class."""
     components: tuple[int, ...] = (16, 64, 256, 1024)
     """Numbers of principal components to try on the best features."""
+    balanced: bool = False
+    """Weigh errors by one over the size of their class; C is chosen by the mean accuracy over classes."""
     shuffle_labels: bool = False
     """Control: shuffle the training labels; accuracy must fall to chance."""
     memory_gb: float = 6.0
-    """Memory for features in GB; layers that do not fit are streamed."""
+    """Memory in GB: half for images, more go to a file; the rest for features, wide layers are streamed."""
     cache: bool = True
     """Keep computed features on disk for the next run."""
     cache_dir: Path = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "rdfia" / "features"
@@ -83,8 +87,9 @@ def layers_by_network(args: SVMArgs) -> dict[str, list[str]]:
         raise ValueError(f"--weights {args.weights} is one file, and --features names {len(wanted)} networks")
     if any(cells < 1 for cells in args.grids):
         raise ValueError(f"--grids have at least 1 cell on each side, got {' '.join(map(str, args.grids))}")
-    if args.splits and args.dataset != "scene15" and "/" not in args.dataset:
-        raise ValueError("--splits draws images of 15 Scene or of a folder; leave it out")
+    files = ("scene15.Scene15DataModule", "torchvision_sets.TorchvisionFilesDataModule")
+    if args.splits and "/" not in args.dataset and DATASETS[args.dataset] not in files:
+        raise ValueError("--splits draws images of 15 Scene, of a folder or of a list; leave it out")
     if args.splits and (args.scaling == "standard" or args.shuffle_labels):
         flag = "--shuffle-labels" if args.shuffle_labels else "--scaling standard"
         raise ValueError(f"{flag} is about one set of training images; leave --splits out")
@@ -94,11 +99,12 @@ def layers_by_network(args: SVMArgs) -> dict[str, list[str]]:
 
 
 @dataclass(frozen=True)
-class FineTuneArgs(TrainerArgs):
+class FineTuneArgs(PictureFlags, TrainerArgs):
     """Fine-tune a pretrained CNN: a new head, the CNN frozen or unfrozen in stages."""
 
     GROUPS: ClassVar[dict[str, str]] = {
         "training": "max_epochs",
+        "pictures": "resize",
         "data": "dataset",
         "model": "backbone",
         "stages": "top",
@@ -144,10 +150,12 @@ class FineTuneArgs(TrainerArgs):
     """Label smoothing of the training loss."""
     freeze_batch_norm: bool = True
     """Keep BatchNorm's pretrained running statistics."""
-    augment: bool = True
-    """Augment: random crops and horizontal flips."""
+    augment: tuple[Literal["crop", "flip", "randaugment", "trivial"], ...] = ("crop", "flip")
+    """Augmentations of the training images; none after an empty --augment."""
+    balanced: bool = False
+    """Weigh errors by one over the size of their class; the epoch is chosen by the mean over classes."""
     patience: Annotated[int | None, default("no early stopping")] = None
-    """Early stopping: epochs without a better val/accuracy."""
+    """Early stopping: epochs without a better accuracy on held-out images."""
     train_on_val: bool = False
     """Train on the validation images too; the last epoch is evaluated."""
     watch_test: bool = False
@@ -168,5 +176,3 @@ class FineTuneArgs(TrainerArgs):
         if self.train_on_val and self.patience:
             raise ValueError("--patience needs images that are not trained on; leave --train-on-val out")
         check_dataset("--dataset", self.dataset)
-        if self.watch_test and self.dataset != "scene15":
-            raise ValueError("--watch-test is for 15 Scene; leave it out")

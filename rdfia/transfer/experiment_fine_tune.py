@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import torch
 
 from datamodules import open_dataset
 from datamodules.files import data_root
-from datamodules.scene15 import Scene15DataModule
+from datamodules.folder import ImageFolderDataModule
+from datamodules.tensors import eval_loader
 from rdfia.common import plots
 from rdfia.engine import callbacks, devices, runs, training, wandb_run
 from rdfia.engine.args import keywords
@@ -25,22 +27,27 @@ def run(args: FineTuneArgs) -> dict[str, Any]:
         "image_size": 64 if args.fast_dev_run else args.image_size,
         "train_on_val": args.train_on_val,
     }
-    only_scenes = {"watch_test": args.watch_test} if args.dataset == "scene15" else {}
-    images = open_dataset(args.dataset, args.data_dir, channels=3, **reading, **only_scenes)
+    watching = {"watch_test": True} if args.watch_test else {}
+    images = open_dataset(args.dataset, args.data_dir, channels=3, **reading, **args.reading(), **watching)
     images.prepare_data()
     lightning.seed_everything(args.seed, workers=True, verbose=False)
     fixed: dict[str, Any] = {"data_dir": data_root(args.data_dir), "classes": len(images.classes)}
-    fixed["image_size"] = reading["image_size"]
+    fixed |= {"image_size": reading["image_size"], "class_names": images.classes}
+    if args.balanced:
+        images.setup()
+        counts = images.train_data.labels.bincount(minlength=len(images.classes)).clamp(min=1)
+        fixed["class_weights"] = (counts.sum() / (len(counts) * counts)).tolist()
     module = FineTuneModule(**keywords(FineTuneModule, args) | fixed)
     images.setup()
     images.train_dataloader()  # says now if a batch is too large
+    monitor = "val/balanced_accuracy" if args.balanced else "val/accuracy"
     data = images.describe()
     folder = training.open_run(args, module, data, may_change=training.MAY_CHANGE_BUT_LENGTH)
-    stop = [callbacks.StopEarly("val/accuracy", mode="max", patience=args.patience)] if args.patience else []
+    stop = [callbacks.StopEarly(monitor, mode="max", patience=args.patience)] if args.patience else []
     trainer = training.make_trainer(
         args,
         folder,
-        monitor="val/accuracy",
+        monitor=monitor,
         mode="max",
         callbacks=[*stop],
         losses=("train/batch_loss",),
@@ -51,19 +58,20 @@ def run(args: FineTuneArgs) -> dict[str, Any]:
     chosen: dict[str, Any] = {} if args.fast_dev_run else {"ckpt_path": checkpoint, "weights_only": True}
     metrics: dict[str, list[float]] = {}
     notes: list[str] = []
-    if args.dataset == "scene15":
-        distinct = Scene15DataModule(args.data_dir, duplicates="drop_from_test", **reading)
-        scores = trainer.test(module, distinct, verbose=False, **chosen)[0]
+    if isinstance(images, ImageFolderDataModule):
+        unseen = images.test_data.part(torch.from_numpy(images.unseen.nonzero()[0]))
+        scores = trainer.test(module, eval_loader(unseen, images), verbose=False, **chosen)[0]
         metrics["accuracy_without_duplicates"] = [scores["test/accuracy"]]
         notes = ["accuracy_without_duplicates leaves out test images that train holds, byte for byte"]
     scores = trainer.test(module, images, verbose=False, **chosen)[0]
     metrics |= {"accuracy": [scores["test/accuracy"]], "loss": [scores["test/loss"]]}
+    metrics["balanced_accuracy"] = [scores["test/balanced_accuracy"]]
     if not trainer.is_global_zero:
         return {}
     history = runs.read_metrics(folder)
     epochs = len(history.get("val/accuracy", ([], []))[1])
     if epochs and not args.train_on_val:
-        metrics["val_accuracy"] = [max(history["val/accuracy"][1])]
+        metrics[monitor.replace("/", "_")] = [max(history[monitor][1])]
     metrics["epochs"] = [float(epochs)]
     draw(args, module, images.classes, history, scores["test/accuracy"], folder, trainer)
     results = runs.write_results(
@@ -73,7 +81,9 @@ def run(args: FineTuneArgs) -> dict[str, Any]:
         seeds=[args.seed],
         data=data,
         metrics=metrics,
-        selection="last epoch" if args.train_on_val else "best accuracy on held-out training images",
+        selection="last epoch"
+        if args.train_on_val
+        else f"best {monitor.removeprefix('val/').replace('_', ' ')} on held-out training images",
         wall_seconds=seconds,
         notes=notes,
     )

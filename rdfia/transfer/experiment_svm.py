@@ -22,7 +22,7 @@ from rdfia.transfer import experiment_svm_figures as figures
 from rdfia.transfer.config import SVMArgs, layers_by_network
 from rdfia.transfer.features import compute_features, layer_gram, open_layers
 from rdfia.transfer.gram import principal_components
-from rdfia.transfer.linear_svm import Trial, learning_curve, try_svm
+from rdfia.transfer.linear_svm import Trial, balanced_accuracy, learning_curve, try_svm
 from rdfia.transfer.svm_module import FeatureExtractorSVM
 
 Metrics = dict[str, list[float]]
@@ -84,8 +84,9 @@ class Extraction:
 
     def __init__(self, args: SVMArgs, pictures: Pictures, device: torch.device) -> None:
         self.args, self.pictures, self.device = args, pictures, device
+        photographs = pictures.photographs
         self.budget: dict[str, Any] = {
-            "memory": args.memory_gb * 1e9,
+            "memory": args.memory_gb * 1e9 - (0 if photographs.mapped else photographs.pixels.nbytes),
             "cache": args.cache_dir.expanduser() if args.cache and not args.fast_dev_run else None,
         }
         self.passes: dict[str, Any] = {
@@ -185,8 +186,19 @@ def data_module(args: SVMArgs) -> InMemoryDataModule:
     """Return the data module of what is classified."""
     size = 64 if args.fast_dev_run else args.image_size
     return open_dataset(
-        args.dataset, args.data_dir, image_size=size, channels=args.channels, train_on_val=True
+        args.dataset,
+        args.data_dir,
+        image_size=size,
+        channels=args.channels,
+        train_on_val=True,
+        **args.reading() | {"memory_gb": args.memory_gb / 2},
     )
+
+
+def seen_as(args: SVMArgs, classes: tuple[str, ...]) -> dict[str, Any]:
+    """Return what a module must know of the images that it saw, to be shown others."""
+    size = 64 if args.fast_dev_run else args.image_size
+    return {"class_names": classes, "image_size": size, "resize": args.resize}
 
 
 def read(args: SVMArgs, scenes: InMemoryDataModule) -> Pictures:
@@ -288,6 +300,7 @@ def try_all(
         for c, value in zip(trial.grid, by_c, strict=True):
             metrics[f"{item}/cross_validation_accuracy_at_c_{c:.3g}"] = [value]
         metrics[f"{item}/accuracy"] = [trial.accuracy]
+        metrics[f"{item}/balanced_accuracy"] = [balanced_accuracy(trial.predictions, labels[test])]
         right = (trial.predictions == labels[test]).double()
         metrics[f"{item}/accuracy_without_duplicates"] = [right[distinct[0]].mean().item()]
         print(f"{item:36} accuracy {trial.accuracy:.4f}, C {trial.c:.3g} by cross-validation", flush=True)
@@ -296,15 +309,22 @@ def try_all(
             right = (drawn.predictions == labels[rest]).double()
             for name, mean in {"": right.mean(), "_without_duplicates": right[new].mean()}.items():
                 metrics.setdefault(f"{item}/accuracy_over_splits{name}", []).append(mean.item())
+            by_class = balanced_accuracy(drawn.predictions, labels[rest])
+            metrics.setdefault(f"{item}/balanced_accuracy_over_splits", []).append(by_class)
         figures.draw_trial(
-            folder, trainer, item, pictures.classes, args.multi_class, gram, labels, train, test, trial
+            folder, trainer, item, pictures.classes, svm_options(args), gram, labels, train, test, trial
         )
     return trials, metrics
 
 
 def choice(args: SVMArgs) -> dict[str, Any]:
     """Return how C is chosen."""
-    return {"folds": args.folds, "seed": args.seed, "multi_class": args.multi_class}
+    return {"folds": args.folds, "seed": args.seed, **svm_options(args)}
+
+
+def svm_options(args: SVMArgs) -> dict[str, Any]:
+    """Return how an SVM is fitted, as `fit_svm` takes it."""
+    return {"multi_class": args.multi_class, "balanced": args.balanced}
 
 
 def look_closer(
@@ -347,12 +367,18 @@ def save_best(
         flip=args.flip,
         scaling=args.scaling,
         c=c,
-        multi_class=args.multi_class,
+        **svm_options(args),
+        **seen_as(args, pictures.classes),
     )
     layers = extraction.layers(extraction.network(network), names)
     train = pictures.train
     if 4 * len(train) * sum(layer.width for layer in layers.values()) >= extraction.budget["memory"]:
         return [f"no checkpoint: the training features of {best} take more than --memory-gb"]
+    count = len(pictures.classes)
+    decisions = count if args.multi_class == "ovr" else count * (count - 1) // 2
+    if 8 * decisions * sum(layer.width for layer in layers.values()) >= extraction.budget["memory"]:
+        mend = "--multi-class ovr has fewer" if args.multi_class == "ovo" else "name a narrower layer"
+        return [f"no checkpoint: {decisions:,} decisions on {best} take more than --memory-gb; {mend}"]
     scaled = [module.scaled(layer.features(train).float().cpu()) for layer in layers.values()]
     module.fit_features(torch.cat(scaled, 1), pictures.labels[train])
     training.save_module(trainer, module, folder)

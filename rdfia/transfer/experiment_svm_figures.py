@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import lightning
 import torch
@@ -20,7 +20,7 @@ def draw_trial(
     trainer: lightning.Trainer,
     item: str,
     classes: Sequence[str],
-    multi_class: Literal["ovo", "ovr"],
+    options: dict[str, Any],
     gram: torch.Tensor,
     labels: torch.Tensor,
     train: torch.Tensor,
@@ -33,7 +33,7 @@ def draw_trial(
     tested, seconds = [], []
     for c in trial.grid:
         started = time.perf_counter()
-        predictions = fit_svm(inside, labels[train], c, multi_class).predict(across)
+        predictions = fit_svm(inside, labels[train], c, **options).predict(across)
         seconds.append(time.perf_counter() - started)
         tested.append((predictions == labels[test]).double().mean().item())
     lines = {

@@ -19,7 +19,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 
 from rdfia.common.backbones import load_backbone
 from rdfia.common.checks import check_batch, check_classes
-from rdfia.common.views import random_views
+from rdfia.common.views import Augmentation, augmented, check_augmentations
 from rdfia.transfer.features import layer_features
 
 Stage = Literal["head", "top", "all"]
@@ -59,8 +59,11 @@ class FineTuneModule(lightning.LightningModule):
         weight_decay: Of all.
         label_smoothing: In the training loss.
         freeze_batch_norm: Keep BatchNorm's statistics as they came; else those of unfrozen layers move.
-        augment: Train on random views, see `random_views`.
+        augment: Names of augmentations of the training images, see `rdfia.common.views.augmented`.
+        class_weights: Of the training loss, one for each class; None for equal ones.
         seed: Of the views.
+        class_names: Names of the classes, kept with the checkpoint.
+        resize: How images became square, see `datamodules.ImageFolderDataModule`; kept likewise.
 
     Example:
         >>> import torch
@@ -89,11 +92,24 @@ class FineTuneModule(lightning.LightningModule):
         weight_decay: float = 1e-2,
         label_smoothing: float = 0.1,
         freeze_batch_norm: bool = True,
-        augment: bool = True,
+        augment: Sequence[Augmentation] | bool = ("crop", "flip"),
+        class_weights: Sequence[float] | None = None,
         seed: int = 0,
+        class_names: Sequence[str] = (),
+        resize: Literal["squash", "crop", "pad"] = "squash",
     ) -> None:
         super().__init__()
         grids, hidden, top = list(grids), list(hidden), list(top) or [layer]
+        class_names = list(class_names)
+        wanted: Sequence[Augmentation] = ()
+        if augment is True:  # of checkpoints from before there was a choice
+            wanted = ("crop", "flip")
+        elif augment:
+            wanted = augment
+        augment = check_augmentations(wanted)
+        class_weights = None if class_weights is None else list(class_weights)
+        if class_weights is not None and (len(class_weights) != classes or min(class_weights) < 0):
+            raise ValueError(f"class_weights are {classes} numbers from 0 on, got {class_weights}")
         data_dir, weights = None if data_dir is None else str(data_dir), str(weights)
         if any(width < 1 for width in hidden):
             raise ValueError(f"hidden layers have at least 1 feature, got {hidden}")
@@ -111,6 +127,7 @@ class FineTuneModule(lightning.LightningModule):
         self.unfreeze_at = (unfreeze_top_at, unfreeze_all_at)
         self.weight_decay, self.label_smoothing = weight_decay, label_smoothing
         self.freeze_batch_norm, self.augment, self.seed = freeze_batch_norm, augment, seed
+        self.class_weights = class_weights
         self.backbone = load_backbone(backbone, weights=weights, data_dir=data_dir)
         self.backbone.find_layer(layer)
         with torch.no_grad():
@@ -137,6 +154,8 @@ class FineTuneModule(lightning.LightningModule):
         self.backbone.to(memory_format=torch.channels_last)
         names = ("train", "val", "watched", "test")
         self.accuracy = nn.ModuleDict({f"{n}_": MulticlassAccuracy(classes, average="micro") for n in names})
+        means = {f"{n}_": MulticlassAccuracy(classes, average="macro") for n in names}
+        self.balanced_accuracy = nn.ModuleDict(means)
         self.confusion = MulticlassConfusionMatrix(classes)
         self.counts: Tensor | None = None
         self.loss = nn.ModuleDict({f"{n}_": MeanMetric() for n in names})
@@ -203,9 +222,11 @@ class FineTuneModule(lightning.LightningModule):
         check_batch(images, labels, self.hparams["classes"], batch_idx)
         if self.augment:
             key = (self.seed, self.current_epoch, batch_idx)
-            images = random_views(images, key, rank=self.global_rank, world_size=self.trainer.world_size)
+            ranks = {"rank": self.global_rank, "world_size": self.trainer.world_size}
+            images = augmented(images, self.augment, key, **ranks)
         logits = self(images)
-        loss = functional.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        weight = None if self.class_weights is None else logits.new_tensor(self.class_weights)
+        loss = functional.cross_entropy(logits, labels, weight, label_smoothing=self.label_smoothing)
         # Not the smoothed loss, which is larger by itself: curves beside each other are to be of one
         # quantity.
         self._note("train", functional.cross_entropy(logits.detach(), labels), logits, labels)
@@ -224,12 +245,16 @@ class FineTuneModule(lightning.LightningModule):
     def _note(self, name: str, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Log the mean over all images of the epoch, whatever the sizes of batches and processes' shares."""
         accuracy, mean_loss = self.accuracy[f"{name}_"], self.loss[f"{name}_"]
+        over_classes = self.balanced_accuracy[f"{name}_"]
+        assert isinstance(over_classes, Metric)
+        over_classes.update(logits, labels)
         assert isinstance(accuracy, Metric)
         assert isinstance(mean_loss, Metric)
         accuracy.update(logits, labels)
         mean_loss.update(loss.detach(), len(labels))
         options: dict[str, Any] = {"on_step": False, "on_epoch": True, "add_dataloader_idx": False}
         self.log(f"{name}/accuracy", accuracy, **options)
+        self.log(f"{name}/balanced_accuracy", over_classes, **options)
         self.log(f"{name}/loss", mean_loss, **options)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -254,6 +279,7 @@ class FineTuneModule(lightning.LightningModule):
     def _epoch_so_far(self) -> dict[str, Metric]:
         """Return what sums over the images of a training epoch, by name."""
         found: dict[str, Any] = {"accuracy": self.accuracy["train_"], "loss": self.loss["train_"]}
+        found["balanced_accuracy"] = self.balanced_accuracy["train_"]
         return found
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -159,7 +159,12 @@ class LinearClassifier(nn.Module):
 
 
 def fit_svm(
-    gram: Tensor, labels: Tensor, c: float, multi_class: Literal["ovo", "ovr"] = "ovo"
+    gram: Tensor,
+    labels: Tensor,
+    c: float,
+    multi_class: Literal["ovo", "ovr"] = "ovo",
+    *,
+    balanced: bool = False,
 ) -> PrecomputedSVM:
     """Fit a linear SVM on inner products.
 
@@ -168,6 +173,7 @@ def fit_svm(
         labels: (N,).
         c: Cost of errors.
         multi_class: ``ovo`` compares all pairs of classes, as ``SVC`` does; ``ovr`` each class with the rest.
+        balanced: Errors of a class cost C times the mean size of the classes over its own.
 
     Raises:
         ValueError: There is only one class, or C is not positive.
@@ -179,7 +185,8 @@ def fit_svm(
         raise ValueError(f"C is positive, got {c}")
     kernel, target = gram.numpy(), labels.numpy()
     targets = [target] if multi_class == "ovo" else [(target == label).astype(int) for label in classes]
-    machines = [SVC(C=c, kernel="precomputed", cache_size=1000).fit(kernel, one) for one in targets]
+    options: dict[str, Any] = {"class_weight": "balanced" if balanced else None, "cache_size": 1000}
+    machines = [SVC(C=c, kernel="precomputed", **options).fit(kernel, one) for one in targets]
     return PrecomputedSVM(machines, classes)
 
 
@@ -191,6 +198,7 @@ def choose_c(
     folds: int = 5,
     seed: int = 0,
     multi_class: Literal["ovo", "ovr"] = "ovo",
+    balanced: bool = False,
 ) -> tuple[float, list[float], Tensor]:
     """Choose C by stratified cross-validation on the training images.
 
@@ -204,6 +212,7 @@ def choose_c(
         folds: Parts that take turns as validation.
         seed: Of the folds.
         multi_class: See `fit_svm`.
+        balanced: See `fit_svm`; accuracies are then means over classes.
 
     Returns:
         The value with the best mean accuracy, the smallest among equals; the values tried, ascending; and all
@@ -225,8 +234,8 @@ def choose_c(
     def accuracies(c: float) -> Tensor:
         found = torch.zeros(folds, dtype=torch.float64)
         for fold, ((train, val), (inside, across)) in enumerate(zip(parts, kernels, strict=True)):
-            predictions = fit_svm(inside, labels[train], c, multi_class).predict(across)
-            found[fold] = (predictions == labels[val]).double().mean()
+            predictions = fit_svm(inside, labels[train], c, multi_class, balanced=balanced).predict(across)
+            found[fold] = (balanced_accuracy if balanced else accuracy_of)(predictions, labels[val])
         return found
 
     values = list(grid)
@@ -253,6 +262,18 @@ def choose_c(
         )
     accuracy = torch.stack(tried)
     return values[int(accuracy.mean(1).argmax())], values, accuracy
+
+
+def accuracy_of(predictions: Tensor, labels: Tensor) -> float:
+    """Return the share of predictions (N,) that are right."""
+    return (predictions == labels).double().mean().item()
+
+
+def balanced_accuracy(predictions: Tensor, labels: Tensor) -> float:
+    """Return the mean over the classes that ``labels`` (N,) holds of the share of each that is right."""
+    right = (predictions == labels).double()
+    counts = labels.bincount()
+    return (labels.bincount(right)[counts > 0] / counts[counts > 0]).mean().item()
 
 
 @dataclass(frozen=True)
@@ -285,6 +306,7 @@ def try_svm(
     folds: int = 5,
     seed: int = 0,
     multi_class: Literal["ovo", "ovr"] = "ovo",
+    balanced: bool = False,
 ) -> Trial:
     """Choose C on the training images, fit, and predict the test images, which choose nothing.
 
@@ -296,14 +318,15 @@ def try_svm(
         folds: See `choose_c`.
         seed: See `choose_c`.
         multi_class: See `fit_svm`.
+        balanced: See `fit_svm`.
     """
+    how: dict[str, Any] = {"multi_class": multi_class, "balanced": balanced}
     inside = gram[train][:, train]
     grid = c_grid(inside)
-    c, grid, curve = choose_c(inside, labels[train], grid, folds=folds, seed=seed, multi_class=multi_class)
-    svm = fit_svm(inside, labels[train], c, multi_class)
+    c, grid, curve = choose_c(inside, labels[train], grid, folds=folds, seed=seed, **how)
+    svm = fit_svm(inside, labels[train], c, **how)
     predictions = svm.predict(gram[test][:, train])
-    accuracy = (predictions == labels[test]).double().mean().item()
-    return Trial(svm, c, grid, curve, predictions, accuracy)
+    return Trial(svm, c, grid, curve, predictions, accuracy_of(predictions, labels[test]))
 
 
 def learning_curve(

@@ -45,7 +45,11 @@ class FeatureExtractorSVM(lightning.LightningModule):
         c: Cost of errors; None chooses it.
         folds: Of the cross-validation.
         multi_class: ``ovo`` or ``ovr``, see `rdfia.transfer.linear_svm.fit_svm`.
+        balanced: Weigh errors by one over the size of their class, see `rdfia.transfer.linear_svm.fit_svm`.
         seed: Of the folds.
+        class_names: Names of the classes, kept with the checkpoint.
+        image_size: Side of the images that it is fitted on, kept for those that it is shown later.
+        resize: How those became square, see `datamodules.ImageFolderDataModule`; kept likewise.
 
     Example:
         >>> import torch
@@ -72,11 +76,15 @@ class FeatureExtractorSVM(lightning.LightningModule):
         c: float | None = None,
         folds: int = 5,
         multi_class: Literal["ovo", "ovr"] = "ovo",
+        balanced: bool = False,
         seed: int = 0,
+        class_names: Sequence[str] = (),
+        image_size: int = 224,
+        resize: Literal["squash", "crop", "pad"] = "squash",
     ) -> None:
         super().__init__()
         validate_literals(FeatureExtractorSVM.__init__, locals())
-        layers, grids = list(layers), list(grids)
+        layers, grids, class_names = list(layers), list(grids), list(class_names)
         data_dir = None if data_dir is None else str(data_dir)
         weights = str(weights) if isinstance(weights, Path) else weights
         self.save_hyperparameters()
@@ -89,6 +97,7 @@ class FeatureExtractorSVM(lightning.LightningModule):
         self.random_weights = weights == "random"  # known by no name: checkpoints hold them
         self.layers, self.grids, self.flip, self.scaling = layers, grids, flip, scaling
         self.c, self.folds, self.multi_class, self.seed = c, folds, multi_class, seed
+        self.balanced = balanced
         self.classifier = None
         self.register_buffer("shift", torch.zeros(0))
         self.register_buffer("scale", torch.zeros(0))
@@ -188,12 +197,11 @@ class FeatureExtractorSVM(lightning.LightningModule):
             features = (features - shift.float()) / scale.float()
         gram = gram_matrix(features.__getitem__, len(labels))
         c = self.c
+        how: dict[str, Any] = {"multi_class": self.multi_class, "balanced": self.balanced}
         if c is None:
-            c, _, accuracies = choose_c(
-                gram, labels, c_grid(gram), folds=self.folds, seed=self.seed, multi_class=self.multi_class
-            )
+            c, _, accuracies = choose_c(gram, labels, c_grid(gram), folds=self.folds, seed=self.seed, **how)
             self.cross_validation = accuracies
-        svm = fit_svm(gram, labels, c, self.multi_class)
+        svm = fit_svm(gram, labels, c, **how)
         self.classifier = svm.to_linear(features.__getitem__, everything).to(self.device)
         self.fitted = {"train/c": float(c)}
         self.fitted |= {"train/accuracy": (svm.predict(gram) == labels).double().mean().item()}

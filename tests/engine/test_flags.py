@@ -26,7 +26,7 @@ from rdfia.__main__ import EXPERIMENTS
 from rdfia.adaptation import config as adaptation
 from rdfia.adaptation.dann import PAPER, DANNModule
 from rdfia.engine import devices
-from rdfia.engine.args import LONGEST_NAME, TrainerArgs
+from rdfia.engine.args import LONGEST_NAME, PictureFlags, TrainerArgs
 from rdfia.engine.cli import out_of_memory, run_script
 from rdfia.engine.errors import Failed
 from rdfia.generation import config as generation
@@ -199,7 +199,7 @@ def call(*words: str) -> subprocess.CompletedProcess[str]:
         (
             "train_fine_tune.py",
             ["--dataset", "mnist5"],
-            "--dataset is one of mnist, mnist-m, scene15, usps, or a folder/, got 'mnist5'",
+            "--dataset 'mnist5' is none of mnist, mnist-m, scene15, usps, fashion-mnist, ",
         ),
     ],
 )
@@ -299,6 +299,9 @@ FLAGS += [
 def unread(flags: type) -> set[str]:
     """Return the flags of a technique that no keyword of its modules is named by, and that nobody reads."""
     folder = ROOT / Path(*flags.__module__.split(".")[:-1])
+    # What all techniques share of them is read there.
+    shared = inspect.getsource(PictureFlags.reading) if issubclass(flags, PictureFlags) else ""
+    shared = shared.replace("self.", "args.")
     code = "\n".join(path.read_text() for path in folder.rglob("*.py") if path.name != "config.py")
     taken = {
         name
@@ -312,7 +315,7 @@ def unread(flags: type) -> set[str]:
     return {
         name
         for name in own - taken
-        if not re.search(rf"args\.{name}\b|\"{name}\"|conditional\.{name}\b", code)
+        if not re.search(rf"args\.{name}\b|\"{name}\"|conditional\.{name}\b", code + shared)
     }
 
 

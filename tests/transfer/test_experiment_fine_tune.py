@@ -69,7 +69,7 @@ def test_digits(tmp_path):
     metrics = run(small(tmp_path, tmp_path, **digits))["metrics"]
     assert metrics["accuracy"]["mean"] > 0.5
     assert "accuracy_without_duplicates" not in metrics
-    with pytest.raises(ValueError, match="--watch-test is for 15 Scene"):
+    with pytest.raises(ValueError, match="data set 'mnist' has no watch_test to choose"):
         run(small(tmp_path, tmp_path, **digits, watch_test=True))
 
 
