@@ -24,7 +24,9 @@ WARM = 5  # steps before those that count
 class Args:
     """Measure our code beside the usual one."""
 
-    what: Annotated[Literal["data", "svm", "dann", "gan", "seeing", "ddp"], tyro.conf.Positional] = "data"
+    what: Annotated[
+        Literal["data", "decoding", "svm", "dann", "gan", "seeing", "ddp"], tyro.conf.Positional
+    ] = "data"
     """What to measure."""
     data_dir: Path | None = None
     """Data folder, or `sample`; else $RDFIA_DATA, else ./data."""

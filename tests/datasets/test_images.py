@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from conftest import write_picture
 from PIL import Image
 
 from datamodules import images
@@ -207,3 +208,34 @@ def test_two_folders_of_one_class_are_named_and_what_is_no_class_is_counted(tmp_
     (root / "MITcoast").mkdir()
     with pytest.raises(ValueError, match="two folders of class 'coast', MITcoast and coast; join them"):
         Scene15DataModule(tmp_path, image_size=8).setup()
+
+
+@pytest.mark.parametrize("how", [{}, {"crop": 28}, {"pad": True}])
+@pytest.mark.parametrize("size", [(90, 61), (61, 90), (20, 31), (400, 3)])
+def test_fast_resizing_differs_by_a_grey_level_at_most(tmp_path, how, size):
+    y, x = np.mgrid[: size[1], : size[0]]
+    smooth = np.stack([127 + 120 * np.sin((x + k * y) / 9) for k in (1, 2, 3)], 2).astype(np.uint8)
+    Image.fromarray(smooth).save(tmp_path / "a.jpg", quality=95)
+    exact = decode(tmp_path / "a.jpg", mode="RGB", size=32, **how)
+    fast = decode(tmp_path / "a.jpg", mode="RGB", size=32, fast=True, **how)
+    assert exact.shape == fast.shape
+    assert np.abs(exact.astype(int) - fast).max() <= 1
+
+
+def test_what_is_no_plain_jpeg_is_decoded_as_ever(tmp_path):
+    write_picture(tmp_path / "plain.jpg", (40, 30), 0)
+    picture = Image.open(tmp_path / "plain.jpg")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned
+    picture.save(tmp_path / "turned.jpg", exif=exif)
+    picture.convert("CMYK").save(tmp_path / "print.jpg")
+    picture.convert("L").save(tmp_path / "grey.jpg")
+    picture.save(tmp_path / "other.png")
+    for name in ("turned.jpg", "print.jpg", "grey.jpg", "other.png"):
+        for mode in ("L", "RGB"):
+            exact = decode(tmp_path / name, mode=mode, size=16)
+            assert np.array_equal(decode(tmp_path / name, mode=mode, size=16, fast=True), exact)
+    content = (tmp_path / "plain.jpg").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=r"cut.jpg is not a readable picture .*truncated"):
+        decode(tmp_path / "cut.jpg", mode="RGB", size=16, fast=True)
