@@ -78,6 +78,13 @@ def dataset(name: str) -> "Callable[..., InMemoryDataModule]":
     return partial(kind, name) if name in TORCHVISION else kind
 
 
+def keywords_of(name: str) -> set[str]:
+    """Return the keywords that the data module of a data set, a folder or a list takes."""
+    folder = __getattr__("ImageFolderDataModule")
+    taken = set(signature(folder if name not in DATASETS and "/" in name else dataset(name)).parameters)
+    return taken | set(signature(folder).parameters) if "keywords" in taken else taken  # handed on
+
+
 def open_dataset(name: str, data_dir: "Path | str | None", **keywords: Any) -> "InMemoryDataModule":
     """Return the data module of a data set, or of a folder or a list of pictures, made with keywords.
 
@@ -94,9 +101,7 @@ def open_dataset(name: str, data_dir: "Path | str | None", **keywords: Any) -> "
     """
     own = name not in DATASETS and "/" in name
     kind = __getattr__("ImageFolderDataModule") if own else dataset(name)
-    taken = dict(signature(kind).parameters)
-    if "keywords" in taken:  # handed on
-        taken |= signature(__getattr__("ImageFolderDataModule")).parameters
+    taken = keywords_of(name)
     free = ("channels", "memory_gb", "cache_dir")
     keywords = {key: value for key, value in keywords.items() if key in taken or key not in free}
     for key in keywords:

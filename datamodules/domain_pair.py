@@ -4,11 +4,26 @@ import warnings
 from typing import Any
 
 import lightning
+import torch
 from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor
 
 from datamodules.in_memory import InMemoryDataModule
 from datamodules.tensors import BatchLoader, ImageTensors, ShuffledBatches, eval_loader, on_device
+
+
+def match_classes(domain: InMemoryDataModule, classes: tuple[str, ...]) -> None:
+    """Make the labels of a data module that is set up the places of its classes in ``classes``.
+
+    Images of other classes are left out.
+    """
+    label_of = torch.tensor([classes.index(name) if name in classes else -1 for name in domain.classes])
+    for part in ("train_data", "val_data", "test_data"):
+        data: ImageTensors = getattr(domain, part)
+        labels = label_of[data.labels]
+        kept = (labels >= 0).nonzero()[:, 0]
+        setattr(domain, part, data.part(kept, labels[kept]))
+    domain.classes = classes
 
 
 class DomainPairDataModule(lightning.LightningDataModule):
@@ -23,7 +38,9 @@ class DomainPairDataModule(lightning.LightningDataModule):
 
     Args:
         source: Labelled; gives images of the same size and channels as ``target``.
-        target: Its labels are for validation and test.
+        target: Its labels are for validation and test; it may have none. Its classes may be in another order:
+            they are matched by name, and its labels are made those of the source.
+        shared_classes: Keep the classes that both have; else those that one lacks are an error.
         batch_size: Images of each domain in one training step, over all processes together.
         seed: Of both orders.
 
@@ -40,10 +57,16 @@ class DomainPairDataModule(lightning.LightningDataModule):
     """
 
     def __init__(
-        self, source: InMemoryDataModule, target: InMemoryDataModule, *, batch_size: int = 128, seed: int = 0
+        self,
+        source: InMemoryDataModule,
+        target: InMemoryDataModule,
+        *,
+        shared_classes: bool = False,
+        batch_size: int = 128,
+        seed: int = 0,
     ) -> None:
         super().__init__()
-        self.source, self.target = source, target
+        self.source, self.target, self.shared_classes = source, target, shared_classes
         self.batch_size, self.seed = batch_size, seed
         self.pseudo_labelled: ImageTensors | None = None
 
@@ -57,6 +80,39 @@ class DomainPairDataModule(lightning.LightningDataModule):
         for domain in (self.source, self.target):
             domain.trainer = self.trainer  # for the device
             domain.setup(stage)
+        classes = self.classes
+        for domain in (self.source, self.target):
+            if domain.classes and domain.classes != classes:
+                match_classes(domain, classes)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the labels; known once both domains are.
+
+        Raises:
+            ValueError: One side lacks a class of the other, or they share fewer than two.
+        """
+        own, other = self.source.classes, self.target.classes
+        if not other:
+            return own
+        shared = tuple(name for name in own if name in other)
+        lacking = {"target": set(own) - set(other), "source": set(other) - set(own)}
+        said = [
+            f"the {side} has no {', '.join(map(repr, sorted(names)[:5]))}{' …' if len(names) > 5 else ''}"
+            for side, names in lacking.items()
+            if names
+        ]
+        if said and not (self.shared_classes and len(shared) > 1):
+            mend = "they are matched by name"
+            if len(shared) > 1:
+                mend = "keep those in common with --shared-classes"
+            raise ValueError(f"source and target have other classes: {'; '.join(said)}; {mend}")
+        return shared
+
+    @property
+    def target_labelled(self) -> bool:
+        """Whether the target has labels, to validate and test by."""
+        return bool(self.target.classes)
 
     def describe(self) -> dict[str, Any]:
         """Return name, counts and sha256 of both domains, for results.json."""

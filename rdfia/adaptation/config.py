@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
-from rdfia.engine.args import DatasetName, TrainerArgs, check_dataset, check_part, default
+from rdfia.engine.args import DatasetName, PictureFlags, TrainerArgs, check_dataset, check_part, default
 
 # What can be trained for comparison, and the flags in which it differs from what is asked for.
 ROWS: dict[str, dict[str, Any]] = {
@@ -52,12 +52,13 @@ SELECTIONS = {
 
 
 @dataclass(frozen=True)
-class Args(TrainerArgs):
-    """Train DANN from one set of digits to another, and the baselines it is compared with."""
+class Args(PictureFlags, TrainerArgs):
+    """Train DANN from one data set to another of the same classes, and the baselines it is compared with."""
 
     GROUPS: ClassVar[dict[str, str]] = {
         "training": "max_epochs",
-        "domains": "source",
+        "pictures": "resize",
+        "domains": "seeds",
         "adaptation": "adapt",
         "model": "network",
         "optimization": "optimizer",
@@ -77,7 +78,11 @@ class Args(TrainerArgs):
     source: DatasetName = "mnist"
     """Source data set, whose labels are trained on."""
     target: DatasetName = "mnist-m"
-    """Target data set; only its images are used."""
+    """Target data set; only its images are used. Labels are for scores, and it may have none."""
+    shared_classes: bool = False
+    """Keep the classes that source and target share; else those that one lacks are an error."""
+    image_size: int = 28
+    """Side of the images in pixels."""
     compare: tuple[Literal["source-only", "no-reversal", "dann", "target-trained"], ...] = ("source-only",)
     """Baselines to train as well, with the same settings; none after an empty --compare."""
     ablation: bool = False
@@ -133,6 +138,10 @@ class Args(TrainerArgs):
         """Return source and target."""
         return self.source, self.target
 
+    def needs_labels(self) -> dict[str, str]:
+        """Return that the target needs none."""
+        return {self.target: "optional"}
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.pseudo_label_rounds < 0 or self.pseudo_label_epochs < 1:
@@ -148,6 +157,8 @@ class Args(TrainerArgs):
         check_part(self.part, self.overwrite)
         check_dataset("--source", self.source)
         check_dataset("--target", self.target)
+        if self.image_size < 8:
+            raise ValueError(f"--image-size is at least 8, got {self.image_size}")
         if self.source == self.target:
             raise ValueError(f"--source and --target are two data sets, got {self.source} twice")
         if self.pseudo_label_rounds and self.labelled == "target":

@@ -1,4 +1,4 @@
-"""Domain-adversarial training of neural networks (DANN) for digits.
+"""Domain-adversarial training of neural networks (DANN).
 
 Ganin et al., "Domain-Adversarial Training of Neural Networks", JMLR 2016. Features feed a classifier, trained
 on labelled source images, and a domain classifier that tells source from target. Between features and domain
@@ -12,7 +12,7 @@ comes to work on the target, none of whose labels are used:
 
 import copy
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 import lightning
@@ -27,7 +27,6 @@ from rdfia.common.literals import validate_literals
 from rdfia.common.optimization import broadcast_buffers, lr_factor, set_lr, update_average
 
 Batch = dict[str, tuple[Tensor, Tensor]]  # images and labels of "source" and of "target"
-CLASSES = 10
 Schedule = Literal["ganin", "constant", "linear", "off"]
 
 
@@ -99,7 +98,8 @@ class DANNModule(lightning.LightningModule):
     * ``adapt=False, labelled="target"``: trained on the target's labels, the upper bound.
 
     A training batch is ``{"source": (images, labels), "target": (images, labels)}``; of the target's, only
-    the images are used, but for that upper bound. Validation and test take two loaders, source and target.
+    the images are used, but for that upper bound. Validation and test take two loaders, source and target;
+    a target whose labels are -1 has none, and is scored by what needs no labels.
 
     Progress, on which lambda and learning rate depend, is the steps done over those planned: right after
     a resume and on several processes, and it needs ``max_epochs`` or ``max_steps``. The defaults are what
@@ -130,6 +130,11 @@ class DANNModule(lightning.LightningModule):
         momentum: Momentum of SGD, or beta1 of Adam; 0.5 keeps the two sides from oscillating.
         lr_schedule: Decay of the learning rate, see `lr_factor`.
         ema_decay: Decay of the exponential moving average of the weights, which is evaluated; 0 disables it.
+        classes: Their number.
+        channels: Of the images.
+        image_size: Side of the images.
+        class_names: Names of the classes, kept with the checkpoint.
+        resize: How images became square, see `datamodules.ImageFolderDataModule`; kept likewise.
 
     Example:
         >>> import torch
@@ -160,6 +165,11 @@ class DANNModule(lightning.LightningModule):
         momentum: float = 0.5,
         lr_schedule: Literal["none", "ganin", "cosine"] = "cosine",
         ema_decay: float = 0.999,
+        classes: int = 10,
+        channels: int = 3,
+        image_size: int = 28,
+        class_names: Sequence[str] = (),
+        resize: Literal["squash", "crop", "pad"] = "squash",
     ) -> None:
         super().__init__()
         validate_literals(DANNModule.__init__, locals())
@@ -171,6 +181,7 @@ class DANNModule(lightning.LightningModule):
         for name, value in {"dropout": dropout, "momentum": momentum, "ema_decay": ema_decay}.items():
             if not 0 <= value < 1:
                 raise ValueError(f"{name} is at least 0 and below 1, got {value}")
+        class_names = list(class_names)
         self.save_hyperparameters(ignore=["network"] if isinstance(network, nn.Module) else [])
         self.adapt, self.reversal, self.labelled = adapt, reversal, labelled
         self.lambda_schedule, self.lambda_max, self.bn_passes = (
@@ -187,7 +198,11 @@ class DANNModule(lightning.LightningModule):
             dropout=dropout,
             domain_width=domain_width,
             initialization=initialization,
+            classes=classes,
+            channels=channels,
+            image_size=image_size,
         )
+        self.classes = classes
         if not adapt:  # DDP waits for gradients of all that is trainable
             self.network.domain_classifier.requires_grad_(False)
         self.average = copy.deepcopy(self.network).requires_grad_(False) if ema_decay else None
@@ -199,7 +214,7 @@ class DANNModule(lightning.LightningModule):
         return self.average or self.network
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map images of the target (B, 3, 28, 28) in [0, 1] to class logits (B, 10)."""
+        """Map images of the target (B, C, H, H) in [0, 1] to class logits (B, classes)."""
         check_images(images)
         logits: Tensor = self.evaluated(images)
         return logits
@@ -232,15 +247,15 @@ class DANNModule(lightning.LightningModule):
         """Return the loss; log it and what it is made of."""
         if not self.adapt:
             images, labels = batch[self.labelled]
-            check_batch(images, labels, CLASSES, batch_idx)
+            check_batch(images, labels, self.classes, batch_idx)
             logits = self.network(images)
             loss = functional.cross_entropy(logits.float(), labels)
             self._log_class(loss, logits, labels)
             return loss
 
         (source, labels), (target, _) = batch["source"], batch["target"]
-        check_batch(source, labels, CLASSES, batch_idx)
-        check_batch(target, None, CLASSES, batch_idx)
+        check_batch(source, labels, self.classes, batch_idx)
+        check_batch(target, None, self.classes, batch_idx)
         strength = self.lambda_max * self.lambda_schedule(self.progress()) if self.reversal else -1.0
         tell = self.network.tell_domain
         if self.bn_passes == "separate":
@@ -283,7 +298,7 @@ class DANNModule(lightning.LightningModule):
 
     def _score(self, batch: tuple[Tensor, Tensor], domain: int, batch_idx: int) -> None:
         images, labels = batch
-        check_batch(images, labels, CLASSES, batch_idx)
+        check_batch(images, labels if domain == 0 else labels.clamp(min=0), self.classes, batch_idx)
         with of_source(self.evaluated, domain == 0):
             features = self.evaluated.extract(images)
             logits: Tensor = self.evaluated.classifier(features)
@@ -326,10 +341,10 @@ class DANNModule(lightning.LightningModule):
 
     @torch.no_grad()
     def outputs(self, batches: Iterable[Tensor], *, source: bool = False) -> tuple[Tensor, Tensor]:
-        """Return features (N, F) and class probabilities (N, 10) of many images, on the CPU.
+        """Return features (N, F) and class probabilities (N, classes) of many images, on the CPU.
 
         Args:
-            batches: Images (B, 3, 28, 28) in [0, 1], wherever they are.
+            batches: Images (B, C, H, H) in [0, 1], wherever they are.
             source: They are the source's, and go under the BatchNorm statistics kept of it.
         """
         network = self.evaluated.eval()
@@ -344,7 +359,7 @@ class DANNModule(lightning.LightningModule):
     def predict_step(
         self, batch: tuple[Tensor, Tensor] | Tensor, batch_idx: int, dataloader_idx: int = 0
     ) -> Tensor:
-        """Return class probabilities (B, 10) of images (B, 3, 28, 28), with or without labels beside them."""
+        """Return probabilities (B, classes) of images (B, C, H, H), with or without labels beside them."""
         images = batch if isinstance(batch, Tensor) else batch[0]
         probabilities: Tensor = self(images).float().softmax(1)
         return probabilities

@@ -12,7 +12,7 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from datamodules import open_dataset
+from datamodules import keywords_of, open_dataset
 from datamodules.domain_pair import DomainPairDataModule
 from rdfia.adaptation import embeddings
 from rdfia.adaptation.config import (
@@ -24,7 +24,7 @@ from rdfia.adaptation.config import (
     TABLE_FLAGS,
     Args,
 )
-from rdfia.adaptation.dann import CLASSES, PAPER, DANNModule
+from rdfia.adaptation.dann import PAPER, DANNModule
 from rdfia.adaptation.experiment_figures import draw
 from rdfia.adaptation.network import reestimate_statistics
 from rdfia.adaptation.pseudo_labels import PseudoLabelModule, confident
@@ -62,9 +62,12 @@ def run(args: Args) -> dict[str, Any]:
     digits.setup()
     digits.train_dataloader()  # says now if a batch is too large
     data = digits.describe()
+    if not digits.target_labelled and (args.labelled == "target" or "target-trained" in args.compare):
+        raise ValueError(f"--target {args.target} has no labels to train on; leave target-trained out")
     # Rows and rounds are added, and look after themselves.
     free = training.MAY_CHANGE_BUT_LENGTH | TABLE_FLAGS.keys()
-    folder = training.open_run(args, DANNModule(**module_flags(args)), data, may_change=free)
+    module = DANNModule(**module_flags(args, digits.classes))
+    folder = training.open_run(args, module, data, may_change=free)
     table = Trained(seeds)
     for row, seed, part in tables.trainings(args, rows, tables.by_seed(args), folder, TABLE_FLAGS):
         digits.seed, digits.pseudo_labelled = seed, None
@@ -98,20 +101,28 @@ def rows_of(args: Args) -> dict[str, dict[str, Any]]:
 
 def digit_pair(args: Args) -> DomainPairDataModule:
     """Return the data module of source and target."""
+    taken = {name: keywords_of(name) for name in (args.source, args.target)}
+    for flag in args.reading().keys() - {"memory_gb", "cache_dir"}:
+        if not any(flag in known for known in taken.values()):
+            raise ValueError(f"--{flag.replace('_', '-')}: neither source nor target has a choice of it")
+    reading: dict[str, Any] = args.reading() | {"batch_size": args.batch_size, "channels": 3}
+    reading |= {"image_size": args.image_size}
     domains = []
-    for flag, name in (("source", args.source), ("target", args.target)):
-        digits = open_dataset(name, args.data_dir, batch_size=args.batch_size, image_size=28, channels=3)
-        if len(digits.classes) != CLASSES:
-            raise ValueError(f"--{flag} {name} has {len(digits.classes)} classes, the network {CLASSES}")
-        domains.append(digits)
+    for name in (args.source, args.target):
+        options = {key: value for key, value in reading.items() if key in taken[name]}
+        if name == args.target and "labels" in taken[name]:
+            options["labels"] = "optional"
+        domains.append(open_dataset(name, args.data_dir, **options))
     source, target = domains
-    return DomainPairDataModule(source, target, batch_size=args.batch_size)
+    options = {"shared_classes": args.shared_classes, "batch_size": args.batch_size}
+    return DomainPairDataModule(source, target, **options)
 
 
-def module_flags(args: Args) -> dict[str, Any]:
-    """Return the keywords of `DANNModule` that follow from the flags."""
+def module_flags(args: Args, classes: tuple[str, ...]) -> dict[str, Any]:
+    """Return the keywords of `DANNModule` that follow from the flags and the data."""
     recipe = PAPER if args.network == "paper" else {}
-    return recipe | keywords(DANNModule, args) | ROWS[args.row()]
+    of_data = {"classes": len(classes), "class_names": classes}
+    return recipe | keywords(DANNModule, args) | ROWS[args.row()] | of_data
 
 
 def train_row(
@@ -136,7 +147,7 @@ def train_row(
         Diverged: A loss was not finite.
     """
     lightning.seed_everything(args.seed, workers=True, verbose=False)
-    module = DANNModule(**module_flags(args))
+    module = DANNModule(**module_flags(args, digits.classes))
     scores, trainer = train(args, module, digits, data, select=row in ROWS)
     table.trainer = trainer
     device = trainer.strategy.root_device
@@ -166,6 +177,8 @@ def train(
     folder = training.open_run(args, module, data, may_change=training.MAY_CHANGE_BUT_LENGTH)
     wandb_run.finish_last()  # that of the row before
     stems = {name: "best" if name == "source" else f"best_{name}" for name in SELECTIONS if select}
+    if not digits.target_labelled:
+        stems.pop("oracle", None)
     best = {name: folder / "checkpoints" / f"{stem}.ckpt" for name, stem in stems.items()}
     kept = [
         ModelCheckpoint(
@@ -184,7 +197,7 @@ def train(
         shown=(SELECTIONS["information"],),
     )
     scores = {"seconds": training.fit(args, trainer, module, digits)}
-    if not args.fast_dev_run:
+    if not args.fast_dev_run and digits.target_labelled:
         for name, path in best.items():
             tested = trainer.test(module, digits, ckpt_path=path, weights_only=True, verbose=False)
             scores[f"target_accuracy_by_{name}"] = merged(tested)["target_accuracy"]
@@ -248,12 +261,12 @@ def self_train(
                 )
             digits.pseudo_label(numbers, labels)
             scores[f"round_{number}_coverage"] = len(numbers) / len(target)
-            right = (target.labels[numbers.to(target.labels.device)].cpu() == labels).float().mean()
-            scores[f"round_{number}_label_accuracy"] = right.item()
+            if digits.target_labelled:
+                right = (target.labels[numbers.to(target.labels.device)].cpu() == labels).float().mean()
+                scores[f"round_{number}_label_accuracy"] = right.item()
         lightning.seed_everything((args.seed + 1000 * number) % 2**32, workers=True, verbose=False)
-        student = PseudoLabelModule(
-            form=args.pseudo_labels, threshold=args.threshold, seed=args.seed, **module_flags(args)
-        )
+        form: dict[str, Any] = {"form": args.pseudo_labels, "threshold": args.threshold, "seed": args.seed}
+        student = PseudoLabelModule(**form, **module_flags(args, digits.classes))
         student.begin_with(module)
         name = f"{args.name}_round_{number}"
         # Not how many rounds there are, so that more can be added.
@@ -268,7 +281,8 @@ def self_train(
         tested, trainer = train(again, student, digits, taught, select=True)
         student.to(trainer.strategy.root_device)  # Lightning leaves it on the CPU after a test
         seconds += tested.pop("seconds")
-        scores |= {f"round_{number}_target_accuracy": tested["target_accuracy"]}
+        if digits.target_labelled:
+            scores |= {f"round_{number}_target_accuracy": tested["target_accuracy"]}
         scores |= tested
         module = student
     return scores | {"seconds": seconds}, module, trainer
@@ -281,23 +295,28 @@ def finish(
     trainer = table.trainer
     assert trainer is not None
     seeds, metrics = list(table.seeds), table.metrics()
-    notes = ["target_accuracy_by_oracle chooses the epoch by target labels: for comparison only"]
+    labelled = digits.target_labelled
+    notes = ["the target has no labels: what needs them is left out"]
+    if labelled:
+        notes = ["target_accuracy_by_oracle chooses the epoch by target labels: for comparison only"]
     notes += table.diverged
     if any(module.hparams["batch_norm"] for module in table.modules.values()):
         notes.append("each domain is scored, and looked at, under the BatchNorm statistics kept of it")
-    if args.pseudo_label_rounds:
+    if args.pseudo_label_rounds and labelled:
         notes.append("round_n_label_accuracy uses target labels to count only")
     if table.modules:  # not of an ablation of which the reference row diverged
         images = {"source": digits.source.test_data, "target": digits.target.test_data}
         history = folder / f"{args.row()}_seed_{seeds[0]}"
-        draw(folder, trainer, history, table.modules, images, seeds[0], 20 if args.fast_dev_run else 500)
+        size = 20 if args.fast_dev_run else 500
+        draw(folder, trainer, history, table.modules, images, digits.classes, seeds[0], size)
     accuracies = {
         name.split("/")[0]: statistics.fmean(filter(math.isfinite, values))
         for name, values in metrics.items()
         if name.endswith("/target_accuracy") and any(map(math.isfinite, values))
     }
-    rows_drawn = plots.bars({"accuracy on the target's test images": accuracies})
-    runs.save_figure(folder, "target_accuracy", rows_drawn, trainer)
+    if labelled:
+        rows_drawn = plots.bars({"accuracy on the target's test images": accuracies})
+        runs.save_figure(folder, "target_accuracy", rows_drawn, trainer)
     results = runs.write_results(
         folder,
         trainer,
@@ -313,7 +332,8 @@ def finish(
         notes=notes,
     )
     wandb_run.finish_last()
-    columns = ("source_loss", "source_accuracy", "target_loss", "target_accuracy", "a_distance")
+    of_target = ("target_loss", "target_accuracy") if labelled else ("target_entropy", "target_information")
+    columns = ("source_loss", "source_accuracy", *of_target, "a_distance")
     tables.show(results, {row: f"{row}/" for row in table.found}, columns)
     written = f"results.json, figures/ and a folder for each training in {folder}"
     print("a dry run, nothing kept" if args.fast_dev_run else written)

@@ -1,5 +1,6 @@
 """The figures of the experiment in domain adaptation."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import lightning
@@ -20,6 +21,7 @@ def draw(
     history: Path,
     modules: dict[str, DANNModule],
     images: dict[str, ImageTensors],
+    classes: Sequence[str],
     seed: int,
     size: int,
 ) -> None:
@@ -31,6 +33,7 @@ def draw(
         history: Folder of the row that was asked for, with its metrics.csv.
         modules: By row, that row last but for pseudo-labels.
         images: Test images of source and target.
+        classes: Their names.
         seed: Of t-SNE.
         size: Images of each domain in t-SNE.
     """
@@ -54,18 +57,27 @@ def draw(
             continue
         points = embeddings.tsne(features, seed=seed)
         panels[f"{row}, by domain"] = (points, domains, list(chosen))
-        panels[f"{row}, by class"] = (points, labels, [str(digit) for digit in range(10)])
+        known = labels >= 0
+        title = f"{row}, by class" if known.all() else f"{row}, source by class"
+        panels[title] = (points[known], labels[known], list(classes))
     save("tsne", plots.scatter(panels, columns=2, title="t-SNE of the features of test images"))
 
-    target = images["target"]
+    target, count = images["target"], len(classes)
     truth = target.labels.cpu()
     predicted = {row: module.outputs(target.batches())[1].argmax(1) for row, module in modules.items()}
     for row, labels in predicted.items():
-        counts = torch.bincount(truth * 10 + labels, minlength=100).reshape(10, 10)
+        some = embeddings.sample(len(target), 40, seed)
+        captions = [classes[label] for label in labels[some].tolist()]
+        title = f"{row}: what it says of target images"
+        save(f"predicted_{row}", plots.captioned(target[some][0], captions, title=title))
+        if not target.labelled:
+            continue
+        counts = torch.bincount(truth * count + labels, minlength=count**2).reshape(count, count)
         share = f"{row}: {(labels == truth).double().mean():.4f} of target test images"
-        save(f"confusion_{row}", plots.confusion_matrix(counts, [str(d) for d in range(10)], title=share))
-    if {"source-only", "dann"} <= set(predicted):
+        save(f"confusion_{row}", plots.confusion_matrix(counts, classes, title=share))
+    if target.labelled and {"source-only", "dann"} <= set(predicted):
         gained = ((predicted["dann"] == truth) & (predicted["source-only"] != truth)).nonzero()[:40, 0]
-        captions = [f"{truth[n]}, not {predicted['source-only'][n]}" for n in gained]
+        pairs = zip(truth[gained].tolist(), predicted["source-only"][gained].tolist(), strict=True)
+        captions = [f"{classes[right]}, not {classes[wrong]}" for right, wrong in pairs]
         title = "target images that only the adapted network gets right: what it says, what source-only says"
         save("gained", plots.captioned(target[gained][0], captions, title=title))

@@ -1,4 +1,4 @@
-"""The networks of DANN: features, classifier of digits, classifier of domains."""
+"""The networks of DANN: features, classifier, classifier of domains."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -84,8 +84,8 @@ def with_domain_statistics(module: nn.Module) -> nn.Module:
     return module
 
 
-def width_of(features: nn.Module) -> int:
-    """Return how many features (B, F) a module makes of images (B, 3, 28, 28).
+def width_of(features: nn.Module, channels: int, image_size: int) -> int:
+    """Return how many features (B, F) a module makes of images (B, channels, image_size, image_size).
 
     Raises:
         ValueError: It does not take such images, or what it makes is something else.
@@ -93,9 +93,10 @@ def width_of(features: nn.Module) -> int:
     was_training = features.training
     try:
         with torch.no_grad():
-            made = features.eval()(torch.zeros(1, 3, 28, 28))
+            made = features.eval()(torch.zeros(1, channels, image_size, image_size))
     except RuntimeError as error:
-        raise ValueError(f"the network does not take images (B, 3, 28, 28): {error}") from error
+        shape = f"(B, {channels}, {image_size}, {image_size})"
+        raise ValueError(f"the network does not take images {shape}: {error}") from error
     finally:
         features.train(was_training)
     if not isinstance(made, Tensor) or made.ndim != 2:
@@ -111,16 +112,20 @@ def standardized(images: Tensor) -> Tensor:
 
 
 class DomainAdversarialNetwork(nn.Module):
-    """Features of 28x28 colour images, a digit classifier and a domain classifier on them.
+    """Features of small images, a classifier and a domain classifier on them.
 
     ``paper`` is the MNIST network of Ganin et al.: two 5x5 convolutions of 32 and 48 channels with pooling,
-    a 100-100-10 classifier, a 100-1 domain classifier. ``modern`` has five 3x3 convolutions in place of the
-    two, and adapts better: its features are smaller, deeper and leave the domain classifier less to go by.
+    a classifier with two hidden layers of 100, a 100-1 domain classifier. ``modern`` has five 3x3
+    convolutions in place of the two, and adapts better: its features are smaller, deeper and leave the domain
+    classifier less to go by.
 
     Args:
-        trunk: ``paper`` or ``modern``; or a module of your own that maps images (B, 3, 28, 28), scaled as
+        trunk: ``paper`` or ``modern``; or a module of your own that maps images (B, C, H, H), scaled as
             ``scaling`` says, to features (B, F) or to maps, which are flattened. Its BatchNorm keeps
             statistics of each domain; ``batch_norm``, ``dropout`` and ``initialization`` are of the heads.
+        classes: Their number.
+        channels: Of the images.
+        image_size: Their side, at least 8.
         scaling: Of the images, the same in both domains: ``none`` keeps [0, 1], ``symmetric`` is [-1, 1],
             ``standardized`` takes each image's own mean and deviation, which undoes much of the shift.
         batch_norm: After each layer but the last. A pass that holds one domain only is normalised by that
@@ -135,6 +140,9 @@ class DomainAdversarialNetwork(nn.Module):
         self,
         trunk: Literal["paper", "modern"] | nn.Module = "modern",
         *,
+        classes: int = 10,
+        channels: int = 3,
+        image_size: int = 28,
         scaling: Literal["none", "symmetric", "standardized"] = "standardized",
         batch_norm: bool = True,
         dropout: float = 0.5,
@@ -142,7 +150,12 @@ class DomainAdversarialNetwork(nn.Module):
         initialization: Literal["pytorch", "he"] = "pytorch",
     ) -> None:
         super().__init__()
-        self.scaling = scaling
+        if classes < 2 or channels < 1 or image_size < 8:
+            raise ValueError(
+                "there are at least 2 classes, 1 channel and 8 pixels on a side, got "
+                f"{classes}, {channels} and {image_size}"
+            )
+        self.scaling, self.shape = scaling, (channels, image_size, image_size)
 
         def stage(inputs: int, outputs: int, size: int, *, pool: bool = False) -> list[nn.Module]:
             # BatchNorm has a bias of its own; after pooling there is a quarter of the work left for it.
@@ -158,16 +171,19 @@ class DomainAdversarialNetwork(nn.Module):
 
         if isinstance(trunk, nn.Module):
             self.features = nn.Sequential(with_domain_statistics(trunk), nn.Flatten())
-            width = width_of(self.features)
+            width = width_of(self.features, channels, image_size)
         elif trunk == "paper":
-            width = 48 * 7 * 7
+            width = 48 * (image_size // 4) ** 2
             self.features = nn.Sequential(
-                *stage(3, 32, 5, pool=True), *stage(32, 48, 5, pool=True), nn.Dropout2d(dropout), nn.Flatten()
+                *stage(channels, 32, 5, pool=True),
+                *stage(32, 48, 5, pool=True),
+                nn.Dropout2d(dropout),
+                nn.Flatten(),
             )
         else:
-            width = 64 * 3 * 3
+            width = 64 * (image_size // 8) ** 2
             self.features = nn.Sequential(
-                *stage(3, 32, 3),
+                *stage(channels, 32, 3),
                 *stage(32, 32, 3, pool=True),
                 nn.Dropout2d(dropout / 2),
                 *stage(32, 64, 3),
@@ -178,7 +194,7 @@ class DomainAdversarialNetwork(nn.Module):
                 nn.Flatten(),
             )
         self.classifier = nn.Sequential(
-            *hidden(width, 100), nn.Dropout(dropout), *hidden(100, 100), nn.Linear(100, 10)
+            *hidden(width, 100), nn.Dropout(dropout), *hidden(100, 100), nn.Linear(100, classes)
         )
         self.domain_classifier = nn.Sequential(*hidden(width, domain_width), nn.Linear(domain_width, 1))
         if initialization == "he":
@@ -191,15 +207,16 @@ class DomainAdversarialNetwork(nn.Module):
         self.to(memory_format=torch.channels_last)  # convolutions are faster with the channels last
 
     def extract(self, images: Tensor) -> Tensor:
-        """Map images (B, 3, 28, 28) in [0, 1] to features (B, F).
+        """Map images (B, C, H, H) in [0, 1] to features (B, F).
 
         Raises:
             ValueError: They have another size.
         """
-        if images.shape[1:] != (3, 28, 28):
-            size = " x ".join(map(str, images.shape[1:]))
-            mend = "give the data module image_size=28, and channels=3 if it is a grey one"
-            raise ValueError(f"images of 3 x 28 x 28 wanted, got {size}; {mend}")
+        if images.shape[1:] != self.shape:
+            size, wanted = (" x ".join(map(str, shape)) for shape in (images.shape[1:], self.shape))
+            channels, side, _ = self.shape
+            mend = f"give the data module image_size={side}, and channels={channels} if it has a choice"
+            raise ValueError(f"images of {wanted} wanted, got {size}; {mend}")
         if images.device.type == "cpu":  # to look makes a GPU wait; `DANNModule` looks at first batches there
             check_images(images)
         if self.scaling == "symmetric":
@@ -215,7 +232,7 @@ class DomainAdversarialNetwork(nn.Module):
         return logits[:, 0]
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map images (B, 3, 28, 28) in [0, 1] to class logits (B, 10)."""
+        """Map images (B, C, H, H) in [0, 1] to class logits (B, classes)."""
         logits: Tensor = self.classifier(self.extract(images))
         return logits
 
@@ -249,7 +266,7 @@ def reestimate_statistics(network: DomainAdversarialNetwork, batches: Iterable[T
 
     Args:
         network: Trained on the source.
-        batches: Images of the target (B, 3, 28, 28) in [0, 1]; the mean over the batches counts.
+        batches: Images of the target (B, C, H, H) in [0, 1]; the mean over the batches counts.
     """
     used = [*network.features.modules(), *network.classifier.modules()]
     norms = [layer for layer in used if isinstance(layer, _DomainBatchNorm)]

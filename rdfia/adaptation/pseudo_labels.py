@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rdfia.adaptation.dann import CLASSES, Batch, DANNModule
+from rdfia.adaptation.dann import Batch, DANNModule
 from rdfia.adaptation.network import freeze_running_stats, of_source
 from rdfia.common.checks import check_batch
 from rdfia.common.literals import validate_literals
@@ -130,9 +130,9 @@ class PseudoLabelModule(DANNModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the source's loss plus the weighted one of the target."""
         (source, labels), (target, given) = batch["source"], batch["target"]
-        check_batch(source, labels, CLASSES, batch_idx)
+        check_batch(source, labels, self.classes, batch_idx)
         known = given.clamp(min=0) if self.form == "rounds" else None  # -1: no label
-        check_batch(target, known, CLASSES, batch_idx)
+        check_batch(target, known, self.classes, batch_idx)
         with torch.no_grad():
             # BatchNorm's statistics, of the images as they are tested: jitter blurs, which changes them.
             self.network(target)

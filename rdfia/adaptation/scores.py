@@ -42,7 +42,7 @@ class DomainScores(Metric):
 
     ``compute`` returns loss, accuracy, domain_loss and domain_accuracy; of the target also what needs no
     labels: entropy of the predictions, information and density (see `information` and
-    `neighbourhood_density`).
+    `neighbourhood_density`). Loss and accuracy are left out where a label is -1.
 
     Args:
         is_target: What the domain classifier should say.
@@ -69,9 +69,11 @@ class DomainScores(Metric):
         """Return the scores as float scalars."""
         logits, labels = dim_zero_cat(self.logits), dim_zero_cat(self.labels)
         domain_logits = dim_zero_cat(self.domain_logits) * (1 if self.is_target else -1)
-        scores = {
-            "loss": functional.cross_entropy(logits, labels),
-            "accuracy": (logits.argmax(1) == labels).float().mean(),
+        scores = {}
+        if (labels >= 0).all():
+            scores["loss"] = functional.cross_entropy(logits, labels)
+            scores["accuracy"] = (logits.argmax(1) == labels).float().mean()
+        scores |= {
             "domain_loss": functional.softplus(-domain_logits).mean(),
             "domain_accuracy": (domain_logits > 0).float().mean(),
         }

@@ -59,7 +59,7 @@ def test_a_run_leaves_the_table_and_figures_and_goes_on(tmp_path, digits, capsys
     assert results["data"]["target"]["name"] == "MNIST-M, common release"
     figures = {path.stem for path in (folder / "figures").iterdir()}
     assert figures == {"domains", "curves", "tsne", "gained", "target_accuracy"} | {
-        f"confusion_{row}" for row in rows
+        f"{figure}_{row}" for row in rows for figure in ("confusion", "predicted")
     }
     history = read_metrics(folder / "dann_seed_0")
     assert len(history["train/lambda"][1]) == 2 * (440 // 40)
