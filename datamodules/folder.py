@@ -12,7 +12,7 @@ import torch
 from datamodules.audit import audit, check_classes, split_by_content, split_by_seed
 from datamodules.files import say
 from datamodules.image_cache import mapped_images, remembered_digests
-from datamodules.images import decode_all
+from datamodules.images import decode_all, shaping
 from datamodules.in_memory import InMemoryDataModule
 from datamodules.listing import LabelledFiles, Labels, Listing, check_counts, kinds, open_listing
 from datamodules.tensors import ImageTensors
@@ -54,8 +54,7 @@ class ImageFolderDataModule(InMemoryDataModule):
         channels: 3, or 1 for grey.
         labels: ``required``; ``optional``: pictures that lie in no folder of a class have the label -1;
             ``none``: all have.
-        resize: ``squash`` to the square; ``crop``: the shorter side to 8/7 of the size, then the middle, as
-            ImageNet networks are tested; ``pad`` with black.
+        resize: ``squash``, ``crop`` or ``pad``, see `datamodules.images.shaping`.
         split_seed: Of the test set, where the folder has none.
         test_share: Of each class, where the folder has no test set.
         per_class: Training images of each class instead, all others for the test.
@@ -286,9 +285,7 @@ class ImageFolderDataModule(InMemoryDataModule):
         self, files: LabelledFiles, contents: np.ndarray, *, in_memory: bool
     ) -> tuple[torch.Tensor, dict[int, str]]:
         """Return the images of files, and why some could not be read."""
-        size, crop = self.image_size, self.resize == "crop"
-        how: dict[str, Any] = {"mode": self.mode, "size": size * 8 // 7 if crop else size}
-        how |= {"crop": size if crop else None, "pad": self.resize == "pad", "fast": True}
+        how: dict[str, Any] = {"mode": self.mode} | shaping(self.resize, self.image_size)
 
         def fill(pixels: np.ndarray) -> dict[str, Any]:
             failed: dict[int, str] | None = {} if self.skip_unreadable else None
@@ -296,7 +293,7 @@ class ImageFolderDataModule(InMemoryDataModule):
             flat = len(one_colour(pixels))
             return {"one_colour": flat - len(failed or ()), "failed": failed or {}}
 
-        shape = (len(files), len(self.mode), size, size)
+        shape = (len(files), len(self.mode), self.image_size, self.image_size)
         if in_memory:
             images = np.zeros(shape, np.uint8)
             pixels, said = torch.from_numpy(images), fill(images)

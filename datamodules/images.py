@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -161,6 +161,19 @@ def _shaped_fast(pixels: Tensor, path: Path, size: int | None, crop: int | None,
     elif size:
         pixels = resized(size, size)
     return pixels.permute(1, 2, 0).numpy()
+
+
+def shaping(resize: str, size: int) -> dict[str, Any]:
+    """Return how pictures become squares of ``size``, as `decode_all` takes it.
+
+    Args:
+        resize: ``squash`` to the square; ``crop``: the shorter side to 8/7 of the size, then the middle, as
+            ImageNet networks are tested; ``pad`` with black.
+        size: Side in pixels.
+    """
+    if resize == "crop":
+        return {"size": size * 8 // 7, "crop": size, "pad": False, "fast": True}
+    return {"size": size, "crop": None, "pad": resize == "pad", "fast": True}
 
 
 def decode_all(

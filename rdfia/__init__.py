@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rdfia.interpret.class_visualization import visualize_classes
     from rdfia.interpret.robust_attacks import patch
     from rdfia.interpret.saliency import grad_cam, gradient, integrated_gradients, smooth_grad
+    from rdfia.trained import load_classifier
     from rdfia.transfer.fine_tune import FineTuneModule
     from rdfia.transfer.svm_module import FeatureExtractorSVM
 
@@ -43,6 +44,7 @@ _HOMES = {
     "gradient": "interpret.saliency",
     "integrated_gradients": "interpret.saliency",
     "load_backbone": "common.backbones",
+    "load_classifier": "trained",
     "patch": "interpret.robust_attacks",
     "pgd": "interpret.adversarial",
     "shapes": "interpret.black_box_attacks",
@@ -66,6 +68,7 @@ __all__ = [
     "gradient",
     "integrated_gradients",
     "load_backbone",
+    "load_classifier",
     "patch",
     "pgd",
     "shapes",

@@ -217,8 +217,13 @@ class DomainAdversarialNetwork(nn.Module):
             channels, side, _ = self.shape
             mend = f"give the data module image_size={side}, and channels={channels} if it has a choice"
             raise ValueError(f"images of {wanted} wanted, got {size}; {mend}")
-        if images.device.type == "cpu":  # to look makes a GPU wait; `DANNModule` looks at first batches there
+        # To look makes a GPU wait; `DANNModule` looks at first batches there.
+        if images.device.type == "cpu":
             check_images(images)
+        return self.extract_unchecked(images)
+
+    def extract_unchecked(self, images: Tensor) -> Tensor:
+        """Map images (B, C, H, H), near [0, 1], to features (B, F): noisy copies of images, say."""
         if self.scaling == "symmetric":
             images = images * 2 - 1
         elif self.scaling == "standardized":

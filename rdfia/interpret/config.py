@@ -34,10 +34,24 @@ class Network(RunArgs):
     weights: str = "imagenet"
     """Weights of the network: `imagenet`, `random` or a file."""
     image_size: int = 224
-    """Side of the images in pixels."""
+    """Side of the images in pixels; a --checkpoint has its own."""
+    checkpoint: Annotated[Path | None, default("a network of ImageNet's classes")] = None
+    """Run folder, or checkpoint, of a network that you trained yourself, in place of --backbone."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.checkpoint is not None:
+            for flag in ("compare", "ensemble", "judges"):
+                if getattr(self, flag, ()):
+                    raise ValueError(
+                        f"--{flag} names networks of ImageNet's classes; --checkpoint has others"
+                    )
+            if not getattr(self, "images", (Path(),)):
+                raise ValueError(
+                    "--checkpoint classifies pictures of its own classes: name some with --images"
+                )
+            if not self.checkpoint.exists():
+                raise FileNotFoundError(f"--checkpoint {self.checkpoint} does not exist")
         for name, least in LEAST.items():
             value = getattr(self, name, least)
             if value is not None and value < least:
@@ -230,7 +244,14 @@ class ClassVisualization(Network):
 
     name: str = "class"
     """Name of the run folder. Running again with the same name resumes the run."""
-    classes: tuple[str, ...] = ("gorilla", "tarantula", "turnstile", "hourglass", "snail", "bee eater")
+    classes: Annotated[tuple[str, ...], default("six of ImageNet's; of a --checkpoint its first six")] = (
+        "gorilla",
+        "tarantula",
+        "turnstile",
+        "hourglass",
+        "snail",
+        "bee eater",
+    )
     """Classes to draw, by name or number."""
     ensemble: Annotated[tuple[str, ...], default("none")] = ()
     """Networks whose logits are raised as well."""
@@ -271,6 +292,8 @@ class ClassVisualization(Network):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.checkpoint is not None and self.table:
+            raise ValueError("--table compares networks of ImageNet's classes; --checkpoint has others")
         if self.crop is not None and not 0 < self.crop <= 1:
             raise ValueError(f"--crop lies above 0 and is at most 1, got {self.crop}")
 

@@ -10,7 +10,7 @@ import torch
 from rdfia.engine import devices, report, runs, training, wandb_run
 from rdfia.interpret.commands.adversarial import prepare_attacks
 from rdfia.interpret.commands.classes import compare_settings, prepare_classes
-from rdfia.interpret.commands.common import PARTS, load_networks, read_pictures, seconds_kept
+from rdfia.interpret.commands.common import PARTS, load_networks, own_network, read_pictures, seconds_kept
 from rdfia.interpret.commands.layers import prepare_activations, prepare_classification, prepare_description
 from rdfia.interpret.commands.saliency import prepare_saliency
 from rdfia.interpret.config import (
@@ -51,7 +51,8 @@ def run(args: Flags) -> dict[str, Any]:
     ):
         raise ValueError(f"--precision is float32 (class, saliency: or bf16-mixed), got {args.precision}")
     networks = load_networks(args)
-    shown = read_pictures(args) if isinstance(args, Pictures) else None
+    args = own_network(args, networks)
+    shown = read_pictures(args, networks[args.backbone]) if isinstance(args, Pictures) else None
     work = PREPARE[type(args)](args, networks, shown)
     data = shown.data if shown else {}
     folder = args.output_dir / args.name

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from rdfia.common import plots
-from rdfia.common.backbones import imagenet_classes
 from rdfia.engine import runs
 from rdfia.interpret import attack_results, network_plots, robust_attacks
 from rdfia.interpret.classifier import predict
@@ -22,7 +21,15 @@ from rdfia.interpret.commands.attacks import (
     scrambled,
     share,
 )
-from rdfia.interpret.commands.common import Numbers, Shown, class_of, kept_as_png, notes_on_classes, once
+from rdfia.interpret.commands.common import (
+    Numbers,
+    Shown,
+    class_of,
+    classes_of,
+    kept_as_png,
+    notes_on_classes,
+    once,
+)
 from rdfia.interpret.config import NO_CLASS, Adversarial
 from rdfia.interpret.saliency import gradient, rank_correlation
 
@@ -31,8 +38,11 @@ def prepare_attacks(
     args: Adversarial, networks: dict[str, Any], shown: Shown
 ) -> Callable[[Path, Any], Numbers]:
     """Check target and weights; return what attacks, judges and draws, for a folder and a trainer."""
+    classes = classes_of(networks[args.backbone])
     if args.target not in NO_CLASS:
-        class_of(args.target)
+        class_of(args.target, classes)
+    if args.targets_per_image >= len(classes):
+        raise ValueError(f"--targets-per-image is at most {len(classes) - 1}, the classes besides its own")
     for network in networks.values():
         network.check_complete()
     if args.patch_size >= args.image_size and "patch" in args.attacks:
@@ -139,7 +149,7 @@ def judge(
         folder: The run folder.
         trainer: Says whether it is a dry run.
     """
-    network, size, classes = networks[args.backbone], args.batch_size, imagenet_classes()
+    network, size, classes = networks[args.backbone], args.batch_size, classes_of(networks[args.backbone])
     found, targets = attack(args, name, network, images, truth)
     indices = found.success.nonzero()[:, 0].tolist()
     numbers = share("success", found.success) | share("success_unrounded", found.success_unrounded)

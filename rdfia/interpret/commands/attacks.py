@@ -10,7 +10,7 @@ from rdfia.common.draws import keyed_generator
 from rdfia.interpret import adversarial, black_box_attacks, robust_attacks
 from rdfia.interpret.attack_results import Attacked, rounded
 from rdfia.interpret.classifier import all_logits, predict
-from rdfia.interpret.commands.common import Shown, class_of, known_classes
+from rdfia.interpret.commands.common import Shown, class_of, classes_of, known_classes
 from rdfia.interpret.config import DISCS, Adversarial
 
 
@@ -26,10 +26,11 @@ def pick_targets(args: Adversarial, target: str, network: Any, images: Any, trut
     if target == "least-likely":
         return all_logits(network, images, args.batch_size).argmin(1)
     if target == "random":
+        count = len(classes_of(network))
         generator = torch.Generator().manual_seed(args.seed)
-        steps = torch.randint(1, 1000, (len(images),), generator=generator).to(truth)
-        return (truth + steps) % 1000
-    return torch.full_like(truth, class_of(target))
+        steps = torch.randint(1, count, (len(images),), generator=generator).to(truth)
+        return (truth + steps) % count
+    return torch.full_like(truth, class_of(target, classes_of(network)))
 
 
 def classified_right(

@@ -6,12 +6,11 @@ from typing import Any
 import torch
 
 from rdfia.common import plots
-from rdfia.common.backbones import imagenet_classes
 from rdfia.engine import runs
 from rdfia.interpret import adversarial, attack_results, robust_attacks
 from rdfia.interpret.classifier import all_logits, predict
 from rdfia.interpret.commands.attacks import also_fooled, attack, classified_right, share
-from rdfia.interpret.commands.common import Shown, class_of
+from rdfia.interpret.commands.common import Shown, class_of, classes_of
 from rdfia.interpret.config import NO_CLASS, Adversarial
 from rdfia.interpret.saliency import rank_correlation
 
@@ -88,11 +87,11 @@ def influence_of_targets(
     trainer: Any,
 ) -> dict[str, list[float]]:
     """Fool each image to several targets; return how far a target is, by how probable it was before."""
-    generator = torch.Generator().manual_seed(args.seed)
+    generator, count = torch.Generator().manual_seed(args.seed), len(classes_of(network))
     steps = torch.stack(
-        [torch.randperm(999, generator=generator)[: args.targets_per_image] + 1 for _ in images]
+        [torch.randperm(count - 1, generator=generator)[: args.targets_per_image] + 1 for _ in images]
     )
-    targets = ((truth[:, None] + steps.to(truth)) % 1000).flatten()
+    targets = ((truth[:, None] + steps.to(truth)) % count).flatten()
     several, own = (
         images.repeat_interleave(args.targets_per_image, 0),
         truth.repeat_interleave(args.targets_per_image),
@@ -126,7 +125,8 @@ def attack_with_patch(
     trainer: Any,
 ) -> dict[str, list[float]]:
     """Make one patch with every other image; return what share of the others it turns into the target."""
-    target = TOASTER if args.target in NO_CLASS else class_of(args.target)
+    classes = classes_of(network)
+    target = class_of(args.target, classes) if args.target not in NO_CLASS else TOASTER % len(classes)
     others = images[truth != target]
     train, held_out = others[::2], others[1::2]
     area = args.patch_size**2 / (images.shape[2] * images.shape[3])
@@ -144,7 +144,6 @@ def attack_with_patch(
     views = 5
     seen = [robust_attacks.with_patch(held_out, patch, (args.seed, 1_000_000, view)) for view in range(views)]
     predicted = torch.stack([predict(network, one, args.batch_size) for one in seen])
-    classes = imagenet_classes()
     shown = torch.cat([torch.nn.functional.interpolate(patch[None], images.shape[2:]), seen[0][:11]])
     captions = ["the patch", *(classes[int(one)] for one in predicted[0][:11])]
     title = f"a patch for {classes[target]}, on images that it was not made with"

@@ -10,11 +10,10 @@ import torch
 
 from datamodules.images import decode_all
 from rdfia.common import plots
-from rdfia.common.backbones import imagenet_classes
 from rdfia.engine import report, runs, tables, training, wandb_run
 from rdfia.interpret.attack_results import rounded
 from rdfia.interpret.class_visualization import recognized, visualize_classes
-from rdfia.interpret.commands.common import Numbers, class_of, kept_as_png, load_networks, png
+from rdfia.interpret.commands.common import Numbers, class_of, classes_of, kept_as_png, load_networks, png
 from rdfia.interpret.config import PRACTICAL, PRESETS, TABLES, ClassVisualization
 
 
@@ -29,7 +28,8 @@ def prepare_classes(
     args: ClassVisualization, networks: dict[str, Any], shown: None
 ) -> Callable[[Path, Any], Numbers]:
     """Check classes, picture and weights; return what draws and judges, for a folder and a trainer."""
-    asked = [class_of(name) for name in args.classes]
+    known = classes_of(networks[args.backbone])
+    asked = [class_of(name, known) for name in args.classes]
     start = None
     if args.start is not None:
         if settings(args)["parametrization"] == "fourier":
@@ -79,7 +79,7 @@ def draw_classes(
             watch=watch,
             **found,
         )
-    known = imagenet_classes()
+    known = classes_of(networks[args.backbone])
     files = [
         kept_as_png(folder, trainer, "class", known[index], rounded(image).cpu())
         for index, image in zip(asked, images, strict=True)

@@ -1,9 +1,10 @@
 """What all subcommands of visualize.py share: networks, pictures, class names, files of images."""
 
+import dataclasses
 import difflib
 import io
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -18,7 +19,7 @@ from datamodules.listing import SUFFIXES, find_pictures
 from datamodules.tensors import ImageTensors, describe
 from rdfia.common.backbones import imagenet_classes, load_backbone
 from rdfia.common.environment import is_dry_run
-from rdfia.interpret.config import Network, Pictures
+from rdfia.interpret.config import Classify, ClassVisualization, Describe, Flags, Network, Pictures
 
 PARTS = "parts"  # of a run folder: what an interrupted run has finished
 
@@ -38,6 +39,13 @@ Numbers = tuple[dict[str, list[float]], list[str]]
 
 def load_networks(args: Network) -> dict[str, Any]:
     """Return the networks that the flags name, by architecture, the one of --backbone first."""
+    if args.checkpoint is not None:
+        from rdfia.trained import load_classifier  # here: it knows all techniques
+
+        trained = load_classifier(args.checkpoint, args.data_dir)
+        if not isinstance(args, Describe | Classify):
+            trained.check_complete()
+        return {trained.name: trained}
     try:
         root = data_root(args.data_dir)
     except FileNotFoundError:
@@ -60,7 +68,25 @@ def load_networks(args: Network) -> dict[str, Any]:
     return networks
 
 
-def read_pictures(args: Pictures) -> Shown:
+def own_network(args: Flags, networks: dict[str, Any]) -> Flags:
+    """Return the flags as they are of a network that one trained oneself: its name, its size, its classes."""
+    if args.checkpoint is None:
+        return args
+    ((name, trained),) = networks.items()
+    changes: dict[str, Any] = {"backbone": name, "image_size": trained.image_size}
+    if isinstance(args, ClassVisualization) and args.classes == type(args).classes:
+        changes["classes"] = trained.classes[:6]
+    if isinstance(args, Classify) and args.top == Classify.top:
+        changes["top"] = min(args.top, len(trained.classes))
+    return dataclasses.replace(args, **changes)
+
+
+def classes_of(network: Any) -> Sequence[str]:
+    """Return the names of a network's classes: ImageNet's, but for one that one trained oneself."""
+    return getattr(network, "classes", None) or imagenet_classes()
+
+
+def read_pictures(args: Pictures, network: Any) -> Shown:
     """Return the images that the flags name, two of them in a dry run."""
     if not args.images:
         samples = ImageNetSamplesDataModule(args.data_dir, image_size=args.image_size)
@@ -82,32 +108,50 @@ def read_pictures(args: Pictures) -> Shown:
             else:
                 why = f"has none of {' '.join(sorted(SUFFIXES))}" if path.is_file() else "does not exist"
                 raise FileNotFoundError(f"--images {path} {why}")
-        labelled = with_classes(paths)  # the class is known of those that are named by synset
+        own = args.checkpoint is not None
+        # The class is known of those that are named by synset, or lie in a folder that is called so.
+        labelled = in_folders(paths, network.classes) if own else with_classes(paths)
         known = sum(label >= 0 for _, label in labelled)
         if known == len(labelled):
             paths = [path for path, _ in labelled]
         classes = dict(labelled)
-        pixels = decode_all(paths, mode="RGB", size=args.image_size * 8 // 7, crop=args.image_size)
+        shape: dict[str, Any] = {"size": args.image_size * 8 // 7, "crop": args.image_size}
+        if own and network.channels != 3:
+            raise ValueError(f"{network.name} takes grey images; look at one of --channels 3")
+        pixels = network.read(paths) if own else decode_all(paths, mode="RGB", **shape)
         found = ImageTensors(pixels, torch.tensor([classes[path] for path in paths]))
         names = [path.stem for path in paths]
         if len(set(names)) < len(names) or known < len(names):  # two folders may hold one name
             names = [f"{number}_{path.stem}" for number, path in enumerate(paths)]
         if 0 < known < len(paths):
-            say(f"{known:,} of {len(paths):,} pictures are named by synset; of the others no class is known")
-        name = f"ImageNet samples, {args.images[0].name}" if known == len(paths) else "own images"
+            how = "lie in a folder of their class" if own else "are named by synset"
+            say(f"{known:,} of {len(paths):,} pictures {how}; of the others no class is known")
+        named = known == len(paths) and not own
+        name = f"ImageNet samples, {args.images[0].name}" if named else "own images"
         data = describe(name, test=found)
     count = 2 if args.fast_dev_run else len(found)
     images, labels = found[list(range(min(count, len(found))))]
     return Shown(images, labels, names[: len(images)], data)
 
 
-def class_of(name: str) -> int:
+def in_folders(pictures: Sequence[Path], classes: Sequence[str]) -> list[tuple[Path, int]]:
+    """Return pictures as (path, class index), by the folder that each lies in; -1 where it is no class."""
+    index = {name: number for number, name in enumerate(classes)}
+    return [(path, index.get(path.parent.name, -1)) for path in pictures]
+
+
+def class_of(name: str, classes: Sequence[str] | None = None) -> int:
     """Return the index of a class by name or number.
+
+    Args:
+        name: Or number.
+        classes: All names, by default ImageNet's.
 
     Raises:
         ValueError: There is none; the message names near ones.
     """
-    classes = imagenet_classes()
+    owner = "ImageNet" if classes is None else "the network"
+    classes = list(classes or imagenet_classes())
     if name.isdecimal() and int(name) < len(classes):
         return int(name)
     if name in classes:  # Cardigan is a dog
@@ -118,7 +162,7 @@ def class_of(name: str) -> int:
     inside = [known for known in classes if name.lower() in known.lower()]
     near = list(dict.fromkeys([*inside, *difflib.get_close_matches(name, classes, 5, 0.5)]))[:5]
     hint = f"; did you mean {', '.join(near)}?" if near else ""
-    raise ValueError(f"ImageNet has no class {name!r}{hint}")
+    raise ValueError(f"{owner} has no class {name!r}{hint}")
 
 
 Found = TypeVar("Found")

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 
 from rdfia.common import plots
-from rdfia.common.backbones import classify, describe, imagenet_classes
+from rdfia.common.backbones import classify, describe
 from rdfia.engine import runs
 from rdfia.interpret import network_plots
 from rdfia.interpret.activations import activation_maps
-from rdfia.interpret.commands.common import Numbers, Shown
+from rdfia.interpret.commands.common import Numbers, Shown, classes_of
 from rdfia.interpret.config import Activations, Classify, Describe
 
 
@@ -52,27 +52,27 @@ def prepare_classification(
     args: Classify, networks: dict[str, Any], shown: Shown
 ) -> Callable[[Path, Any], Numbers]:
     """Check the flags; return what classifies and draws, for a folder and a trainer."""
-    if not 1 <= args.top <= 1000:
-        raise ValueError(f"--top is 1 to 1000, got {args.top}")
+    if not 1 <= args.top <= (count := len(classes_of(networks[args.backbone]))):
+        raise ValueError(f"--top is 1 to {count}, got {args.top}")
     return functools.partial(classify_images, args, networks[args.backbone], shown)
 
 
 def classify_images(args: Classify, backbone: Any, shown: Shown, folder: Path, trainer: Any) -> Numbers:
     """Print and draw the most probable classes; return the accuracies where the classes are known."""
     images, labels, names, _ = shown
-    classes, right = imagenet_classes(), []
+    classes, right = classes_of(backbone), []
     for batch in torch.split(torch.arange(len(images)), args.batch_size):
         seen = images[batch].to(backbone.mean.device)
         probabilities, indices = (found.cpu() for found in classify(backbone, seen, args.top))
         normalised = ((seen - backbone.mean) / backbone.std).cpu()
         for row, place in enumerate(batch.tolist()):
-            names = [classes[index] for index in indices[row].tolist()]
+            best = [classes[index] for index in indices[row].tolist()]
             chances = probabilities[row].tolist()
             true = classes[int(labels[place])] if labels[place] >= 0 else None
-            line = ", ".join(f"{name} {chance:.3f}" for name, chance in zip(names, chances, strict=True))
+            line = ", ".join(f"{name} {chance:.3f}" for name, chance in zip(best, chances, strict=True))
             print(f"{names[place]}{f' ({true})' if true else ''}: {line}")
             title = f"{args.backbone}: {true or names[place]}"
-            figure = network_plots.classification(images[place], normalised[row], chances, names, title=title)
+            figure = network_plots.classification(images[place], normalised[row], chances, best, title=title)
             runs.save_figure(folder, f"classes_{names[place].replace(' ', '_')}", figure, trainer)
             if true:
                 right.append((indices[row] == labels[place]).tolist())

@@ -10,11 +10,18 @@ from typing import Any, Literal
 import torch
 
 from rdfia.common import plots
-from rdfia.common.backbones import imagenet_classes
 from rdfia.engine import runs
 from rdfia.interpret import network_plots, saliency
 from rdfia.interpret.classifier import predict
-from rdfia.interpret.commands.common import Numbers, Shown, class_of, known_classes, notes_on_classes, once
+from rdfia.interpret.commands.common import (
+    Numbers,
+    Shown,
+    class_of,
+    classes_of,
+    known_classes,
+    notes_on_classes,
+    once,
+)
 from rdfia.interpret.config import Saliency
 from rdfia.interpret.saliency import (
     area,
@@ -34,7 +41,11 @@ def prepare_saliency(
     args: Saliency, networks: dict[str, Any], shown: Shown
 ) -> Callable[[Path, Any], Numbers]:
     """Check class, layers and weights; return what draws and measures, for a folder and a trainer."""
-    asked = None if args.target_class in ("true", "predicted") else class_of(args.target_class)
+    asked = (
+        None
+        if args.target_class in ("true", "predicted")
+        else class_of(args.target_class, classes_of(networks[args.backbone]))
+    )
     layers = {name: args.layer or last_maps(network, shown.images[:1]) for name, network in networks.items()}
     for name, network in networks.items():
         network.find_layer(layers[name])
@@ -76,7 +87,7 @@ def draw_saliency(
     maps that know nothing, `CHANCE`.
     """
     images = shown.images.to(networks[args.backbone].mean.device)
-    classes = imagenet_classes()
+    classes = classes_of(networks[args.backbone])
     predicted = {name: predict(network, images, args.batch_size) for name, network in networks.items()}
     known = known_classes(shown, predicted[args.backbone])
     asked_of = {
@@ -204,12 +215,12 @@ def randomized(
 
 def last_maps(backbone: Any, image: Any) -> str:
     """Return the name of the deepest layer with maps of more than one place, which are not one per class."""
-    layers = backbone.usable_layers()
+    layers, count = backbone.usable_layers(), len(classes_of(backbone))
     outputs = backbone.tap(image.to(backbone.mean.device), layers)
     found = [
         layer
         for layer in layers
-        if outputs[layer].ndim == 4 and outputs[layer].shape[-1] > 1 and outputs[layer].shape[1] != 1000
+        if outputs[layer].ndim == 4 and outputs[layer].shape[-1] > 1 and outputs[layer].shape[1] != count
     ]
     if not found:
         raise ValueError(f"{backbone.name} has no layer with maps")

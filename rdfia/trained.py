@@ -1,0 +1,330 @@
+"""A classifier that one trained oneself, by any of the scripts: load it, let it predict files, export it.
+
+from rdfia import load_classifier
+
+classifier = load_classifier("runs/fine-tune")
+for prediction in classifier.predict(["photo.jpg", "holiday/"]):
+print(prediction)
+"""
+
+import json
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from datamodules.files import atomic_file
+from datamodules.images import decode_all, shaping
+from datamodules.listing import SUFFIXES, find_pictures
+from rdfia.adaptation.dann import DANNModule
+from rdfia.transfer.fine_tune import FineTuneModule
+from rdfia.transfer.svm_module import FeatureExtractorSVM
+
+# What only the settings of a module of that kind hold: checkpoints do not say whose they are.
+KINDS: dict[str, Any] = {
+    "multi_class": FeatureExtractorSVM,
+    "head_lr": FineTuneModule,
+    "lambda_schedule": DANNModule,
+}
+
+
+class Prediction(NamedTuple):
+    """What a classifier says of a file: the class, and how sure it is, in words of what that is."""
+
+    path: Path
+    label: str
+    score: float
+    kind: str
+    scores: list[float]
+    """Of all classes, in their order."""
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.label} ({self.kind} {self.score:.3g})"
+
+
+class TrainedClassifier(nn.Module):
+    """A trained module with the names of its classes and the images that it takes.
+
+    It maps images (B, C, H, W) in [0, 1] to one score for each class, so that `rdfia.interpret` looks into it
+    as into any network, by the names of its layers.
+
+    Args:
+        module: `FeatureExtractorSVM` that is fitted, `FineTuneModule` or `DANNModule`.
+        name: What it is called in figures.
+    """
+
+    def __init__(self, module: FeatureExtractorSVM | FineTuneModule | DANNModule, name: str) -> None:
+        super().__init__()
+        self.module, self.name = module.eval().requires_grad_(False), name
+        settings: dict[str, Any] = dict(module.hparams)
+        self.image_size = int(settings.get("image_size", 28 if isinstance(module, DANNModule) else 224))
+        self.resize = str(settings.get("resize", "squash"))
+        self.channels = int(settings.get("channels", 3))
+        self.kind = "probability"
+        count = int(settings.get("classes", 0))
+        if isinstance(module, FeatureExtractorSVM):
+            if module.classifier is None:
+                raise ValueError(f"the SVM of {name} is not fitted")
+            count = int(module.classifier.classes.max()) + 1
+            self.kind = "votes" if module.classifier.pairs else "margin"
+        self.classes = tuple(settings.get("class_names") or map(str, range(count)))
+        self.without_weights: tuple[str, ...] = ()
+
+    @property
+    def network(self) -> nn.Module:
+        """The network inside, whose modules have the names of layers."""
+        if isinstance(self.module, DANNModule):
+            return self.module.evaluated
+        return self.module.backbone.network
+
+    @property
+    def mean(self) -> Tensor:
+        """What the network inside subtracts from each channel, (C, 1, 1), on its device."""
+        if isinstance(self.module, DANNModule):  # which scales by rules of its own
+            return torch.zeros(self.channels, 1, 1, device=next(self.module.parameters()).device)
+        return self.module.backbone.mean
+
+    @property
+    def std(self) -> Tensor:
+        """What the network inside divides each channel by, (C, 1, 1), on its device."""
+        return torch.ones_like(self.mean) if isinstance(self.module, DANNModule) else self.module.backbone.std
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images (B, C, H, W) in [0, 1] to scores (B, classes): logits, votes or margins."""
+        if isinstance(self.module, DANNModule):
+            network = self.module.evaluated
+            logits: Tensor = network.classifier(network.extract_unchecked(images))
+            return logits
+        scores: Tensor = self.module(images)
+        if isinstance(self.module, FeatureExtractorSVM):
+            assert self.module.classifier is not None
+            known = self.module.classifier.classes
+            if len(known) < len(self.classes):  # of which there was nothing to train on
+                every = scores.new_full((len(scores), len(self.classes)), -torch.inf)
+                every[:, known] = scores
+                return every
+        return scores
+
+    @property
+    def layers(self) -> dict[str, str]:
+        """Paths of layers in ``network`` by their common names."""
+        if isinstance(self.module, DANNModule):
+            inside = self.module.evaluated.features.named_modules()
+            return {f"features.{path}": f"features.{path}" for path, _ in inside if path}
+        return self.module.backbone.layers
+
+    def usable_layers(self) -> list[str]:
+        """Return the names of the layers that scores come from, from first to last."""
+        if isinstance(self.module, DANNModule):
+            return list(self.layers)
+        last = self.module.layer if isinstance(self.module, FineTuneModule) else self.module.layers[-1]
+        names = self.module.backbone.usable_layers()
+        return names[: names.index(last) + 1] if last in names else names
+
+    def find_layer(self, name: str) -> nn.Module:
+        """Return a layer by its name.
+
+        Raises:
+            ValueError: There is none, or scores do not depend on it.
+        """
+        names = self.usable_layers()
+        if name not in names:
+            known = ", ".join(names)
+            raise ValueError(f"{self.name} has no layer {name!r} that scores come from; it has {known}")
+        if isinstance(self.module, DANNModule):
+            return self.module.evaluated.get_submodule(name)
+        return self.module.backbone.find_layer(name)
+
+    def tap(self, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+        """Return the outputs of layers for images (B, C, H, W), by name, in one forward pass."""
+        if not isinstance(self.module, DANNModule):
+            return self.module.backbone.tap(images, layers)
+        found: dict[str, Tensor] = {}
+
+        def keep(name: str, module: nn.Module, inputs: Any, output: Tensor) -> None:
+            found[name] = output.clone()
+
+        hooks = [self.find_layer(name).register_forward_hook(partial(keep, name)) for name in layers]
+        try:
+            self(images)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return found
+
+    def check_complete(self) -> None:
+        """Raise ValueError where scores have no gradient, which saliency, attacks and such need."""
+        if self.kind == "votes":
+            raise ValueError(
+                f"{self.name} counts votes among pairs of classes, which have no gradient; train the SVM "
+                "with --multi-class ovr, or fine-tune"
+            )
+
+    def read(self, paths: Sequence[Path]) -> Tensor:
+        """Return pictures as bytes, (N, C, H, W), shaped as those that it was trained on.
+
+        Raises:
+            ValueError: Some cannot be read.
+        """
+        how = shaping(self.resize, self.image_size)
+        return decode_all(paths, mode="L" if self.channels == 1 else "RGB", **how)
+
+    @torch.no_grad()
+    def predict(
+        self, pictures: str | Path | Sequence[str | Path], *, batch_size: int = 32
+    ) -> list[Prediction]:
+        """Return the class of each picture: files, or folders of them.
+
+        Raises:
+            FileNotFoundError: One does not exist, or a folder holds none.
+            ValueError: One cannot be read.
+        """
+        paths = find_all([pictures] if isinstance(pictures, str | Path) else pictures)
+        device, found = self.mean.device, []
+        for start in range(0, len(paths), batch_size):
+            some = paths[start : start + batch_size]
+            scores = self(self.read(some).to(device).float() / 255).float()
+            if self.kind == "probability":
+                scores = scores.softmax(1)
+            for path, row in zip(some, scores.tolist(), strict=True):
+                best = max(range(len(row)), key=row.__getitem__)
+                found.append(Prediction(path, self.classes[best], row[best], self.kind, row))
+        return found
+
+    def export(self, folder: str | Path) -> None:
+        """Write what runs without this package: ``classifier.pt2``, and a description, and the weights.
+
+        ``torch.export.load("classifier.pt2").module()`` maps any number of images (B, C, H, H) in [0, 1] to
+        scores. ``classifier.json`` names classes, size and how pictures become square;
+        ``weights.safetensors`` holds the weights by the names that they have in the module.
+
+        Raises:
+            ValueError: What was written gives other scores than the module.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        if isinstance(self.module, FeatureExtractorSVM):
+            self.module.export(folder / "classifier.pt2", self.image_size)
+        else:
+            shape = (2, self.channels, self.image_size, self.image_size)
+            example = torch.rand(shape, device=self.mean.device)
+            batch = torch.export.Dim("batch")
+            program = torch.export.export(self, (example,), dynamic_shapes=({0: batch},), strict=False)
+            with atomic_file(folder / "classifier.pt2") as part, part.open("wb") as file:
+                torch.export.save(program, file)
+        weights = {name: value.contiguous().clone() for name, value in self.module.state_dict().items()}
+        with atomic_file(folder / "weights.safetensors") as part:
+            save_file(weights, part)
+        about = {
+            "classes": list(self.classes),
+            "channels": self.channels,
+            "image_size": self.image_size,
+            "resize": self.resize,
+            "values": "images (B, C, H, W), RGB or grey, in [0, 1]",
+            "scores": {"probability": "logits"}.get(self.kind, self.kind),
+            "module": type(self.module).__name__,
+        }
+        with atomic_file(folder / "classifier.json") as part:
+            part.write_text(json.dumps(about, indent=2) + "\n")
+        self._compare(torch.export.load(folder / "classifier.pt2").module())
+
+    def _compare(self, exported: Callable[[Tensor], Tensor]) -> None:
+        """Check that an exported program gives the module's scores, on other numbers of images too."""
+        generator = torch.Generator().manual_seed(0)
+        for count in (1, 3):
+            images = torch.rand(count, self.channels, self.image_size, self.image_size, generator=generator)
+            images = images.to(self.mean.device)
+            with torch.no_grad():
+                own = self.module(images)
+                difference = (exported(images) - own).abs().max().item()
+            if not difference <= 1e-3 * max(1.0, own.abs().max().item()):
+                raise ValueError(f"the exported program differs from {self.name} by {difference:g}")
+
+
+def find_all(places: Sequence[str | Path]) -> list[Path]:
+    """Return pictures: files as they are, those of folders in order.
+
+    Raises:
+        FileNotFoundError: One does not exist, is no picture, or holds none.
+    """
+    paths: list[Path] = []
+    for place in map(Path, places):
+        if place.is_dir():
+            there = find_pictures(place)
+            if not there.pictures:
+                raise FileNotFoundError(f"{place} holds no pictures ({there})")
+            paths += there.pictures
+        elif place.is_file() and place.suffix.lower() in SUFFIXES:
+            paths.append(place)
+        else:
+            why = f"has none of {' '.join(sorted(SUFFIXES))}" if place.is_file() else "does not exist"
+            raise FileNotFoundError(f"{place} {why}")
+    return paths
+
+
+def find_checkpoint(place: str | Path) -> Path:
+    """Return the checkpoint of a run folder, or a checkpoint itself: the one that was tested.
+
+    Of a folder of trainings, as train_dann.py leaves it, that of the first seed of what was asked for.
+
+    Raises:
+        FileNotFoundError: There is none.
+    """
+    place = Path(place)
+    if place.is_file():
+        return place
+    if not place.is_dir():
+        raise FileNotFoundError(f"{place} does not exist; name a run folder or a checkpoint")
+    folders = [place, *sorted(place.glob("dann_seed_*")), *sorted(place.glob("*_seed_*"))]
+    for folder in folders:
+        # DANN's tests are of the last epoch, the others' of the best, but for what trained on all images.
+        dann = "_seed_" in folder.name
+        flags = folder / "args.json"
+        on_all = flags.exists() and bool(json.loads(flags.read_text()).get("train_on_val"))
+        names = ("last.ckpt", "best.ckpt") if dann or on_all else ("best.ckpt", "last.ckpt")
+        for name in names:
+            if (folder / "checkpoints" / name).is_file():
+                return folder / "checkpoints" / name
+    raise FileNotFoundError(f"{place} holds no checkpoint (checkpoints/*.ckpt); did the run end?")
+
+
+def load_classifier(place: str | Path, data_dir: str | Path | None = None) -> TrainedClassifier:
+    """Return the classifier of a run folder of train_svm.py, train_fine_tune.py or train_dann.py, on the CPU.
+
+    Args:
+        place: The run folder, or a checkpoint.
+        data_dir: Where ``weights/`` lies now, for an SVM, whose checkpoint leaves the network out; by default
+            where it lay.
+
+    Raises:
+        FileNotFoundError: There is no checkpoint.
+        ValueError: It is of something else, or not readable.
+    """
+    path = find_checkpoint(place)
+    try:
+        settings = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["hyper_parameters"]
+    except Exception as error:  # torch.load raises whatever it comes across
+        raise ValueError(f"{path} is not a readable checkpoint ({type(error).__name__})") from error
+    found = [kind for sign, kind in KINDS.items() if sign in settings]
+    if len(found) != 1:
+        raise ValueError(f"{path} is of no classifier that rdfia trains: SVM, fine-tuned network or DANN")
+    changes: dict[str, Any] = {}
+    if found[0] is FineTuneModule:
+        changes["weights"] = "random"  # those of the checkpoint are loaded on top
+    elif found[0] is FeatureExtractorSVM and (data_dir or os.environ.get("RDFIA_DATA")):
+        changes["data_dir"] = str(data_dir or os.environ["RDFIA_DATA"])
+    try:
+        with warnings.catch_warnings():
+            # An SVM's checkpoint leaves the network out, which Lightning finds lacking.
+            warnings.filterwarnings("ignore", "Found keys that are in the model state dict")
+            module = found[0].load_from_checkpoint(path, map_location="cpu", weights_only=True, **changes)
+    except RuntimeError as error:
+        raise ValueError(f"{path} does not fit {found[0].__name__}: {str(error).splitlines()[0]}") from error
+    run = path.parent.parent if path.parent.name == "checkpoints" else path
+    return TrainedClassifier(module, run.parent.name if "_seed_" in run.name else run.stem)
