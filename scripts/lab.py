@@ -69,12 +69,12 @@ EXPERIMENTS: dict[str, Experiment] = {
     "fine_tune_frozen": Experiment(
         "train_fine_tune",
         "--max-epochs 10 --head-lr 3e-3",
-        f"{DIGITS} --layer fire5 --max-epochs 4 --head-lr 1e-2 --no-augment",
+        f"{DIGITS} --layer fire5 --max-epochs 4 --head-lr 1e-2 --augment",
     ),
     "fine_tune_staged": Experiment(
         "train_fine_tune",
         "--max-epochs 14 --head-lr 2e-3 --unfreeze-top-at 2 --unfreeze-all-at 4",
-        f"{DIGITS} --layer fire5 --max-epochs 4 --head-lr 1e-2 --no-augment --unfreeze-all-at 1",
+        f"{DIGITS} --layer fire5 --max-epochs 4 --head-lr 1e-2 --augment --unfreeze-all-at 1",
     ),
     "fine_tune_scratch": Experiment(
         "train_fine_tune",

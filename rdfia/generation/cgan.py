@@ -1,4 +1,4 @@
-"""Conditional DCGAN: digits of the classes that are asked for.
+"""Conditional DCGAN: images of the classes that are asked for.
 
 Mirza & Osindero, "Conditional Generative Adversarial Nets", 2014, on DCGAN; as a choice with the projection
 of Miyato & Koyama, "cGANs with Projection Discriminator", ICLR 2018. Both networks are given the label.
@@ -9,6 +9,7 @@ another digit than the label says looks generated. What is left for the noise is
 """
 
 import copy
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -22,7 +23,6 @@ from rdfia.generation.gan import GANModule
 from rdfia.generation.networks import Discriminator, Initialization, Upsampling, grow, initialize, shrink, up
 
 Conditioning = Literal["one-hot", "embedding", "projection"]
-CLASSES = 10
 
 
 class ConditionalGenerator(nn.Module):
@@ -37,6 +37,7 @@ class ConditionalGenerator(nn.Module):
         features: Width of the maps at 16x16; the earlier ones have 2 and 4 times as many.
         upsampling: ``transposed`` or ``nearest``, see `rdfia.generation.networks.grow`.
         embedding: Numbers that stand for a label, learned; 0 for one-hot.
+        classes: Their number.
         initialization: Of the weights, see `rdfia.generation.networks.initialize`.
     """
 
@@ -47,18 +48,23 @@ class ConditionalGenerator(nn.Module):
         *,
         upsampling: Upsampling = "transposed",
         embedding: int = 0,
+        classes: int = 10,
         initialization: Initialization = "dcgan",
     ) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(CLASSES, embedding) if embedding else None
-        self.first = up(latent_dim + (embedding or CLASSES), 4 * features, 1, 0)
+        self.classes = classes
+        self.embedding = nn.Embedding(classes, embedding) if embedding else None
+        self.first = up(latent_dim + (embedding or classes), 4 * features, 1, 0)
         self.layers = grow(features, upsampling)
         initialize(self, initialization)
 
     def forward(self, latents: Tensor, labels: Tensor) -> Tensor:
         """Map latents (B, latent_dim) and labels (B,) to images (B, 1, 32, 32) in [-1, 1]."""
         embedding = self.embedding
-        encoded = functional.one_hot(labels, CLASSES).to(latents) if embedding is None else embedding(labels)
+        if embedding is None:
+            encoded = functional.one_hot(labels, self.classes).to(latents)
+        else:
+            encoded = embedding(labels)
         first = self.first(torch.cat([latents, encoded], 1)[:, :, None, None])
         images: Tensor = self.layers(first)
         return images
@@ -72,8 +78,9 @@ class ConditionalDiscriminator(nn.Module):
 
     Args:
         features: Width of the first layer; the later ones have 2 and 4 times as many.
-        conditioning: ``one-hot``: the label is ten maps, one of them 1. ``embedding``: it is a learned map of
-            the image's size.
+        conditioning: ``one-hot``: the label is a map for each class, one of them 1. ``embedding``: it is a
+            learned map of the image's size.
+        classes: Their number.
         initialization: Of the weights, see `rdfia.generation.networks.initialize`.
     """
 
@@ -82,21 +89,24 @@ class ConditionalDiscriminator(nn.Module):
         features: int = 32,
         *,
         conditioning: Literal["one-hot", "embedding"] = "one-hot",
+        classes: int = 10,
         initialization: Initialization = "dcgan",
     ) -> None:
         super().__init__()
+        self.classes = classes
         self.image_branch = nn.Conv2d(1, features - features // 2, 4, 2, 1)
-        self.label_branch = nn.Conv2d(CLASSES if conditioning == "one-hot" else 1, features // 2, 4, 2, 1)
+        self.label_branch = nn.Conv2d(classes if conditioning == "one-hot" else 1, features // 2, 4, 2, 1)
         self.layers = shrink(features)
         self.last = nn.Conv2d(4 * features, 1, 4)
         initialize(self, initialization)
-        self.embedding = nn.Embedding(CLASSES, 32 * 32) if conditioning == "embedding" else None
+        self.embedding = nn.Embedding(classes, 32 * 32) if conditioning == "embedding" else None
         self.to(memory_format=torch.channels_last)  # as `rdfia.generation.networks.Discriminator`
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
         """Map images (B, 1, 32, 32) in [-1, 1] and labels (B,) to logits (B,)."""
         if self.embedding is None:
-            known = functional.one_hot(labels, CLASSES).to(images)[:, :, None, None].expand(-1, -1, 32, 32)
+            one_hot = functional.one_hot(labels, self.classes).to(images)
+            known = one_hot[:, :, None, None].expand(-1, -1, 32, 32)
         else:
             known = self.embedding(labels).reshape(-1, 1, 32, 32)
         maps = torch.cat([self.image_branch(images), self.label_branch(known)], 1)
@@ -115,7 +125,9 @@ class cGANModule(GANModule):  # noqa: N801 - the name that the project is known 
         conditioning: ``one-hot`` and ``embedding``: of both networks. ``projection``: of the discriminator,
             with one-hot in the generator; by far the best in few epochs.
         label_in_discriminator: Without it, nothing makes the generator heed the label.
-        preview_count: Number of fixed latents for previews, each drawn as all ten digits.
+        preview_count: Number of fixed latents for previews, each drawn as all classes.
+        classes: Their number.
+        class_names: Their names, kept with the checkpoint.
         gan: See `GANModule`.
 
     Example:
@@ -132,32 +144,38 @@ class cGANModule(GANModule):  # noqa: N801 - the name that the project is known 
         conditioning: Conditioning = "projection",
         label_in_discriminator: bool = True,
         preview_count: int = 8,
+        classes: int = 10,
+        class_names: Sequence[str] = (),
         **gan: Any,
     ) -> None:
+        class_names = list(class_names)
+        if classes < 2:
+            raise ValueError(f"a conditional GAN has at least 2 classes, got {classes}")
         if gan.get("groups"):
             raise ValueError(f"labels are the groups of a conditional GAN, got groups={gan['groups']}")
         validate_literals(cGANModule.__init__, locals())
         super().__init__(preview_count=preview_count, **gan | {"groups": 0})
         weights: dict[str, Any] = {"initialization": self.initialization}
-        embedding = CLASSES if conditioning == "embedding" else 0
-        shape: dict[str, Any] = {"upsampling": self.upsampling, "embedding": embedding}
+        self.classes = classes
+        embedding = classes if conditioning == "embedding" else 0
+        shape: dict[str, Any] = {"upsampling": self.upsampling, "embedding": embedding, "classes": classes}
         self.generator = ConditionalGenerator(self.latent_dim, self.features[0], **shape, **weights)
         if label_in_discriminator and conditioning != "projection":
             if self.features[1] < 2:  # half of them for the label
                 raise ValueError(f"{conditioning} labels need discriminator_features of at least 2, got 1")
             self.discriminator = ConditionalDiscriminator(
-                self.features[1], conditioning=conditioning, **weights
+                self.features[1], conditioning=conditioning, classes=classes, **weights
             )
         else:
-            classes = CLASSES if label_in_discriminator else 0
-            self.discriminator = Discriminator(self.features[1], classes=classes, **weights)
+            told = classes if label_in_discriminator else 0
+            self.discriminator = Discriminator(self.features[1], classes=told, **weights)
         self.average_generator = copy.deepcopy(self.generator).requires_grad_(False)
-        self.register_buffer("label_counts", torch.zeros(CLASSES))  # of the training images seen so far
+        self.register_buffer("label_counts", torch.zeros(classes))  # of the training images seen so far
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Load checkpoints of a version that counted no labels, too: all ten are asked for alike then."""
+        """Load checkpoints of a version that counted no labels, too: all are asked for alike then."""
         super().on_load_checkpoint(checkpoint)
-        checkpoint["state_dict"].setdefault("label_counts", torch.zeros(CLASSES))
+        checkpoint["state_dict"].setdefault("label_counts", torch.zeros(self.classes))
 
     def condition(self, labels: Tensor) -> tuple[Tensor, ...]:
         """Return the conditioning inputs of both networks: the labels (B,)."""
@@ -166,9 +184,9 @@ class cGANModule(GANModule):  # noqa: N801 - the name that the project is known 
     def ask(self, count: int, *key: int) -> tuple[Tensor, ...]:
         """Draw labels (count,) by the shares of the training images, by seed and ``key`` alone.
 
-        All ten alike before any training.
+        All alike before any training.
         """
-        counts = self.label_counts.double().cpu() if self.label_counts.any() else torch.ones(CLASSES)
+        counts = self.label_counts.double().cpu() if self.label_counts.any() else torch.ones(self.classes)
         edges = (counts / counts.sum()).cumsum(0)[:-1]
         numbers = drawn(count, 1, (self.seed, *key, 1))[:, 0]
         chosen = torch.searchsorted(edges.double(), numbers.contiguous(), right=True)
@@ -190,27 +208,28 @@ class cGANModule(GANModule):  # noqa: N801 - the name that the project is known 
         Args:
             count: Of the images.
             seed: Of the latents, by default the module's own.
-            labels: (count,), or one for all; by default 0 to 9 again and again.
+            labels: (count,), or one for all; by default all classes in turn, again and again.
 
         Raises:
-            ValueError: They are not so many digits from 0 to 9.
+            ValueError: They are not so many classes.
         """
-        asked = torch.arange(count) % CLASSES if labels is None else as_classes(labels, torch.empty(count))
-        check_classes(asked, CLASSES)
+        in_turn = torch.arange(count) % self.classes
+        asked = in_turn if labels is None else as_classes(labels, torch.empty(count))
+        check_classes(asked, self.classes)
         return self._generate(count, seed, asked)
 
     @torch.no_grad()
     def class_grid(self, latents: Tensor) -> Tensor:
-        """Generate all ten digits from each latent.
+        """Generate all classes from each latent.
 
         Args:
             latents: (Z, latent_dim).
 
         Returns:
-            Images (10, Z, 1, 32, 32) in [0, 1]: a row is one digit, a column has one latent.
+            Images (classes, Z, 1, 32, 32) in [0, 1]: a row is one class, a column has one latent.
         """
-        labels = torch.arange(CLASSES)
-        return torch.stack([self(latents, digit.expand(len(latents))) for digit in labels])
+        labels = torch.arange(self.classes)
+        return torch.stack([self(latents, label.expand(len(latents))) for label in labels])
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Map a batch of latents (B, latent_dim) and labels (B,) to images (B, 1, 32, 32) in [0, 1]."""

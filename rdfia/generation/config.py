@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
-from rdfia.engine.args import TrainerArgs, check_part, default
+from rdfia.engine.args import DatasetName, PictureFlags, TrainerArgs, check_dataset, check_part, default
 
 # What the practicals vary, by the flags that differ from their recipe (--preset practical).
 ABLATION: dict[str, dict[str, dict[str, Any]]] = {
@@ -66,16 +66,20 @@ CONDITIONAL_ROWS: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True)
-class SharedArgs(TrainerArgs):
+class SharedArgs(PictureFlags, TrainerArgs):
     """Flags of a GAN of either kind."""
 
     GROUPS: ClassVar[dict[str, str]] = {
         "training": "max_epochs",
+        "pictures": "resize",
+        "data": "dataset",
         "recipe": "preset",
         "model": "latent_dim",
         "optimization": "loss",
     }
 
+    dataset: DatasetName = "mnist"
+    """Data set of grey images to learn, drawn at 32 pixels."""
     preset: Literal["best", "practical"] = "best"
     """Recipe for the options that are not given: `best`, or `practical` as in the classic DCGAN practical."""
     batch_size: Annotated[int | None, default("64; practical: 128")] = None  # type: ignore[assignment] # an int once it is made
@@ -85,7 +89,7 @@ class SharedArgs(TrainerArgs):
     part: Annotated[tuple[int, int] | None, default("all of it")] = None
     """Train only part K of N of the table (K from 0), for job arrays, e.g. 0 4."""
     score_on: Literal["auto", "test", "held-out", "both"] = "auto"
-    """Digits to score against; `auto`: test digits, but held-out training digits for tables of recipes."""
+    """Images to score against; `auto`: test images, but held-out training images for tables of recipes."""
     latent_dim: Annotated[int | None, default("100; practical: 100")] = None
     """Size of the latent vector (nz)."""
     latents: Annotated[Literal["normal", "uniform"] | None, default("normal; practical: normal")] = None
@@ -129,8 +133,8 @@ class SharedArgs(TrainerArgs):
     """Decay of the moving average (EMA) of the generator, which makes the samples; 0 disables it."""
 
     def needs(self) -> tuple[str, ...]:
-        """Return MNIST."""
-        return ("mnist",)
+        """Return the data set."""
+        return (self.dataset,)
 
     def __post_init__(self) -> None:
         if self.batch_size is None:
@@ -139,11 +143,17 @@ class SharedArgs(TrainerArgs):
         if any(seed < 0 for seed in self.seeds):
             raise ValueError(f"--seeds are at least 0, got {min(self.seeds)}")
         check_part(self.part, self.overwrite)
+        check_dataset("--dataset", self.dataset)
+
+    @property
+    def digits(self) -> bool:
+        """Whether the images are digits, which the digit judge knows."""
+        return self.dataset in ("mnist", "usps", "emnist-digits")
 
 
 @dataclass(frozen=True)
 class GANArgs(SharedArgs):
-    """Train a DCGAN on MNIST and score its digits with the digit judge."""
+    """Train a DCGAN and score what it draws: digits with the digit judge, others by features."""
 
     GROUPS: ClassVar[dict[str, str]] = SharedArgs.GROUPS | {
         "clusters": "groups",
@@ -156,12 +166,16 @@ class GANArgs(SharedArgs):
     groups: Annotated[int | None, default("50, at most --latent-dim; practical: 0")] = None
     """Number of k-means clusters for self-conditioning (Liu et al. 2020); 0 disables it."""
     interpolate: tuple[str, ...] = ("89", "94", "17", "35")
-    """Pairs of digits to walk between in latent space; none after an empty --interpolate."""
+    """Pairs of digits to walk between, or of numbers of latents; none after an empty --interpolate."""
     ablation: Annotated[
         tuple[Literal["ngf", "ndf", "nz", "init", "lr", "loss", "epochs", "all", "ladder"], ...],
         default("none"),
     ] = ()
     """Groups of recipe changes to train as well, one table row each."""
+
+    def needs_labels(self) -> dict[str, str]:
+        """Return that pictures need none."""
+        return {self.dataset: "optional"}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -175,7 +189,7 @@ class GANArgs(SharedArgs):
 
 @dataclass(frozen=True)
 class ConditionalGANArgs(SharedArgs):
-    """Train a conditional DCGAN on MNIST and score its digits with the digit judge."""
+    """Train a conditional DCGAN and score what it draws: digits with the digit judge, others by features."""
 
     GROUPS: ClassVar[dict[str, str]] = SharedArgs.GROUPS | {
         "conditioning": "conditioning",

@@ -11,6 +11,7 @@ judge-FIDs of the same sample counts, never with an FID.
 - class shares, their distance from uniform, and the share of confident samples: from judge probabilities.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -183,6 +184,8 @@ class DigitScores(Metric):
     """
 
     full_state_update = False
+    fid = "judge_fid"
+    """Name of the score that a training is watched by."""
     real: list[Tensor]
     generated: list[Tensor]
     real_labels: list[Tensor]
@@ -259,7 +262,12 @@ class DigitScores(Metric):
 
 
 def score_images(
-    images: Tensor, real: Tensor, *, asked: Tensor | None = None, real_labels: Tensor | None = None
+    images: Tensor,
+    real: Tensor,
+    *,
+    asked: Tensor | None = None,
+    real_labels: Tensor | None = None,
+    kind: Callable[..., Metric] = DigitScores,
 ) -> dict[str, float]:
     """Return the `DigitScores` of digits, by themselves: one process, which gathers nothing from others.
 
@@ -268,8 +276,9 @@ def score_images(
         real: (M, 1, 32, 32) in [0, 1].
         asked: (N,), which digits the images were asked to be; with ``real_labels``.
         real_labels: (M,).
+        kind: Or other scores, such as `rdfia.generation.feature_scores.FeatureScores`.
     """
-    scores = DigitScores(sync_on_compute=False).to(images.device)
+    scores = kind(sync_on_compute=False).to(images.device)
     for digits, labels, are_real in ((images, asked, False), (real, real_labels, True)):
         for numbers in torch.split(torch.arange(len(digits)), 500):
             known = None if labels is None else labels[numbers]

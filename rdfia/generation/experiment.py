@@ -1,4 +1,4 @@
-"""The experiments with GANs: train one of either kind, score its digits with the digit judge, draw them."""
+"""The experiments with GANs: train one of either kind, score what it draws, draw it."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -11,7 +11,8 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from datamodules.mnist import MNISTDataModule
+from datamodules import open_dataset
+from datamodules.in_memory import InMemoryDataModule
 from rdfia.common import plots
 from rdfia.engine import callbacks, devices, runs, training, wandb_run
 from rdfia.engine.args import keywords
@@ -48,8 +49,8 @@ class Experiment:
         self.args: SharedArgs = args
         self.pairs = [(int(pair[0]), int(pair[1])) for pair in args.interpolate]
 
-    def build(self) -> GANModule:
-        """Return the module that the flags describe."""
+    def build(self, classes: tuple[str, ...] = ()) -> GANModule:
+        """Return the module that the flags describe, for data of these classes."""
         return GANModule(**module_flags(self.args))
 
     def preview(self, gan: Any) -> Tensor:
@@ -84,44 +85,51 @@ class Experiment:
         """
         args = self.args
         lightning.seed_everything(args.seed, workers=True, verbose=False)
-        module = self.build()
-        digits = read_digits(args)
-        if module.groups is not None and module.groups.count > len(digits.train_data):
+        images = read_images(args)
+        module = self.build(images.classes)
+        if module.groups is not None and module.groups.count > len(images.train_data):
             raise ValueError(
-                f"--groups {module.groups.count} of {len(digits.train_data)} digits; take fewer, or 0"
+                f"--groups {module.groups.count} of {len(images.train_data)} images; take fewer, or 0"
             )
         free = training.MAY_CHANGE if module.lr_schedule == "none" else training.MAY_CHANGE_BUT_LENGTH
-        data = digits.describe()
+        data = images.describe()
         folder = training.open_run(args, module, data, may_change=free)
-        trainer = self._trainer(folder)
+        trainer = self._trainer(folder, module.scores.fid)
         diverged = None
         try:
-            seconds = training.fit(args, trainer, module, digits)
+            seconds = training.fit(args, trainer, module, images)
         except Diverged as error:  # scored all the same: that too is a result
             diverged, seconds = error, training.seconds_trained(trainer)
         held_out = args.score_on in ("held-out", "both")
-        loader = digits.val_dataloader() if held_out else digits.test_dataloader()
+        loader = images.val_dataloader() if held_out else images.test_dataloader()
         tested = dict(trainer.test(module, loader, verbose=False)[0])
         if args.score_on == "both":
-            on_test = trainer.test(module, digits.test_dataloader(), verbose=False)[0]
+            on_test = trainer.test(module, images.test_dataloader(), verbose=False)[0]
             on_test = {name.replace("/", "_"): value for name, value in on_test.items()}
         else:
             on_test = {}
         if not trainer.is_global_zero:
             return {}
-        against = digits.val_data if held_out else digits.test_data
-        kind = "held-out training digits" if held_out else "test digits"
-        # The floor is of as many digits as were generated: with fewer, all distances are larger.
-        count = min(len(against), len(digits.train_data), 64 if args.fast_dev_run else 10**9)
-        real, others = against[range(count)][0], digits.train_data[range(count)][0]
+        against = images.val_data if held_out else images.test_data
+        what = "digits" if args.digits else "images"
+        kind = f"held-out training {what}" if held_out else f"test {what}"
+        # The floor is of as many images as were generated: with fewer, all distances are larger.
+        count = min(len(against), len(images.train_data), 64 if args.fast_dev_run else 10**9)
+        real, others = against[range(count)][0], images.train_data[range(count)][0]
         scores = {name.removeprefix("test/"): value for name, value in tested.items()}
-        scores |= {f"floor_{name}": value for name, value in score_images(others, real).items()}
+        floor = score_images(others, real, kind=type(module.scores))
+        scores |= {f"floor_{name}": value for name, value in floor.items()}
         scores |= on_test | {"seconds": seconds}
-        epoch, history = len(digits.train_dataloader()), runs.read_metrics(folder)
+        epoch, history = len(images.train_dataloader()), runs.read_metrics(folder)
         scores |= {} if args.fast_dev_run else loss_numbers(history, epoch)
         scores |= self.more_scores(module)
         self._draw(module, history, epoch, real[:64], kind, scores, folder, trainer)
         note = note_on_scores(kind, count, data, held_out=held_out)
+        if not args.digits:
+            note = (
+                f"scored in the features of SqueezeNet 1.1, against {kind}, as the digit judge knows digits "
+                f"only; the floor is what the first {count:,} training images get"
+            )
         results = runs.write_results(
             folder,
             trainer,
@@ -137,21 +145,22 @@ class Experiment:
         wandb_run.finish_last()
         if diverged:
             raise diverged
-        print(f"{scores['n_generated']:.0f} generated digits against {scores['n_real']:.0f} real {kind}")
-        for name in ("judge_fid", "precision", "recall", "confident_share", "smallest_class_share"):
-            print(f"{name:22}{scores[name]:8.3f}    real training digits {scores['floor_' + name]:8.3f}")
+        print(f"{scores['n_generated']:.0f} generated {what} against {scores['n_real']:.0f} real {kind}")
+        for name in (module.scores.fid, "precision", "recall", "confident_share", "smallest_class_share"):
+            if name in scores:
+                print(f"{name:22}{scores[name]:8.3f}    real training {what} {scores['floor_' + name]:8.3f}")
         written = f"results.json, figures/, checkpoints/ in {folder}"
         print("a dry run, nothing kept" if args.fast_dev_run else written)
         return results
 
-    def _trainer(self, folder: Path) -> lightning.Trainer:
+    def _trainer(self, folder: Path, fid: str) -> lightning.Trainer:
         def grid(gan: Any) -> Figure:
-            return plots.image_grids({"generated digits": self.preview(gan)})
+            return plots.image_grids({"generated images": self.preview(gan)})
 
         return training.make_trainer(
             self.args,
             folder,
-            monitor="val/judge_fid",
+            monitor=f"val/{fid}",
             mode="min",
             callbacks=[
                 callbacks.EpochFigure(folder, "samples", grid),
@@ -173,7 +182,9 @@ class Experiment:
         trainer: lightning.Trainer,
     ) -> None:
         samples = module.sample(64)
-        fid = f"judge-FID {scores['judge_fid']:.2f} (real digits {scores['floor_judge_fid']:.2f})"
+        name = module.scores.fid
+        said = name.replace("_fid", "-FID")
+        fid = f"{said} {scores[name]:.2f} (real images {scores['floor_' + name]:.2f})"
         figures = {
             "curves_and_samples": gan_curves(history, samples, smooth=epoch // 10),
             "real_and_generated": plots.image_grids({f"real {kind}": real, "generated": samples}, title=fid),
@@ -186,7 +197,7 @@ class Experiment:
 
 
 class ConditionalExperiment(Experiment):
-    """One GAN conditioned on the digit.
+    """One GAN conditioned on the class.
 
     Args:
         args: The flags.
@@ -197,25 +208,27 @@ class ConditionalExperiment(Experiment):
     def __init__(self, args: ConditionalGANArgs) -> None:
         self.args, self.conditional = args, args
 
-    def build(self) -> cGANModule:
-        """Return the module that the flags describe."""
+    def build(self, classes: tuple[str, ...] = ()) -> cGANModule:
+        """Return the module that the flags describe, for data of these classes."""
+        of_data: dict[str, Any] = {"classes": len(classes), "class_names": classes} if classes else {}
         args = self.conditional
         conditioning = args.conditioning or ("one-hot" if args.preset == "practical" else "projection")
         return cGANModule(
             conditioning=conditioning,
             label_in_discriminator=args.label_in_discriminator,
             **module_flags(args),
+            **of_data,
         )
 
     def preview(self, gan: Any) -> Tensor:
-        """Return each digit with the same latents, a row each."""
+        """Return each class with the same latents, a row each."""
         images: Tensor = gan.class_grid(gan.preview_latents).flatten(0, 1)
         return images
 
     def figures(self, gan: Any) -> dict[str, Figure]:
-        """Return the grid of digits and styles."""
+        """Return the grid of classes and styles."""
         grid = gan.class_grid(gan.draw(16, 7)).flatten(0, 1)
-        title = "each row a digit, each column one latent"
+        title = "each row a class, each column one latent"
         return {"styles": plots.image_grids({title: grid}, columns=16)}
 
     def films(self, gan: Any) -> dict[str, list[np.ndarray]]:
@@ -223,7 +236,9 @@ class ConditionalExperiment(Experiment):
         return {}
 
     def more_scores(self, gan: Any) -> Scores:
-        """Return how far one latent is one style."""
+        """Return how far one latent is one style, of digits, which have slant and thickness."""
+        if not self.args.digits:
+            return {}
         return style_scores(gan, 50 if self.args.fast_dev_run else 1000)
 
 
@@ -244,7 +259,7 @@ def run(args: GANArgs) -> dict[str, Any]:
     if "ladder" in args.ablation and args.score_on == "held-out":
         last = list(LADDER)[-1]  # what it leads to is tested
         rows[last] = rows[last] | {"score_on": "both"}
-    return compare(args, rows, Experiment, read_digits(args).describe())
+    return compare(args, rows, Experiment, read_images(args))
 
 
 def run_conditional(args: ConditionalGANArgs) -> dict[str, Any]:
@@ -257,27 +272,38 @@ def run_conditional(args: ConditionalGANArgs) -> dict[str, Any]:
     if args.compare and args.score_on == "auto":
         args = dataclasses.replace(args, score_on="held-out")
     rows: dict[str, dict[str, Any]] = {args.preset: {}} | {row: CONDITIONAL_ROWS[row] for row in args.compare}
-    return compare(args, rows, ConditionalExperiment, read_digits(args).describe())
+    return compare(args, rows, ConditionalExperiment, read_images(args))
 
 
 def module_flags(args: SharedArgs) -> dict[str, Any]:
     """Return the keywords of `GANModule` that follow from the flags."""
-    return (PRACTICAL if args.preset == "practical" else {}) | keywords(GANModule, args)
+    recipe = PRACTICAL if args.preset == "practical" else {}
+    scores = {} if args.digits else {"scores": "features"}
+    return recipe | keywords(GANModule, args) | scores
 
 
-def read_digits(args: SharedArgs) -> MNISTDataModule:
-    """Return MNIST at the size of the networks; validation digits are trained on too, unless they score."""
+def read_images(args: SharedArgs) -> InMemoryDataModule:
+    """Return the data at the size of the networks; validation images are trained on, unless they score."""
     assert args.batch_size is not None
-    digits = MNISTDataModule(
+    options = args.reading()
+    if "/" in args.dataset and isinstance(args, GANArgs):
+        options["labels"] = "optional"
+    images = open_dataset(
+        args.dataset,
         args.data_dir,
         batch_size=args.batch_size,
         image_size=32,
+        channels=1,
         seed=args.seed,
         train_on_val=args.score_on in ("auto", "test"),
+        **options,
     )
-    digits.setup()
-    digits.train_dataloader()  # says now if they are fewer than a batch
-    return digits
+    images.prepare_data()
+    images.setup()
+    if images.train_data.channels != 1:
+        raise ValueError(f"--dataset {args.dataset} is in colour, and these networks draw grey images")
+    images.train_dataloader()  # says now if they are fewer than a batch
+    return images
 
 
 def note_on_scores(kind: str, count: int, data: Mapping[str, Any], *, held_out: bool) -> str:

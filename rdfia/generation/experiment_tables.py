@@ -8,11 +8,13 @@ from typing import Any, Protocol, TypeVar
 
 import lightning
 
+from datamodules.in_memory import InMemoryDataModule
 from rdfia.common import plots
 from rdfia.common.environment import is_dry_run
 from rdfia.engine import devices, runs, tables, training, wandb_run
 from rdfia.engine.errors import Diverged
 from rdfia.generation.config import TABLE_FLAGS, SharedArgs
+from rdfia.generation.feature_scores import FeatureScores
 from rdfia.generation.gan import GANModule
 
 Flags = TypeVar("Flags", bound=SharedArgs)
@@ -22,27 +24,32 @@ Results = dict[str, Any]
 class Trains(Protocol):
     """One training, by its flags."""
 
-    def build(self) -> GANModule:
-        """Return the module that the flags describe."""
+    def build(self, classes: tuple[str, ...] = ()) -> GANModule:
+        """Return the module that the flags describe, for data of these classes."""
 
     def train(self) -> Results:
         """Train, test and draw; return the content of results.json."""
 
 
 def verdict(scores: Mapping[str, float]) -> str:
-    """Return what became of a training: ``diverged``, ``no digits``, ``few classes``, ``ok``."""
-    recall = scores["recall"]
-    if math.isnan(scores["judge_fid"]) or math.isnan(recall):
+    """Return what became of a training: ``diverged``, ``no digits``, ``few classes``, ``ok``.
+
+    Of images that are no digits, ``unlike`` where recall is below 0.01.
+    """
+    recall, digits = scores["recall"], "judge_fid" in scores
+    if math.isnan(scores["judge_fid" if digits else FeatureScores.fid]) or math.isnan(recall):
         return "diverged"
-    lacking = sum(scores[f"class_{digit}"] < 0.01 for digit in range(10))
-    return "no digits" if recall < 0.01 else "few classes" if lacking >= 3 else "ok"
+    if recall < 0.01:
+        return "no digits" if digits else "unlike"
+    lacking = sum(scores.get(f"class_{digit}", 1.0) < 0.01 for digit in range(10))
+    return "few classes" if lacking >= 3 else "ok"
 
 
 def compare(
     args: Flags,
     rows: Mapping[str, Mapping[str, Any]],
     make: Callable[[Flags], Trains],
-    data: dict[str, Any],
+    images: InMemoryDataModule,
 ) -> Results:
     """Train each row with each seed in a folder of its own, skip what is done, write and print one table.
 
@@ -53,15 +60,16 @@ def compare(
         args: The flags.
         rows: The flags in which each differs.
         make: Makes the training that flags describe.
-        data: What all are trained on.
+        images: What all are trained on.
     """
-    module = make(args).build()
+    data = images.describe()
+    module = make(args).build(images.classes)
     if (args.output_dir / args.name / "metrics.csv").exists() and not args.overwrite:
         raise ValueError(f"{args.output_dir / args.name} holds a single run; use another --name for a table")
     neutral = {name: value for name, value in TABLE_FLAGS.items() if hasattr(args, name)}
     for changes in rows.values():  # what is wrong with the last one is said before the first is trained
         one = dataclasses.replace(args, **neutral, **changes)
-        make(one).build()
+        make(one).build(images.classes)
         devices.check_devices(one)
     free = training.MAY_CHANGE_BUT_LENGTH | TABLE_FLAGS.keys()
     folder = training.open_run(args, module, data, may_change=free)
@@ -70,7 +78,7 @@ def compare(
     for row, seed, one in tables.trainings(args, rows, tables.by_seed(args), folder, neutral):
         print(f"{row}, seed {seed}")
         try:
-            trained = training.finished(one, make(one).build(), data) or make(one).train()
+            trained = training.finished(one, make(one).build(images.classes), data) or make(one).train()
         except Diverged:  # which is written down all the same, but for a dry run
             if args.fast_dev_run:
                 raise
@@ -84,7 +92,8 @@ def compare(
             table.add_diverged(row, seed, scores, trained["notes"][1])
     if args.part is not None:
         return {}
-    trainer = training.make_trainer(args, folder, monitor="val/judge_fid", mode="min", callbacks=[])
+    monitor = f"val/{module.scores.fid}"
+    trainer = training.make_trainer(args, folder, monitor=monitor, mode="min", callbacks=[])
     if not trainer.is_global_zero:
         return {}
     if not args.fast_dev_run:
@@ -147,6 +156,8 @@ def write_table(
         ],
     )
     columns = ["judge_fid", "precision", "recall", "histogram_distance", "confident_share"]
+    if not any(name.endswith("judge_fid") for name in metrics):
+        columns = [FeatureScores.fid, "precision", "recall"]
     columns += ["final_discriminator_loss", "final_generator_loss", "loss_swing", "seconds"]
     lines = tables.show(results, prefixes, columns, digits=3, last=("outcome", outcomes))
     wandb_run.log_table(trainer, lines[0], lines[1:])

@@ -24,6 +24,7 @@ from rdfia.common.literals import validate_literals
 from rdfia.common.optimization import Decay, broadcast_buffers, lr_factor, set_lr, update_average
 from rdfia.generation.clusters import Groups
 from rdfia.generation.digit_judge import DigitScores
+from rdfia.generation.feature_scores import FeatureScores
 from rdfia.generation.latents import draw_latents
 from rdfia.generation.losses import Loss, discriminator_loss, generator_loss, gradient_penalty, score
 from rdfia.generation.networks import Discriminator, Generator, Initialization, Upsampling
@@ -37,7 +38,7 @@ def check_size(images: Tensor) -> None:
     """
     if images.shape[1:] != (1, 32, 32):
         size = tuple(images.shape)
-        mend = "MNISTDataModule(image_size=32, channels=1)"
+        mend = "a data module with image_size=32, channels=1"
         raise ValueError(f"images are (B, 1, 32, 32), got {size}; take {mend}")
 
 
@@ -92,6 +93,8 @@ class GANModule(lightning.LightningModule):
             0 disables it.
         seed: Of the latents.
         preview_count: Number of fixed latents for previews.
+        scores: How images are scored: ``digits`` by the digit judge, ``features`` of a network that knows
+            photographs, for images of any other kind.
 
     Example:
         >>> images = GANModule().sample(4)
@@ -100,6 +103,7 @@ class GANModule(lightning.LightningModule):
     """
 
     preview_latents: Tensor
+    classes = 0  # that it is told: none
     compiled = ("generator", "discriminator")  # by --compile
 
     def __init__(
@@ -124,6 +128,7 @@ class GANModule(lightning.LightningModule):
         ema_decay: float = 0.999,
         seed: int = 0,
         preview_count: int = 64,
+        scores: Literal["digits", "features"] = "digits",
     ) -> None:
         super().__init__()
         validate_literals(GANModule.__init__, locals())
@@ -167,7 +172,7 @@ class GANModule(lightning.LightningModule):
             discriminator_features, classes=groups, initialization=initialization
         )
         self.average_generator: nn.Module = copy.deepcopy(self.generator).requires_grad_(False)
-        self.scores = DigitScores()
+        self.scores: DigitScores | FeatureScores = DigitScores() if scores == "digits" else FeatureScores()
         # Buffers: on the right device, in every checkpoint, the same grid all run long.
         self.register_buffer("preview_latents", self.draw(preview_count, 0, 0))
         # Not trainer.global_step, which counts the steps of both optimizers.
@@ -336,10 +341,10 @@ class GANModule(lightning.LightningModule):
     def _check(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Check images, and labels where they are looked at."""
         check_size(batch[0])
-        check_batch(batch[0], batch[1] if self.condition(batch[1]) else None, 10, batch_idx)
+        check_batch(batch[0], batch[1] if self.condition(batch[1]) else None, self.classes, batch_idx)
 
     def _compare(self, batch: tuple[Tensor, Tensor], *key: int) -> None:
-        """Show the judge a batch of real digits (B, 1, 32, 32) and as many generated ones."""
+        """Score a batch of real images (B, 1, 32, 32) and as many generated ones."""
         self._check(batch, key[-1])
         real, labels = batch
         condition = self.ask(len(real), *key, self.global_rank)
@@ -359,19 +364,19 @@ class GANModule(lightning.LightningModule):
     on_test_epoch_start = on_validation_epoch_start
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Compare validation digits with as many generated ones, from the same latents in each epoch."""
+        """Compare validation images with as many generated ones, from the same latents in each epoch."""
         self._compare(batch, 2, batch_idx)
 
     def on_validation_epoch_end(self) -> None:
-        """Log val/judge_fid and the other scores."""
+        """Log val/judge_fid, or what else is scored."""
         self._log_scores("val")
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Compare test digits with as many generated ones."""
+        """Compare test images with as many generated ones."""
         self._compare(batch, 4, batch_idx)
 
     def on_test_epoch_end(self) -> None:
-        """Log test/judge_fid and the other scores."""
+        """Log test/judge_fid, or what else is scored."""
         self._log_scores("test")
 
     def predict_step(self, batch: Tensor, batch_idx: int) -> Tensor:

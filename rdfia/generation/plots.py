@@ -29,6 +29,8 @@ def gan_curves(history: Mapping[str, Line], samples: Tensor, smooth: int = 1) ->
             "loss": {"discriminator": "train/discriminator_loss", "generator": "train/generator_loss"},
             "mean score (1: real)": {"real": "train/real_score", "generated": "train/fake_score"},
             "judge-FID": {"validation": "val/judge_fid"},
+            "squeezenet-FID": {"validation": "val/squeezenet_fid"},
         }.items()
+        if not label.endswith("FID") or set(lines.values()) & set(history)
     }
     return curves(panels, x_label="batch", smooth=smooth, images={"generated": samples})

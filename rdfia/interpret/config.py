@@ -43,13 +43,9 @@ class Network(RunArgs):
         if self.checkpoint is not None:
             for flag in ("compare", "ensemble", "judges"):
                 if getattr(self, flag, ()):
-                    raise ValueError(
-                        f"--{flag} names networks of ImageNet's classes; --checkpoint has others"
-                    )
+                    raise ValueError(f"--{flag} names ImageNet's networks; --checkpoint has other classes")
             if not getattr(self, "images", (Path(),)):
-                raise ValueError(
-                    "--checkpoint classifies pictures of its own classes: name some with --images"
-                )
+                raise ValueError("--checkpoint has classes of its own: name pictures with --images")
             if not self.checkpoint.exists():
                 raise FileNotFoundError(f"--checkpoint {self.checkpoint} does not exist")
         for name, least in LEAST.items():

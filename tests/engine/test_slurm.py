@@ -34,7 +34,7 @@ COMMANDS = {
         "--folds",
         "2",
     ],
-    "fine-tune": ["scripts/train_fine_tune.py", "--image-size", "64", "--max-epochs", "2", "--no-augment"],
+    "fine-tune": ["scripts/train_fine_tune.py", "--image-size", "64", "--max-epochs", "2", "--augment"],
 }
 COMMANDS["svm"] += ["--components", "16", "--no-cache"]
 

@@ -1,0 +1,135 @@
+"""GANs of images that are no digits: clothes, letters, own pictures with and without classes."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from conftest import write_idx
+from PIL import Image
+
+from rdfia.generation.cgan import cGANModule
+from rdfia.generation.config import ConditionalGANArgs, GANArgs
+from rdfia.generation.digit_judge import score_images
+from rdfia.generation.experiment import run, run_conditional
+from rdfia.generation.feature_scores import FeatureScores
+from rdfia.generation.gan import GANModule
+
+TINY = {"generator_features": 4, "discriminator_features": 4, "latent_dim": 8, "batch_size": 16}
+TINY |= {"max_epochs": 1, "accelerator": "cpu"}
+
+
+def squares(count, seed=0):
+    """Return bright squares of three sizes on black, and their sizes."""
+    generator = np.random.default_rng(seed)
+    images, kinds = np.zeros((count, 28, 28), np.uint8), generator.integers(0, 3, count)
+    for image, kind in zip(images, kinds, strict=True):
+        side = 6 + 5 * kind
+        top, left = generator.integers(0, 28 - side, 2)
+        image[top : top + side, left : left + side] = generator.integers(150, 256)
+    return images, kinds
+
+
+@pytest.fixture
+def clothes(tmp_path):
+    """Write squares as Fashion-MNIST."""
+    raw = tmp_path / "data" / "FashionMNIST" / "raw"
+    for part, count in (("train", 96), ("t10k", 48)):
+        images, _ = squares(count, seed=count)
+        write_idx(raw / f"{part}-images-idx3-ubyte", images)
+        write_idx(raw / f"{part}-labels-idx1-ubyte", (np.arange(count) % 10).astype(np.uint8))
+    return {"dataset": "fashion-mnist", "data_dir": tmp_path / "data", "output_dir": tmp_path / "runs"}
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Write squares as a folder of pictures, by class."""
+    images, kinds = squares(72)
+    for number, (image, kind) in enumerate(zip(images, kinds, strict=True)):
+        folder = tmp_path / "own" / ("large", "middle", "small")[2 - kind]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"{number}.png")
+    return tmp_path / "own"
+
+
+def test_clothes_are_learned_and_scored_by_features(clothes, tmp_path, capsys):
+    results = run(GANArgs(**TINY, **clothes, interpolate=("01",)))
+    metrics = results["metrics"]
+    assert metrics["squeezenet_fid"]["mean"] > 0
+    assert metrics["floor_squeezenet_fid"]["mean"] < metrics["squeezenet_fid"]["mean"]
+    assert not [name for name in metrics if "judge" in name or name.startswith(("class_", "halfway"))]
+    assert "the digit judge knows digits only" in results["notes"][0]
+    figures = {path.stem for path in (tmp_path / "runs" / "gan" / "figures").glob("*.png")}
+    assert {"curves_and_samples", "real_and_generated", "interpolation"} <= figures
+    assert "48 generated images against 48 real test images" in capsys.readouterr().out
+
+
+def test_a_conditional_gan_has_the_classes_of_the_data(clothes, pictures, tmp_path):
+    results = run_conditional(ConditionalGANArgs(**TINY, **clothes))
+    assert "squeezenet_fid" in results["metrics"]
+    own = ConditionalGANArgs(
+        **TINY, **clothes | {"dataset": f"{pictures}/"}, name="own", skip_unreadable=True
+    )
+    run_conditional(own)
+    last = tmp_path / "runs" / "own" / "checkpoints" / "last.ckpt"
+    module = cGANModule.load_from_checkpoint(last, map_location="cpu", weights_only=True)
+    assert module.hparams["class_names"] == ["large", "middle", "small"]
+    assert module.sample(6).shape == (6, 1, 32, 32)
+    assert module.class_grid(module.draw(2, 7)).shape == (3, 2, 1, 32, 32)
+    assert module.label_counts.sum() > 0
+    with pytest.raises(ValueError, match="labels lie from 0 to 2"):
+        module.sample(1, labels=3)
+
+
+def test_pictures_without_classes_are_enough(pictures, clothes):
+    flat = pictures.parent / "flat"
+    flat.mkdir()
+    for path in pictures.rglob("*.png"):
+        shutil.move(path, flat / path.name)
+    here = clothes | {"dataset": f"{flat}/"}
+    results = run(GANArgs(**TINY, **here, interpolate=()))
+    assert results["data"]["classes"] == []
+    with pytest.raises(ValueError, match="holds no folders with pictures"):
+        run_conditional(ConditionalGANArgs(**TINY, **here))
+
+
+def test_a_table_of_other_images(clothes, capsys):
+    results = run(GANArgs(**TINY, **clothes, interpolate=(), seeds=(0, 1)))
+    assert len(results["metrics"]["squeezenet_fid"]["values"]) == 2
+    assert "squeezenet fid" in capsys.readouterr().out
+
+
+def test_colour_is_refused(tmp_path, clothes):
+    root = tmp_path / "data" / "mnist_m"
+    for part in ("train", "test"):
+        (root / f"mnist_m_{part}").mkdir(parents=True)
+        lines = []
+        for number in range(40):
+            Image.new("RGB", (32, 32), (number, 0, 0)).save(root / f"mnist_m_{part}" / f"{number}.png")
+            lines.append(f"{number}.png {number % 10}")
+        (root / f"mnist_m_{part}_labels.txt").write_text("\n".join(lines))
+    with pytest.raises(ValueError, match="mnist-m is in colour, and these networks draw grey images"):
+        run(GANArgs(**TINY, **clothes | {"dataset": "mnist-m"}))
+
+
+def test_values_outside_0_to_1_are_refused():
+    module = GANModule(scores="features", groups=0)
+    with pytest.raises(ValueError, match="divide them by 255"):
+        module.training_step((torch.full((4, 1, 32, 32), 200.0), torch.zeros(4).long()), 0)
+
+
+def test_features_tell_kinds_of_images_apart():
+    images, _ = squares(120)
+    real = torch.from_numpy(images)[:, None].float() / 255
+    noise = torch.rand(60, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    like = score_images(real[60:], real[:60], kind=FeatureScores)
+    unlike = score_images(noise, real[:60], kind=FeatureScores)
+    assert like["squeezenet_fid"] < unlike["squeezenet_fid"] / 5
+    assert unlike["precision"] < 0.1 < like["precision"]
+    assert (like["n_real"], like["n_generated"]) == (60, 60)
+    # exact, whatever the batches
+    scores = FeatureScores()
+    for part in real.split(7):
+        scores.update(part, real=True)
+        scores.update(part, real=False)
+    assert scores.compute()["squeezenet_fid"] == pytest.approx(0, abs=1e-4)
