@@ -57,7 +57,8 @@ class ImageFolderDataModule(InMemoryDataModule):
         resize: ``squash``, ``crop`` or ``pad``, see `datamodules.images.shaping`.
         split_seed: Of the test set, where the folder has none.
         test_share: Of each class, where the folder has no test set.
-        per_class: Training images of each class instead, all others for the test.
+        per_class: Training images of each class instead, all others for the test; of a split of the folder's
+            own so many are drawn from train, the test stays.
         duplicates: ``keep`` all images, or ``drop_from_test`` those that train holds too.
         val_fraction: The part of each class's training images held out for validation, drawn by a fixed rule.
         train_on_val: Train on the validation images too; the validation set stays the same.
@@ -259,6 +260,10 @@ class ImageFolderDataModule(InMemoryDataModule):
             if "test" not in places:  # what is held out judges
                 held = None
             self.split = listing.split
+            if self.per_class is not None:
+                labels = self.files.labels[train]
+                train = train[np.sort(split_by_seed(labels, self.per_class, self.split_seed)[0])]
+                self.split += f", {self.per_class} of each class drawn from train by seed {self.split_seed}"
         if held is None:
             # Of each class a share: the last ones are no fair part of all.
             labels = self.files.labels[train]

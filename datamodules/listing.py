@@ -379,18 +379,17 @@ def check_counts(path: Path, listing: Listing, per_class: int | None = None) -> 
     Args:
         path: For the message.
         listing: What is there.
-        per_class: Training images of each class of a split that is drawn.
+        per_class: Training images of each class.
 
     Raises:
-        ValueError: A class has too few, or the split is not one that can be drawn.
+        ValueError: A class has too few.
     """
-    if "" not in listing.parts:
-        if per_class is not None:
-            raise ValueError(f"{path} has a split of its own; leave per_class out")
+    if "" not in listing.parts and per_class is None:
         return
-    least = 3 if per_class is None else per_class + 1
-    why = f" to train on {per_class} and test on others" if per_class else ""
-    labels = np.maximum(listing.parts[""].labels, 0)
+    drawn = "" in listing.parts
+    least = 3 if per_class is None else per_class + drawn
+    why = f" to train on {per_class}{' and test on others' if drawn else ''}" if per_class else ""
+    labels = np.maximum(listing.parts["" if drawn else "train"].labels, 0)
     for name, count in zip(
         listing.classes or ("",), np.bincount(labels, minlength=len(listing.classes)), strict=True
     ):

@@ -129,8 +129,8 @@ class PictureFlags:
     """How pictures become square: squash; crop the middle, as for ImageNet networks; pad with black."""
     split_seed: Annotated[int | None, default("0; scene15: the published split")] = None
     """Random seed of the test set, where the data has no split of its own."""
-    per_class: Annotated[int | None, default("three quarters of each class")] = None
-    """Training images per class where the data has no split of its own; all others are for the test."""
+    per_class: Annotated[int | None, default("all; three quarters, where there is no split")] = None
+    """Training images per class, drawn; where there is no split, all others are for the test."""
     skip_unreadable: bool = False
     """Leave out pictures that cannot be read, and count them; else the first is an error."""
     memory_gb: float = 6.0

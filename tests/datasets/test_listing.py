@@ -136,6 +136,15 @@ def test_so_many_of_each_class_are_trained_on(tmp_path):
     assert data.split == "all but 3 of each class drawn for the test by seed 0"
     with pytest.raises(ValueError, match=r"class 'a' of .* has 5 pictures, it needs 6 to train on 5"):
         opened(tmp_path, per_class=5)
+    for name in ("a", "b"):
+        shutil.copytree(tmp_path / name, tmp_path / "own" / "train" / name)
+        shutil.copytree(tmp_path / name, tmp_path / "own" / "test" / name)
+    few = opened(tmp_path / "own", per_class=4, train_on_val=True)
+    assert few.train_data.labels.bincount().tolist() == [4, 4]
+    assert len(few.test_data) == 14
+    assert few.split == "own split into train, test, 4 of each class drawn from train by seed 0"
+    with pytest.raises(ValueError, match=r"class 'a' of .* has 5 pictures, it needs 6 to train on 6$"):
+        opened(tmp_path / "own", per_class=6)
     with pytest.raises(ValueError, match="per_class is at least 2"):
         opened(tmp_path, per_class=1)
 
