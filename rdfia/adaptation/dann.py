@@ -22,11 +22,12 @@ from torch.nn import functional
 
 from rdfia.adaptation.network import DomainAdversarialNetwork, of_source
 from rdfia.adaptation.scores import DomainScores, entropy
+from rdfia.common.batches import domains_of, images_and_labels, images_of, labels_of
 from rdfia.common.checks import check_batch, check_images
 from rdfia.common.literals import validate_literals
 from rdfia.common.optimization import broadcast_buffers, lr_factor, set_lr, update_average
 
-Batch = dict[str, tuple[Tensor, Tensor]]  # images and labels of "source" and of "target"
+Batch = Any  # of source and of target, see `rdfia.common.batches.domains_of`
 Schedule = Literal["ganin", "constant", "linear", "off"]
 
 
@@ -97,9 +98,9 @@ class DANNModule(lightning.LightningModule):
     * ``reversal=False``: DANN without the gradient reversal. Features are trained to tell the domains apart.
     * ``adapt=False, labelled="target"``: trained on the target's labels, the upper bound.
 
-    A training batch is ``{"source": (images, labels), "target": (images, labels)}``; of the target's, only
-    the images are used, but for that upper bound. Validation and test take two loaders, source and target;
-    a target whose labels are -1 has none, and is scored by what needs no labels.
+    A training batch is ``{"source": (images, labels), "target": images}``, or a list of the two; of labels of
+    the target none is used, but for that upper bound. Validation and test take two loaders, source and
+    target; a target whose labels are -1 has none, and is scored by what needs no labels.
 
     Progress, on which lambda and learning rate depend, is the steps done over those planned: right after
     a resume and on several processes, and it needs ``max_epochs`` or ``max_steps``. The defaults are what
@@ -246,14 +247,17 @@ class DANNModule(lightning.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss; log it and what it is made of."""
         if not self.adapt:
-            images, labels = batch[self.labelled]
+            images, labels = images_and_labels(domains_of(batch)[self.labelled])
             check_batch(images, labels, self.classes, batch_idx)
             logits = self.network(images)
             loss = functional.cross_entropy(logits.float(), labels)
             self._log_class(loss, logits, labels)
             return loss
 
-        (source, labels), (target, _) = batch["source"], batch["target"]
+        domains = domains_of(batch)
+        if len(domains) < 2:
+            raise ValueError("batches of source and target are needed: give two data loaders, or adapt=False")
+        (source, labels), target = images_and_labels(domains["source"]), images_of(domains["target"])
         check_batch(source, labels, self.classes, batch_idx)
         check_batch(target, None, self.classes, batch_idx)
         strength = self.lambda_max * self.lambda_schedule(self.progress()) if self.reversal else -1.0
@@ -296,8 +300,10 @@ class DANNModule(lightning.LightningModule):
         if self.average is not None:
             update_average(self.average, self.network, self.ema_decay, self.trainer.global_step)
 
-    def _score(self, batch: tuple[Tensor, Tensor], domain: int, batch_idx: int) -> None:
-        images, labels = batch
+    def _score(self, batch: Any, domain: int, batch_idx: int) -> None:
+        images, labels = images_of(batch), labels_of(batch)
+        if labels is None:
+            labels = torch.full((len(images),), -1, device=images.device)
         check_batch(images, labels if domain == 0 else labels.clamp(min=0), self.classes, batch_idx)
         with of_source(self.evaluated, domain == 0):
             features = self.evaluated.extract(images)
@@ -323,7 +329,7 @@ class DANNModule(lightning.LightningModule):
         """Let all processes score one network."""
         broadcast_buffers(self, self.trainer.world_size)
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Score source images (loader 0) or target images (loader 1)."""
         self._score(batch, dataloader_idx, batch_idx)
 
@@ -331,7 +337,7 @@ class DANNModule(lightning.LightningModule):
         """Log val/source_accuracy, val/target_accuracy and the other scores."""
         self._log_scores("val")
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Score source images (loader 0) or target images (loader 1)."""
         self._score(batch, dataloader_idx, batch_idx)
 
@@ -356,12 +362,9 @@ class DANNModule(lightning.LightningModule):
                 probabilities.append(network.classifier(seen).float().softmax(1).cpu())
         return torch.cat(features), torch.cat(probabilities)
 
-    def predict_step(
-        self, batch: tuple[Tensor, Tensor] | Tensor, batch_idx: int, dataloader_idx: int = 0
-    ) -> Tensor:
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Return probabilities (B, classes) of images (B, C, H, H), with or without labels beside them."""
-        images = batch if isinstance(batch, Tensor) else batch[0]
-        probabilities: Tensor = self(images).float().softmax(1)
+        probabilities: Tensor = self(images_of(batch)).float().softmax(1)
         return probabilities
 
     def configure_optimizers(self) -> torch.optim.Optimizer:

@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from rdfia.adaptation.dann import Batch, DANNModule
 from rdfia.adaptation.network import freeze_running_stats, of_source
+from rdfia.common.batches import domains_of, images_and_labels, images_of, labels_of
 from rdfia.common.checks import check_batch
 from rdfia.common.literals import validate_literals
 from rdfia.common.views import jittered
@@ -129,7 +130,10 @@ class PseudoLabelModule(DANNModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the source's loss plus the weighted one of the target."""
-        (source, labels), (target, given) = batch["source"], batch["target"]
+        domains = domains_of(batch)
+        (source, labels), target = images_and_labels(domains["source"]), images_of(domains["target"])
+        found = labels_of(domains["target"])
+        given = torch.full((len(target),), -1, device=target.device) if found is None else found
         check_batch(source, labels, self.classes, batch_idx)
         known = given.clamp(min=0) if self.form == "rounds" else None  # -1: no label
         check_batch(target, known, self.classes, batch_idx)

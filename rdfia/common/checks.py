@@ -1,7 +1,7 @@
 """What functions take: images in [0, 1], classes, distances. One check each, one line that says the mend."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from numbers import Integral
 from typing import Literal
 
@@ -48,6 +48,21 @@ class Normalized(nn.Module):
         """Map images (B, C, H, W) in [0, 1] to what the network gives."""
         logits: Tensor = self.network((images - self.mean) / self.std)
         return logits
+
+
+class KeepsPrecision(nn.Module):
+    """A network that keeps the number format of its weights when the module around it changes its own.
+
+    A score must not depend on the precision that what it scores is trained in.
+    """
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "KeepsPrecision":
+        def moved(tensor: Tensor) -> Tensor:
+            found = fn(tensor)
+            return found if found.dtype == tensor.dtype else tensor.to(found.device)
+
+        super()._apply(moved, recurse)  # type: ignore[no-untyped-call] # torch's
+        return self
 
 
 def check_images(images: Tensor, what: str = "images") -> None:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rdfia.common.batches import labels_of
 from rdfia.common.checks import Classes, as_classes, check_classes
 from rdfia.common.draws import drawn
 from rdfia.common.literals import validate_literals
@@ -177,8 +178,14 @@ class cGANModule(GANModule):  # noqa: N801 - the name that the project is known 
         super().on_load_checkpoint(checkpoint)
         checkpoint["state_dict"].setdefault("label_counts", torch.zeros(self.classes))
 
-    def condition(self, labels: Tensor) -> tuple[Tensor, ...]:
-        """Return the conditioning inputs of both networks: the labels (B,)."""
+    def condition(self, labels: Tensor | None) -> tuple[Tensor, ...]:
+        """Return the conditioning inputs of both networks: the labels (B,).
+
+        Raises:
+            ValueError: There are none.
+        """
+        if labels is None:
+            raise ValueError("a conditional GAN needs labels, and the batch has none; give (images, labels)")
         return (labels,)
 
     def ask(self, count: int, *key: int) -> tuple[Tensor, ...]:
@@ -192,11 +199,12 @@ class cGANModule(GANModule):  # noqa: N801 - the name that the project is known 
         chosen = torch.searchsorted(edges.double(), numbers.contiguous(), right=True)
         return (chosen.to(self.device),)
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+    def training_step(self, batch: Any, batch_idx: int) -> None:
         """Update both networks, and count the labels."""
         super().training_step(batch, batch_idx)
         counts = torch.zeros_like(self.label_counts)
-        counts.scatter_add_(0, batch[1], torch.ones_like(batch[1], dtype=counts.dtype))
+        (labels,) = self.condition(labels_of(batch))
+        counts.scatter_add_(0, labels, torch.ones_like(labels, dtype=counts.dtype))
         if self.trainer.world_size > 1:
             counts = self.trainer.strategy.reduce(counts, reduce_op="sum")
         self.label_counts += counts

@@ -6,15 +6,17 @@ the generator reads the cluster from its latents, so there is nothing to ask for
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
+
+from rdfia.common.checks import KeepsPrecision
 
 # Of the generator's choice. A few of a hundred latents lie between two groups, so that a walk goes over from
 # one to the other; with 4 every other did, and fewer samples were digits (0.89 confident; hard choices 0.92).
 SHARPNESS = 50.0
 
 
-class Groups(nn.Module):
+class Groups(KeepsPrecision):
     """Which of ``count`` groups images belong to, and which latents make.
 
     Latents choose as often as training images have a group: the first ``count`` numbers of each are turned
@@ -51,7 +53,7 @@ class Groups(nn.Module):
 
         if len(images) < self.count:
             raise ValueError(f"{self.count} groups of {len(images)} images; take groups=0")
-        flat = images.flatten(1).cpu().numpy()
+        flat = images.flatten(1).float().cpu().numpy()
         found = KMeans(self.count, n_init=1, random_state=seed).fit(flat)
         self.centres.copy_(torch.from_numpy(found.cluster_centers_))
         sizes = torch.bincount(torch.from_numpy(found.labels_).long(), minlength=self.count)
@@ -77,4 +79,4 @@ class Groups(nn.Module):
 
     def forward(self, latents: Tensor) -> Tensor:
         """Return the choice of latents (N, D) as a soft, differentiable cluster assignment (N, count)."""
-        return functional.softmax(SHARPNESS * self.scores(latents), 1)
+        return functional.softmax(SHARPNESS * self.scores(latents), 1).to(latents.dtype)

@@ -21,7 +21,7 @@ from torch.nn import functional
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from rdfia.common.checks import check_images
+from rdfia.common.checks import KeepsPrecision, check_images
 
 # The judge was trained on MNIST's training digits from this one on; the embedded sample is of earlier ones.
 FIRST_JUDGED = 5848
@@ -36,7 +36,7 @@ def _block(inputs: int, outputs: int) -> list[nn.Module]:
     ]
 
 
-class DigitJudge(nn.Module):
+class DigitJudge(KeepsPrecision):
     """A small CNN for grey 32x32 digits in [0, 1].
 
     ``features`` gives the 64 numbers before the last layer, in which distances are taken; ``forward``

@@ -12,10 +12,26 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from rdfia.common.backbones import load_backbone
-from rdfia.common.checks import check_images
+from rdfia.common.checks import KeepsPrecision, check_images
 from rdfia.generation.digit_judge import frechet_distance, precision_recall
 
 SIDE = 64  # images are enlarged to it: at 32 pixels the last layers have maps of one place
+
+
+class _Features(KeepsPrecision):
+    """SqueezeNet 1.1 up to its last maps, and their means."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = load_backbone("squeezenet1_1").to(memory_format=torch.channels_last)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images (B, 1 or 3, H, W) in [0, 1] to features (B, 512) float32."""
+        with torch.autocast(images.device.type, enabled=False):
+            colour = images.float().expand(-1, 3, -1, -1)
+            large = functional.interpolate(colour, (SIDE, SIDE), mode="bilinear", antialias=True)
+            maps = self.backbone.tap(large.contiguous(memory_format=torch.channels_last), ["fire9"])["fire9"]
+            return maps.mean((2, 3))
 
 
 class FeatureScores(Metric):
@@ -34,23 +50,15 @@ class FeatureScores(Metric):
 
     def __init__(self, *, sync_on_compute: bool = True) -> None:
         super().__init__(sync_on_compute=sync_on_compute)
-        self.backbone = load_backbone("squeezenet1_1").to(memory_format=torch.channels_last)
+        self.network = _Features()
         self.add_state("real", [], dist_reduce_fx="cat")
         self.add_state("generated", [], dist_reduce_fx="cat")
 
     def train(self, mode: bool = True) -> "FeatureScores":
         """Keep the network in eval mode."""
         super().train(mode)
-        self.backbone.eval()
+        self.network.eval()
         return self
-
-    def features(self, images: Tensor) -> Tensor:
-        """Map images (B, 1 or 3, H, W) in [0, 1] to features (B, 512) float32."""
-        with torch.autocast(images.device.type, enabled=False):
-            colour = images.float().expand(-1, 3, -1, -1)
-            large = functional.interpolate(colour, (SIDE, SIDE), mode="bilinear", antialias=True)
-            maps = self.backbone.tap(large.contiguous(memory_format=torch.channels_last), ["fire9"])["fire9"]
-            return maps.mean((2, 3))
 
     def update(self, images: Tensor, *, real: bool, labels: Tensor | None = None) -> None:
         """Add images.
@@ -65,7 +73,7 @@ class FeatureScores(Metric):
                 scores are then.
         """
         check_images(images.nan_to_num(0.0) if images.is_floating_point() else images)
-        (self.real if real else self.generated).append(self.features(images))
+        (self.real if real else self.generated).append(self.network(images))
 
     def compute(self) -> dict[str, Tensor]:
         """Return the scores as float scalars."""

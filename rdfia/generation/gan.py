@@ -19,6 +19,7 @@ import lightning
 import torch
 from torch import Tensor, nn
 
+from rdfia.common.batches import images_of, labels_of
 from rdfia.common.checks import check_batch
 from rdfia.common.literals import validate_literals
 from rdfia.common.optimization import Decay, broadcast_buffers, lr_factor, set_lr, update_average
@@ -189,7 +190,7 @@ class GANModule(lightning.LightningModule):
             world_size=world_size,
         )
 
-    def condition(self, labels: Tensor) -> tuple[Tensor, ...]:
+    def condition(self, labels: Tensor | None) -> tuple[Tensor, ...]:
         """Return extra conditioning inputs: none here; `cGANModule` returns the labels (B,)."""
         return ()
 
@@ -205,7 +206,8 @@ class GANModule(lightning.LightningModule):
             return
         loader: Any = self.trainer.train_dataloader
         batches: list[Tensor] = []
-        for number, (images, _) in enumerate(loader, 1):
+        for number, batch in enumerate(loader, 1):
+            images = images_of(batch).to(self.device)
             check_size(images)
             check_batch(images, None, 0, number - 1)
             if self.trainer.world_size > 1:  # in the order of one process: they take turns within a batch
@@ -230,7 +232,8 @@ class GANModule(lightning.LightningModule):
         average = self.average_generator
         was_training = average.training
         inputs = [part.to(self.device) for part in condition]
-        images: Tensor = average.eval()(latents.to(self.device), *inputs)
+        weight = next(average.parameters())
+        images: Tensor = average.eval()(latents.to(weight), *inputs)
         average.train(was_training)
         return (images.float() + 1) / 2
 
@@ -246,7 +249,7 @@ class GANModule(lightning.LightningModule):
         parts = zip(*(torch.split(part, 1000) for part in (latents, *condition)), strict=True)
         return torch.cat([self(*part) for part in parts])
 
-    def on_train_batch_start(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Set the learning rates of this batch.
 
         Raises:
@@ -263,15 +266,15 @@ class GANModule(lightning.LightningModule):
         for optimizer, rate in zip(self.trainer.optimizers, self.rates, strict=True):
             set_lr(optimizer, rate * lr_factor(min(progress, 1.0), self.lr_schedule))
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+    def training_step(self, batch: Any, batch_idx: int) -> None:
         """Update the discriminator, then the generator, then the generator's average."""
-        self._check(batch, batch_idx)
-        real, condition = batch[0] * 2 - 1, self.condition(batch[1])
+        images, labels = self._check(batch, batch_idx)
+        real, condition = images * 2 - 1, self.condition(labels)
         real_condition = fake_condition = condition
         ranks = {"rank": self.global_rank, "world_size": self.trainer.world_size}
-        latents = self.draw(len(real), 1, self.batches_done, **ranks).to(self.device)
+        latents = self.draw(len(real), 1, self.batches_done, **ranks).to(real)
         if self.groups is not None:
-            real_condition = (self.groups.of_images(batch[0]),)
+            real_condition = (self.groups.of_images(images),)
             fake_condition = (self.groups.of_latents(latents),)
         discriminator_optimizer, generator_optimizer = self.optimizers()  # type: ignore[attr-defined] # two
         # One backward pass right before its own step, never two before two: the fp16 scaler rescales
@@ -338,15 +341,17 @@ class GANModule(lightning.LightningModule):
             f"scores.{name}": value for name, value in self.scores.state_dict().items()
         }
 
-    def _check(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Check images, and labels where they are looked at."""
-        check_size(batch[0])
-        check_batch(batch[0], batch[1] if self.condition(batch[1]) else None, self.classes, batch_idx)
+    def _check(self, batch: Any, batch_idx: int) -> tuple[Tensor, Tensor | None]:
+        """Check images, and labels where they are looked at; return both."""
+        images, labels = images_of(batch), labels_of(batch)
+        check_size(images)
+        looked_at = labels if self.condition(labels) else None
+        check_batch(images, looked_at, self.classes, batch_idx)
+        return images, labels
 
-    def _compare(self, batch: tuple[Tensor, Tensor], *key: int) -> None:
+    def _compare(self, batch: Any, *key: int) -> None:
         """Score a batch of real images (B, 1, 32, 32) and as many generated ones."""
-        self._check(batch, key[-1])
-        real, labels = batch
+        real, labels = self._check(batch, key[-1])
         condition = self.ask(len(real), *key, self.global_rank)
         self.scores.update(real, real=True, labels=labels)
         generated = self(self.draw(len(real), *key, self.global_rank), *condition)
@@ -363,7 +368,7 @@ class GANModule(lightning.LightningModule):
 
     on_test_epoch_start = on_validation_epoch_start
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Compare validation images with as many generated ones, from the same latents in each epoch."""
         self._compare(batch, 2, batch_idx)
 
@@ -371,7 +376,7 @@ class GANModule(lightning.LightningModule):
         """Log val/judge_fid, or what else is scored."""
         self._log_scores("val")
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+    def test_step(self, batch: Any, batch_idx: int) -> None:
         """Compare test images with as many generated ones."""
         self._compare(batch, 4, batch_idx)
 

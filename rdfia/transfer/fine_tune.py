@@ -18,6 +18,7 @@ from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from rdfia.common.backbones import load_backbone
+from rdfia.common.batches import images_and_labels, images_of
 from rdfia.common.checks import check_batch, check_classes
 from rdfia.common.views import Augmentation, augmented, check_augmentations
 from rdfia.transfer.features import layer_features
@@ -187,7 +188,7 @@ class FineTuneModule(lightning.LightningModule):
         if images.ndim == 4:  # others are named by what follows
             images = images.contiguous(memory_format=torch.channels_last)
         features = layer_features(self.backbone, images, [self.layer], grids=self.grids)[self.layer]
-        logits: Tensor = self.head(features)
+        logits: Tensor = self.head(features.to(next(self.head.parameters()).dtype))
         return logits
 
     def on_train_start(self) -> None:
@@ -216,9 +217,9 @@ class FineTuneModule(lightning.LightningModule):
                 parameter.requires_grad_(name in trained)
         self.train()
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Return the smoothed loss, logged batch by batch; train/loss of the epoch is what val/loss is."""
-        images, labels = batch
+        images, labels = images_and_labels(batch)
         check_batch(images, labels, self.hparams["classes"], batch_idx)
         if self.augment:
             key = (self.seed, self.current_epoch, batch_idx)
@@ -235,12 +236,12 @@ class FineTuneModule(lightning.LightningModule):
             self.log(f"train/lr_{name}", group["lr"])
         return loss
 
-    def _score(self, batch: tuple[Tensor, Tensor], name: str) -> Tensor:
-        images, labels = batch
+    def _score(self, batch: Any, name: str) -> tuple[Tensor, Tensor]:
+        images, labels = images_and_labels(batch)
         check_classes(labels, self.hparams["classes"])
         logits: Tensor = self(images)
         self._note(name, functional.cross_entropy(logits, labels), logits, labels)
-        return logits
+        return logits, labels
 
     def _note(self, name: str, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Log the mean over all images of the epoch, whatever the sizes of batches and processes' shares."""
@@ -257,23 +258,22 @@ class FineTuneModule(lightning.LightningModule):
         self.log(f"{name}/balanced_accuracy", over_classes, **options)
         self.log(f"{name}/loss", mean_loss, **options)
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Log loss and accuracy as val/; of a second loader as watched/, to draw and never to choose by."""
         self._score(batch, ("val", "watched")[dataloader_idx])
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+    def test_step(self, batch: Any, batch_idx: int) -> None:
         """Log test/loss and test/accuracy, and count confusions."""
-        self.confusion.update(self._score(batch, "test"), batch[1])
+        self.confusion.update(*self._score(batch, "test"))
 
     def on_test_epoch_end(self) -> None:
         """Set ``counts``, the confusion matrix (true class, predicted class) over all processes."""
         self.counts = self.confusion.compute().cpu()
         self.confusion.reset()
 
-    def predict_step(self, batch: tuple[Tensor, Tensor] | Tensor, batch_idx: int) -> Tensor:
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Return labels (B,) for images (B, 3, H, W), with or without labels beside them."""
-        images = batch if isinstance(batch, Tensor) else batch[0]
-        labels: Tensor = self(images).argmax(1)
+        labels: Tensor = self(images_of(batch)).argmax(1)
         return labels
 
     def _epoch_so_far(self) -> dict[str, Metric]:

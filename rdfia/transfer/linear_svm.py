@@ -145,13 +145,17 @@ class LinearClassifier(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Map features (B, d) to scores (B, K): votes among pairs, or distances from the planes."""
-        # In float32 whatever the network before it computes in: images near a plane must not change sides.
+        # At least float32 whatever the network before it computes in: images near a plane must not change
+        # sides.
+        dtype = torch.promote_types(torch.float32, self.linear.weight.dtype)
+        weights, biases = self.linear.weight.to(dtype), self.linear.bias.to(dtype)
         with torch.autocast(features.device.type, enabled=False):
-            decisions: Tensor = self.linear(features.float())
+            decisions: Tensor = nn.functional.linear(features.to(dtype), weights, biases)
         if not self.pairs:
             return decisions
         positive = (decisions > 0).to(decisions.dtype)
-        return positive @ self.votes_for[1] + (1 - positive) @ self.votes_for[0]
+        votes = self.votes_for.to(decisions.dtype)
+        return positive @ votes[1] + (1 - positive) @ votes[0]
 
     def predict(self, features: Tensor) -> Tensor:
         """Return labels (B,) for features (B, d); among equal votes the first class, as libsvm does."""

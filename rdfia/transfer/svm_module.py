@@ -17,6 +17,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from datamodules.files import atomic_file
 from rdfia.common.backbones import load_backbone
+from rdfia.common.batches import images_and_labels, images_of
 from rdfia.common.literals import validate_literals
 from rdfia.common.weights import weights_hash
 from rdfia.transfer.features import layer_features
@@ -154,9 +155,9 @@ class FeatureExtractorSVM(lightning.LightningModule):
         self._labels.clear()
 
     @torch.no_grad()
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+    def training_step(self, batch: Any, batch_idx: int) -> None:
         """Collect features; with the last batch, fit the SVM."""
-        images, labels = batch
+        images, labels = images_and_labels(batch)
         optimizer = self.optimizers()
         assert not isinstance(optimizer, list)
         optimizer.step()  # of nothing, but it is counted
@@ -221,24 +222,23 @@ class FeatureExtractorSVM(lightning.LightningModule):
             count = int(self.classifier.classes.max()) + 1
             self.accuracy = MulticlassAccuracy(count, average="micro").to(self.device)
 
-    def _score(self, batch: tuple[Tensor, Tensor], name: str) -> None:
+    def _score(self, batch: Any, name: str) -> None:
         if self.accuracy is not None and self.classifier is not None:
-            images, labels = batch
+            images, labels = images_and_labels(batch)
             self.accuracy.update(self.classifier.classes[self(images).argmax(1)], labels)
             self.log(name, self.accuracy)
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Log val/accuracy; nothing before the SVM is fitted, as in Lightning's sanity check."""
         self._score(batch, "val/accuracy")
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+    def test_step(self, batch: Any, batch_idx: int) -> None:
         """Log test/accuracy."""
         self._score(batch, "test/accuracy")
 
-    def predict_step(self, batch: tuple[Tensor, Tensor] | Tensor, batch_idx: int) -> Tensor:
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Return labels (B,) for images (B, 3, H, W), with or without labels beside them."""
-        images = batch if isinstance(batch, Tensor) else batch[0]
-        scores = self(images)
+        scores = self(images_of(batch))
         assert self.classifier is not None
         return self.classifier.classes[scores.argmax(1)]
 
