@@ -3,9 +3,10 @@
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 import torch
 
-from rdfia.common.views import jittered, random_views, transformed
+from rdfia.common.views import augmented, check_augmentations, jittered, random_views, transformed
 
 
 def test_views_are_parts_of_the_image_and_follow_from_the_key():
@@ -66,3 +67,40 @@ def test_half_precision_gives_what_float32_gives():
         found.append((view.detach().float(), slope.float()))
     for exact, rounded in zip(*found, strict=True):
         torch.testing.assert_close(rounded, exact, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize(
+    "names", [["flip"], ["crop"], ["randaugment"], ["trivial"], ["crop", "flip", "trivial"]]
+)
+def test_augmentations_by_name_follow_from_the_key_alone(names):
+    images = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    kept = images.clone()
+    state = torch.get_rng_state()
+    seen = augmented(images, names, (1, 2, 3))
+    assert torch.equal(images, kept)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(augmented(images, names, (1, 2, 3)), seen)
+    assert not torch.equal(augmented(images, names, (1, 2, 4)), seen)
+    assert seen.shape == images.shape
+    assert seen.min() >= -1e-3
+    assert seen.max() <= 1 + 1e-3
+    # two processes see, together, what one would
+    parts = [augmented(images[rank::2], names, (1, 2, 3), rank=rank, world_size=2) for rank in (0, 1)]
+    assert torch.equal(torch.stack(parts, 1).flatten(0, 1), seen)
+
+
+def test_flip_alone_mirrors_and_nothing_else():
+    images = torch.rand(64, 3, 8, 8)
+    seen = augmented(images, ["flip"], (0,))
+    mirrored = (seen == images.flip(-1)).flatten(1).all(1)
+    same = (seen == images).flatten(1).all(1)
+    assert (mirrored ^ same).all()
+    assert 16 < mirrored.sum() < 48
+
+
+def test_names_of_augmentations_are_checked():
+    assert check_augmentations(["flip", "crop"]) == ["crop", "flip"]
+    with pytest.raises(ValueError, match="augmentations are crop, flip, randaugment, trivial; got 'blur'"):
+        check_augmentations(["blur"])
+    with pytest.raises(ValueError, match="randaugment and trivial are two policies; take one"):
+        check_augmentations(["randaugment", "trivial"])

@@ -3,6 +3,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
+from sklearn.metrics import balanced_accuracy_score
 from sklearn.model_selection import StratifiedKFold, cross_val_score
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
@@ -11,7 +12,7 @@ from sklearn.svm import SVC
 
 from rdfia.transfer import linear_svm
 from rdfia.transfer.gram import gram_matrix, principal_components, signed_root, standardized, unit_length
-from rdfia.transfer.linear_svm import c_grid, choose_c, fit_svm, learning_curve, try_svm
+from rdfia.transfer.linear_svm import balanced_accuracy, c_grid, choose_c, fit_svm, learning_curve, try_svm
 
 
 @pytest.fixture(scope="module")
@@ -302,3 +303,36 @@ def test_features_that_share_all_but_rounding_are_refused(digits):
     gram = whole(torch.full_like(features, 7.0))
     with pytest.raises(ValueError, match="subtract their mean"):
         c_grid(gram)
+
+
+@pytest.mark.parametrize("multi_class", ["ovo", "ovr"])
+def test_balanced_is_sklearns(multi_class):
+    generator = np.random.default_rng(0)
+    labels = np.repeat([0, 1, 2], [60, 12, 6])
+    points = generator.normal(size=(78, 5)) + 0.7 * np.eye(5)[labels]
+    gram = torch.from_numpy(points @ points.T)
+    ours = fit_svm(gram, torch.from_numpy(labels), 0.3, multi_class, balanced=True).predict(gram)
+    if multi_class == "ovo":
+        want = SVC(C=0.3, kernel="linear", class_weight="balanced").fit(points, labels).predict(points)
+    else:
+        machines = [
+            SVC(C=0.3, kernel="linear", class_weight="balanced").fit(points, labels == one)
+            for one in range(3)
+        ]
+        want = np.stack([machine.decision_function(points) for machine in machines], 1).argmax(1)
+    assert np.array_equal(ours.numpy(), want)
+    plain = fit_svm(gram, torch.from_numpy(labels), 0.3, multi_class).predict(gram)
+    truth = torch.from_numpy(labels)
+    assert balanced_accuracy(ours, truth) > balanced_accuracy(plain, truth) + 0.1
+    assert balanced_accuracy(ours, truth) == pytest.approx(balanced_accuracy_score(labels, ours))
+
+
+def test_c_of_unequal_classes_is_chosen_by_the_mean_over_them():
+    generator = np.random.default_rng(1)
+    labels = torch.from_numpy(np.repeat([0, 1], [200, 10]))
+    points = torch.from_numpy(generator.normal(size=(210, 3))) + labels[:, None]
+    options = {"folds": 5, "multi_class": "ovo"}
+    _, _, plain = choose_c(points @ points.T, labels, [0.001, 0.1], **options)
+    _, _, balanced = choose_c(points @ points.T, labels, [0.001, 0.1], balanced=True, **options)
+    assert plain.mean(1).max() > 0.9  # by the large class alone
+    assert 0.5 < balanced.mean(1).max() < 0.9
