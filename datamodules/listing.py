@@ -187,6 +187,33 @@ def find_pictures(folder: Path, *, recursive: bool = True) -> Found:
     return Found([folder / name for name in pictures], Counter(kind for _, kind in others))
 
 
+def find_each(places: Sequence[str | Path], flag: str = "") -> Found:
+    """Return pictures that are named: files as they are, those of folders in order.
+
+    Args:
+        places: Files and folders.
+        flag: That named them, for the message.
+
+    Raises:
+        FileNotFoundError: One does not exist, is no picture, or holds none.
+    """
+    pictures, others = [], Counter[str]()
+    said = f"{flag} " if flag else ""
+    for place in map(Path, places):
+        if place.is_dir():
+            there = find_pictures(place)
+            if not there.pictures:
+                raise FileNotFoundError(f"{said}{place} holds no pictures ({there})")
+            pictures += there.pictures
+            others += there.others
+        elif place.is_file() and place.suffix.lower() in SUFFIXES:
+            pictures.append(place)
+        else:
+            why = f"has none of {' '.join(sorted(SUFFIXES))}" if place.is_file() else "does not exist"
+            raise FileNotFoundError(f"{said}{place} {why}")
+    return Found(pictures, others)
+
+
 def list_folder(
     folder: Path,
     *,

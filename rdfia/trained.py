@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from datamodules.files import atomic_file
 from datamodules.images import decode_all, shaping
-from datamodules.listing import SUFFIXES, find_pictures
+from datamodules.listing import find_each
 from rdfia.adaptation.dann import DANNModule
 from rdfia.transfer.fine_tune import FineTuneModule
 from rdfia.transfer.svm_module import FeatureExtractorSVM
@@ -185,7 +185,8 @@ class TrainedClassifier(nn.Module):
             FileNotFoundError: One does not exist, or a folder holds none.
             ValueError: One cannot be read.
         """
-        paths = find_all([pictures] if isinstance(pictures, str | Path) else pictures)
+        places = [pictures] if isinstance(pictures, str | Path) else pictures
+        paths = find_each(places).pictures
         device, found = self.mean.device, []
         for start in range(0, len(paths), batch_size):
             some = paths[start : start + batch_size]
@@ -245,27 +246,6 @@ class TrainedClassifier(nn.Module):
                 difference = (exported(images) - own).abs().max().item()
             if not difference <= 1e-3 * max(1.0, own.abs().max().item()):
                 raise ValueError(f"the exported program differs from {self.name} by {difference:g}")
-
-
-def find_all(places: Sequence[str | Path]) -> list[Path]:
-    """Return pictures: files as they are, those of folders in order.
-
-    Raises:
-        FileNotFoundError: One does not exist, is no picture, or holds none.
-    """
-    paths: list[Path] = []
-    for place in map(Path, places):
-        if place.is_dir():
-            there = find_pictures(place)
-            if not there.pictures:
-                raise FileNotFoundError(f"{place} holds no pictures ({there})")
-            paths += there.pictures
-        elif place.is_file() and place.suffix.lower() in SUFFIXES:
-            paths.append(place)
-        else:
-            why = f"has none of {' '.join(sorted(SUFFIXES))}" if place.is_file() else "does not exist"
-            raise FileNotFoundError(f"{place} {why}")
-    return paths
 
 
 def find_checkpoint(place: str | Path) -> Path:

@@ -15,7 +15,7 @@ from PIL import Image
 from datamodules.files import atomic_file, data_root, say
 from datamodules.imagenet_samples import ImageNetSamplesDataModule, with_classes
 from datamodules.images import decode_all
-from datamodules.listing import SUFFIXES, find_pictures
+from datamodules.listing import find_each
 from datamodules.tensors import ImageTensors, describe
 from rdfia.common.backbones import imagenet_classes, load_backbone
 from rdfia.common.environment import is_dry_run
@@ -94,20 +94,10 @@ def read_pictures(args: Pictures, network: Any) -> Shown:
         samples.setup()
         found, names, data = samples.data, samples.names, samples.describe()
     else:
-        paths: list[Path] = []
-        for path in args.images:
-            if path.is_dir():
-                there = find_pictures(path)
-                if there.others or not there.pictures:
-                    say(f"{path}: {there}")
-                if not there.pictures:
-                    raise FileNotFoundError(f"--images {path} holds no pictures ({there})")
-                paths += there.pictures
-            elif path.is_file() and path.suffix.lower() in SUFFIXES:
-                paths.append(path)
-            else:
-                why = f"has none of {' '.join(sorted(SUFFIXES))}" if path.is_file() else "does not exist"
-                raise FileNotFoundError(f"--images {path} {why}")
+        there = find_each(args.images, "--images")
+        if there.others:
+            say(f"{', '.join(map(str, args.images))}: {there}")
+        paths = there.pictures
         own = args.checkpoint is not None
         # The class is known of those that are named by synset, or lie in a folder that is called so.
         labelled = in_folders(paths, network.classes) if own else with_classes(paths)

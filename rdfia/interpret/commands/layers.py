@@ -52,7 +52,8 @@ def prepare_classification(
     args: Classify, networks: dict[str, Any], shown: Shown
 ) -> Callable[[Path, Any], Numbers]:
     """Check the flags; return what classifies and draws, for a folder and a trainer."""
-    if not 1 <= args.top <= (count := len(classes_of(networks[args.backbone]))):
+    count = len(classes_of(networks[args.backbone]))
+    if not 1 <= args.top <= count:
         raise ValueError(f"--top is 1 to {count}, got {args.top}")
     return functools.partial(classify_images, args, networks[args.backbone], shown)
 
