@@ -397,3 +397,22 @@ def test_a_run_has_a_page_of_its_pictures(tmp_path):
     (source,) = re.findall(r'src="([^"]+)"', page)
     assert source.startswith("data:image/webp;base64,")
     assert "<b>one" not in page  # a file's name is text, never markup
+
+
+def test_each_picture_is_classified_under_its_own_name(tmp_path, capsys):
+    """Names of pictures were taken over by those of classes: the sixth failed."""
+    for number in range(7):
+        write_picture(tmp_path / "seven" / f"picture {number}.png", (32, 32), number)
+    run(
+        Classify(
+            images=(tmp_path / "seven",),
+            data_dir=SAMPLE,
+            image_size=64,
+            output_dir=tmp_path,
+            accelerator="cpu",
+        )
+    )
+    said = [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()]
+    assert [line for line in said if line[0].isdecimal()] == [f"{n}_picture {n}" for n in range(7)]
+    figures = {path.stem for path in (tmp_path / "classify" / "figures").glob("*.png")}
+    assert figures == {f"classes_{n}_picture_{n}" for n in range(7)}
