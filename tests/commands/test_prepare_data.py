@@ -1,11 +1,20 @@
 import io
+import re
 import tarfile
 import zipfile
 from pathlib import Path
 
 import prepare_data
 import pytest
-from conftest import write_bsds500, write_mnist, write_mnist_m, write_picture, write_scene15, write_usps
+from conftest import (
+    write_bsds500,
+    write_mnist,
+    write_mnist_m,
+    write_picture,
+    write_scene15,
+    write_torchvision_sets,
+    write_usps,
+)
 from prepare_data import Args, main
 
 from datamodules import files
@@ -226,3 +235,26 @@ def test_what_is_downloaded_comes_safely_or_is_checked():
         (prepare_data.IMAGENET_25_URL, None),
     ):
         assert url.startswith("https://") or md5, url
+
+
+def test_torchvisions_sets_are_looked_at_where_they_are(tmp_path, capsys):
+    write_torchvision_sets(tmp_path)
+    prepare_data.main(prepare_data.Args("fashion-mnist", data_dir=tmp_path))
+    prepare_data.main(prepare_data.Args("eurosat", data_dir=tmp_path, download=False))
+    said = capsys.readouterr().out
+    assert re.search(r"fashion-mnist +complete +40 train, 20 test", said)
+    assert re.search(r"eurosat +complete +12 train", said)
+    prepare_data.main(prepare_data.Args("check", data_dir=tmp_path))
+    said = capsys.readouterr().out
+    assert "eurosat" in said  # as it is there
+    assert "cifar10" not in said
+    with pytest.raises(ValueError, match=r"not ready in .*: kmnist"):
+        prepare_data.main(prepare_data.Args("kmnist", data_dir=tmp_path, download=False))
+    with pytest.raises(ValueError, match=r"'cifar' is none of .*; did you mean cifar10?"):
+        prepare_data.Args("cifar")
+
+
+def test_a_download_that_fails_is_one_line(tmp_path, capsys):
+    with pytest.raises(ValueError, match=r"not ready in .*: cifar10"):
+        prepare_data.main(prepare_data.Args("cifar10", data_dir=tmp_path))
+    assert "could not download cifar10" in capsys.readouterr().out
