@@ -240,70 +240,71 @@ def list_folder(
         what = "is a file, not a folder" if folder.exists() else "does not exist"
         raise FileNotFoundError(f"{folder} {what}; name a folder with a subfolder for each class")
     pictures, left_over, folders = scan(folder, depth=None if depth is None else depth + 2)
-    tops = {name for name in folders if "/" not in name}
-    own = [part for part in PARTS if part in tops]
-    own = own if "train" in own and len(own) > 1 else [""]
-    others = Counter[str]()
-    inside: dict[str, list[str]] = {part: [] for part in own}
-    for name in pictures:
-        part = name.partition("/")[0] if own != [""] else ""
-        if part in inside:
-            inside[part].append(name)
-        else:
-            others["pictures beside the split"] += 1
-    at = folder / own[0]
-    start = {part: len(part) + 1 if part else 0 for part in own}
+    own = [part for part in PARTS if part in folders]
+    parts = own if "train" in own and len(own) > 1 else [""]
 
-    def own_class(part: str, name: str) -> str | None:
-        first, slash, rest = name[start[part] :].partition("/")
-        too_deep = depth is not None and rest.count("/") > depth
-        return class_name(first) if slash and not too_deep else None
+    def class_in(name: str) -> str | None:
+        """Return the class of a picture by its name; None if it lies in no folder, or too deep."""
+        first, slash, below = name.partition("/")
+        return class_name(first) if slash and (depth is None or below.count("/") <= depth) else None
 
-    named = {part: [own_class(part, name) for name in names] for part, names in inside.items()}
-    found = tuple(sorted({name for name in named[own[0]] if name is not None}))
+    placed = [(name, *_in_part(name, parts)) for name in pictures]
+    found = tuple(sorted({name for _, part, rest in placed if part == parts[0] and (name := class_in(rest))}))
+    others = Counter[str](kind for _, kind in left_over)
     if labels == "none" or (labels == "optional" and not found and classes is None):
         if not pictures:
-            raise ValueError(f"{folder} holds no pictures ({Found([], Counter(k for _, k in left_over))})")
-        parts = {part: _files(folder, names, [UNLABELLED] * len(names)) for part, names in inside.items()}
-        return Listing((), parts, others + Counter(kind for _, kind in left_over))
-    if classes is None:
-        if not found:
-            there = Found([folder / name for name in pictures], Counter(kind for _, kind in left_over))
-            raise ValueError(
-                f"{at} holds no folders with pictures ({there}); put those of each class into a folder"
-            )
-        classes = found
-    _check_twice(folder, own, folders, classes, class_name)
-    index = {name: number for number, name in enumerate(classes)}
-    parts = {}
-    for part, names in inside.items():
-        label_of = [index.get(name, UNLABELLED) if name is not None else None for name in named[part]]
-        kept = [name for name, label in zip(names, label_of, strict=True) if label not in (None, UNLABELLED)]
-        others.update(
-            f"{_suffix(name)} beside the classes" for name in names if "/" not in name[start[part] :]
+            raise ValueError(f"{folder} holds no pictures ({Found([], others)})")
+        by_part = {part: [name for name, its, _ in placed if its == part] for part in parts}
+        unlabelled = {
+            part: _files(folder, names, [UNLABELLED] * len(names)) for part, names in by_part.items()
+        }
+        return Listing((), unlabelled, others)
+    if classes is None and not found:
+        there = Found([folder / name for name in pictures], others)
+        at = folder / parts[0]
+        raise ValueError(
+            f"{at} holds no folders with pictures ({there}); put those of each class into a folder"
         )
-        numbers = [label for label in label_of if label is not None and label != UNLABELLED]
-        parts[part] = _files(folder, kept, numbers)
-        there_are = np.bincount(parts[part].labels, minlength=len(classes))
-        if (there_are == 0).any():
-            raise ValueError(
-                f"{folder / part} holds no pictures of class {classes[int(there_are.argmin())]!r}; "
-                + ("add some, or delete the class" if classes is found else "unpack the data again")
-            )
+    mend = "add some, or delete the class" if classes is None else "unpack the data again"
+    classes = classes or found
+    _check_twice(folder, parts, folders, classes, class_name)
+    index = {name: number for number, name in enumerate(classes)}
+    kept: dict[str, tuple[list[str], list[int]]] = {part: ([], []) for part in parts}
+    others = Counter[str]()
+    for name, part, rest in placed:
+        label = index.get(class_in(rest) or "")
+        if part is None:
+            others["pictures beside the split"] += 1
+        elif label is not None:
+            kept[part][0].append(name)
+            kept[part][1].append(label)
+        elif "/" not in rest:
+            others[f"{_suffix(name)} beside the classes"] += 1
+    for part, (_, numbers) in kept.items():
+        counts = np.bincount(np.array(numbers, np.int64), minlength=len(classes))
+        if counts.min() == 0:
+            lacking = classes[int(counts.argmin())]
+            raise ValueError(f"{folder / part} holds no pictures of class {lacking!r}; {mend}")
     for name in folders:
-        part = name.partition("/")[0] if own != [""] else ""
-        level = name[start[part] :].count("/") if part in start and name != part else -1
-        if level == 0:
-            others["folders that are no class"] += class_name(name[start[part] :]) not in index
-        elif depth is not None and level == depth + 1:
-            others["folders"] += 1
+        part, rest = _in_part(name, parts)
+        if part is not None and rest:
+            is_class = "/" in rest or class_name(rest) in index
+            others["folders that are no class"] += not is_class
+            others["folders"] += depth is not None and rest.count("/") == depth + 1
     for name, kind in left_over:
-        part = name.partition("/")[0] if own != [""] else ""
-        if kind == "folders":  # counted as such above
-            continue
-        where = name[start[part] :] if part in start else name
-        others[kind if "/" in where else f"{kind} beside the classes"] += 1
-    return Listing(classes, parts, Counter({kind: count for kind, count in others.items() if count}))
+        if kind != "folders":  # which are counted above
+            beside = "/" not in _in_part(name, parts)[1]
+            others[f"{kind} beside the classes" if beside else kind] += 1
+    files = {part: _files(folder, *of_part) for part, of_part in kept.items()}
+    return Listing(classes, files, Counter({kind: count for kind, count in others.items() if count}))
+
+
+def _in_part(name: str, parts: Sequence[str]) -> tuple[str | None, str]:
+    """Return the part of the split that a name lies in, None beside all of them, and its name in there."""
+    if parts[0] == "":
+        return "", name
+    part, _, rest = name.partition("/")
+    return (part, rest) if part in parts else (None, name)
 
 
 def _suffix(name: str) -> str:

@@ -64,6 +64,22 @@ def test_labels_can_be_left_out(tmp_path):
     assert not data.test_data.labelled
 
 
+def test_a_part_without_pictures_of_a_class_is_named(tmp_path):
+    for name in ("a", "b"):
+        fill(tmp_path / "train" / name, 3)
+    (tmp_path / "test").mkdir()
+    with pytest.raises(
+        ValueError, match="test holds no pictures of class 'a'; add some"
+    ):
+        opened(tmp_path)
+    for name in ("a", "b", "c"):
+        fill(tmp_path / "test" / name, 2, start=9)
+    write_picture(tmp_path / "beside.png", (8, 8), 0)
+    data = opened(tmp_path)
+    assert data.classes == ("a", "b")
+    assert data.others == {"folders that are no class": 1, "pictures beside the split": 1}
+
+
 def test_links_are_followed_and_may_lead_back(tmp_path):
     fill(tmp_path / "elsewhere", 4)
     fill(tmp_path / "root" / "a" / "b" / "c", 4)
