@@ -17,7 +17,7 @@ import torchvision
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
-from datamodules.audit import split_by_seed
+from datamodules.audit import check_classes, split_by_seed
 from datamodules.files import data_root
 from datamodules.folder import ImageFolderDataModule
 from datamodules.in_memory import InMemoryDataModule
@@ -92,6 +92,8 @@ class TorchvisionDataModule(InMemoryDataModule):
         num_workers: 0 is fastest: the images live in memory.
         image_size: Side; None for their own.
         channels: 1 or 3; None for their own. Grey ones can be repeated to 3.
+        per_class: Training images of each class, drawn; None for all.
+        split_seed: Of that draw.
         val_fraction: The part of each class's training images held out for validation.
         train_on_val: Train on the validation images too; the validation set stays the same.
 
@@ -112,6 +114,8 @@ class TorchvisionDataModule(InMemoryDataModule):
         num_workers: int = 0,
         image_size: int | None = None,
         channels: int | None = None,
+        per_class: int | None = None,
+        split_seed: int = 0,
         val_fraction: float = 1 / 12,
         train_on_val: bool = False,
     ) -> None:
@@ -127,7 +131,10 @@ class TorchvisionDataModule(InMemoryDataModule):
             raise ValueError(f"channels is 1 or 3, got {channels}")
         if name not in TORCHVISION:
             raise ValueError(f"data set {name!r} is none of {', '.join(TORCHVISION)}")
+        if per_class is not None and per_class < 2:
+            raise ValueError(f"per_class is at least 2, one to train on and one to validate, got {per_class}")
         self.set_name, self.image_size, self.channels = name, image_size, channels
+        self.per_class, self.split_seed = per_class, split_seed
 
     def prepare_data(self) -> None:
         """Find the classes; fail at once, in one process, if a file is missing. Never downloads."""
@@ -167,6 +174,10 @@ class TorchvisionDataModule(InMemoryDataModule):
         if hasattr(self, "train_data"):
             return
         train, self.test_data = self.read()
+        if self.per_class is not None:
+            check_classes(train.labels.numpy(), self.classes, "training", least=self.per_class)
+            drawn, _ = split_by_seed(train.labels.numpy(), self.per_class, self.split_seed)
+            train = train.part(torch.from_numpy(np.sort(drawn)))
         # Some sets are sorted by class, of which the last ones are no fair part.
         held, rest = split_by_seed(
             train.labels.numpy(), lambda count: max(1, round(count * self.val_fraction)), seed=0
@@ -176,8 +187,10 @@ class TorchvisionDataModule(InMemoryDataModule):
 
     @property
     def title(self) -> str:
-        """Its name."""
-        return self.set_name
+        """Its name, and what of it was drawn."""
+        if self.per_class is None:
+            return self.set_name
+        return f"{self.set_name}, {self.per_class} of each class drawn from train by seed {self.split_seed}"
 
 
 class TorchvisionFilesDataModule(ImageFolderDataModule):

@@ -235,8 +235,8 @@ def check_size(args: SVMArgs, pictures: Pictures) -> None:
     needed = 16e-9 * count**2  # in float64, and the part of the training images once more
     if needed > args.memory_gb:
         raise ValueError(
-            f"{count:,} images have inner products of {needed:.1f} GB; take fewer, such as "
-            "--data-dir sample, or a larger --memory-gb"
+            f"{count:,} images have inner products of {needed:.1f} GB; take fewer with --per-class, where "
+            "the data has a choice of it, or --data-dir sample, or a larger --memory-gb"
         )
 
 

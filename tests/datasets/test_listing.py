@@ -68,9 +68,7 @@ def test_a_part_without_pictures_of_a_class_is_named(tmp_path):
     for name in ("a", "b"):
         fill(tmp_path / "train" / name, 3)
     (tmp_path / "test").mkdir()
-    with pytest.raises(
-        ValueError, match="test holds no pictures of class 'a'; add some"
-    ):
+    with pytest.raises(ValueError, match="test holds no pictures of class 'a'; add some"):
         opened(tmp_path)
     for name in ("a", "b", "c"):
         fill(tmp_path / "test" / name, 2, start=9)

@@ -121,6 +121,18 @@ def test_clothes_are_read_as_they_are(tmp_path):
     assert 0 <= large.min() < large.max() <= 1
 
 
+def test_some_of_each_class_can_be_drawn(tmp_path):
+    write_torchvision_sets(tmp_path)
+    data = opened("fashion-mnist", tmp_path, per_class=3, train_on_val=True)
+    assert data.train_data.labels.bincount().tolist() == [3] * 10
+    assert len(data.test_data) == 20
+    assert data.describe()["name"] == "fashion-mnist, 3 of each class drawn from train by seed 0"
+    other = opened("fashion-mnist", tmp_path, per_class=3, split_seed=1, train_on_val=True)
+    assert not torch.equal(other.train_data.images, data.train_data.images)
+    with pytest.raises(ValueError, match="class 'T-shirt/top' has 4 training images, it needs 5"):
+        opened("fashion-mnist", tmp_path, per_class=5)
+
+
 def test_letters_stand_upright_and_are_counted_from_0(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (52, 28, 28), np.uint8)
     for part in ("train", "test"):
