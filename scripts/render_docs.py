@@ -17,6 +17,7 @@ import jinja2
 from lab_questions import CHAPTERS, SUMMARY
 
 from datamodules.files import atomic_file
+from datamodules.layouts import TORCHVISION
 from rdfia.common import plots
 from rdfia.engine import report, runs
 from rdfia.engine.cli import run_script
@@ -197,7 +198,7 @@ def environment() -> jinja2.Environment:
     )
     asked = (result, metric, mean, value, spread, rows, best, claim, origin, command, answers, demo)
     found.globals |= {one.__name__: one for one in asked}
-    found.globals |= {"published": str, "setting": str}
+    found.globals |= {"published": str, "setting": str, "torchvision_sets": list(TORCHVISION)}
     found.filters |= {"fixed": fixed, "signed": signed, "percent": percent}
     return found
 
