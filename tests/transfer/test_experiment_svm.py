@@ -124,7 +124,7 @@ def test_features_of_photographs_tell_digits_apart(tmp_path):
     assert metrics[f"{FIRE4}/accuracy"]["mean"] > 0.7
     assert metrics[f"{FIRE4}/accuracy_without_duplicates"] == metrics[f"{FIRE4}/accuracy"]
     assert (tmp_path / "runs" / "svm" / "figures" / "worst_confusions.png").stat().st_size > 5000
-    with pytest.raises(ValueError, match=r"300 images have inner products of 0.0 GB; take fewer with --per-class"):
+    with pytest.raises(ValueError, match=r"300 images have inner products of 0.0 GB; take fewer with"):
         run(small(tmp_path, tmp_path, **digits, memory_gb=1e-4, name="none"))
     with pytest.raises(ValueError, match="--grids have at least 1 cell on each side, got 1 0"):
         layers_by_network(Args(grids=(1, 0)))
