@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor
 
+from datamodules.files import say
 from datamodules.in_memory import InMemoryDataModule
 from datamodules.tensors import BatchLoader, ImageTensors, ShuffledBatches, eval_loader, on_device
 
@@ -18,11 +19,16 @@ def match_classes(domain: InMemoryDataModule, classes: tuple[str, ...]) -> None:
     Images of other classes are left out.
     """
     label_of = torch.tensor([classes.index(name) if name in classes else -1 for name in domain.classes])
-    for part in ("train_data", "val_data", "test_data"):
-        data: ImageTensors = getattr(domain, part)
+    gone = [name for name in domain.classes if name not in classes]
+    count = 0
+    for part in ("train", "val", "test"):
+        data: ImageTensors = getattr(domain, f"{part}_data")
         labels = label_of[data.labels]
         kept = (labels >= 0).nonzero()[:, 0]
-        setattr(domain, part, data.part(kept, labels[kept]))
+        count += len(labels) - len(kept)
+        setattr(domain, f"{part}_data", data.part(kept, labels[kept]))
+    if gone:
+        say(f"{domain.title}: {count:,} images of {', '.join(gone)} left out, which the other side has not")
     domain.classes = classes
 
 

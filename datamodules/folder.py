@@ -134,6 +134,7 @@ class ImageFolderDataModule(InMemoryDataModule):
         self.folder = Path(folder).expanduser()
         self.image_size, self.channels, self.resize = image_size, channels, resize
         self.mode = "L" if channels == 1 else "RGB"
+        self.resized = resize
         self.labels = labels
         self.split_seed, self.test_share, self.per_class = split_seed, test_share, per_class
         self.duplicates, self.shuffle, self.watch_test = duplicates, shuffle, watch_test
@@ -189,12 +190,7 @@ class ImageFolderDataModule(InMemoryDataModule):
         say(self.summary())
         if self.others:
             say(f"not read in {self.folder.name}: {kinds(self.others)}")
-        if self.classes:
-            check_classes(labels[everything], self.classes, "training", least=2)
-            check_classes(labels[test], self.classes, "test", least=1)
-        elif len(everything) < 2 or not len(test):
-            counts = f"{len(everything)} training and {len(test)} test pictures"
-            raise ValueError(f"{self.folder} has {counts}; add some")
+        self._check_parts(everything, test)
         used = np.sort(everything) if self.train_on_val else train
         # An image to choose by must not be one that was trained on.
         held = held[~np.isin(hashes[held], hashes[train])]
@@ -205,6 +201,7 @@ class ImageFolderDataModule(InMemoryDataModule):
             self.others["unreadable"] += len(failed)
             gone = order[list(failed)]
             used, held, test = (part[~np.isin(part, gone)] for part in (used, held, test))
+            self._check_parts(everything[~np.isin(everything, gone)], test)
         place = np.empty(len(files), np.int64)
         place[order] = np.arange(len(order))
         options: dict[str, Any] = {"channels": self.channels, "mapped": not in_memory}
@@ -219,6 +216,16 @@ class ImageFolderDataModule(InMemoryDataModule):
         self.unseen = ~np.isin(hashes[test], hashes[everything])
         if self.one_colour:
             say(f"{self.one_colour} pictures of {self.folder.name} are of one colour")
+
+    def _check_parts(self, train: np.ndarray, test: np.ndarray) -> None:
+        """Check that there are files to train on and to test of each class, by their places."""
+        labels = self.files.labels
+        if self.classes:
+            check_classes(labels[train], self.classes, "training", least=2)
+            check_classes(labels[test], self.classes, "test", least=1)
+        elif len(train) < 2 or not len(test):
+            counts = f"{len(train)} training and {len(test)} test pictures"
+            raise ValueError(f"{self.folder} has {counts}; add some")
 
     def summary(self) -> str:
         """Return what is said of the data: classes, split, audit."""

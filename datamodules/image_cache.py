@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import shutil
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -112,7 +113,7 @@ def remembered_digests(files: LabelledFiles, folder: Path | None) -> np.ndarray:
         at = np.searchsorted(names, files.names).clip(max=max(len(names) - 1, 0))
         same = (names[at] == files.names) & (then[at] == stats).all(1)
         hashes[same] = before[at[same]]
-    except (OSError, ValueError, KeyError, IndexError, EOFError):
+    except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile, zlib.error):
         pass  # none, or damaged: read again
     fresh = np.flatnonzero(~same)
     if len(fresh):

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning
 
@@ -43,6 +43,9 @@ class InMemoryDataModule(lightning.LightningDataModule, ABC):
     test_data: ImageTensors
     shuffle = True
     """Whether training batches are; else all training images come in order, for extracting features."""
+    resized: Literal["squash", "crop", "pad", "frame", "cut"] = "squash"
+    """How pictures became square, for new ones: ``squash``, ``crop``, ``pad`` (`datamodules.images.shaping`);
+    ``frame``: framed with two black pixels, as digits of 28 become 32; ``cut``: without two on each side."""
     watch_test = False
     """Whether validation gives the test images as a second loader, for curves that choose nothing."""
 

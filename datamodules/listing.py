@@ -22,6 +22,7 @@ SUFFIXES = frozenset(
 LITTER = frozenset({"thumbs.db", "desktop.ini", "icon\r"})
 LISTS = frozenset({".csv", ".tsv", ".txt"})  # of pictures, a line each
 PARTS = ("train", "val", "test")
+LIKE_PARTS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing", "eval"})
 UNLABELLED = -1
 
 Labelled = tuple[Path, int]  # a picture and the index of its class
@@ -131,7 +132,7 @@ def is_litter(name: str) -> bool:
 
 
 def scan(folder: Path, *, depth: int | None = None) -> tuple[list[str], list[tuple[str, str]], list[str]]:
-    """Return what is in a folder and the folders in it, but for what is hidden; links are followed once.
+    """Return what is in a folder and the folders in it, but for what is hidden; links are followed.
 
     Args:
         folder: That exists.
@@ -144,9 +145,8 @@ def scan(folder: Path, *, depth: int | None = None) -> tuple[list[str], list[tup
     pictures: list[str] = []
     others: list[tuple[str, str]] = []
     folders: list[str] = []
-    seen = {os.path.realpath(folder)}
 
-    def look(place: str, prefix: str, left: int | None) -> None:
+    def look(place: str, prefix: str, left: int | None, above: frozenset[str]) -> None:
         with os.scandir(place) as entries:
             found = sorted(entries, key=lambda entry: entry.name)
         for entry in found:
@@ -157,9 +157,8 @@ def scan(folder: Path, *, depth: int | None = None) -> tuple[list[str], list[tup
                 folders.append(name)
                 if left == 0:
                     others.append((name, "folders"))
-                elif (real := os.path.realpath(entry.path)) not in seen:  # a link may lead back
-                    seen.add(real)
-                    look(entry.path, name + "/", None if left is None else left - 1)
+                elif (real := os.path.realpath(entry.path)) not in above:  # a link may lead back
+                    look(entry.path, name + "/", None if left is None else left - 1, above | {real})
             elif not entry.is_file():
                 others.append((name, "broken links"))
             else:
@@ -169,7 +168,7 @@ def scan(folder: Path, *, depth: int | None = None) -> tuple[list[str], list[tup
                 else:
                     others.append((name, suffix))
 
-    look(str(folder), "", depth)
+    look(str(folder), "", depth, frozenset({os.path.realpath(folder)}))
     pictures.sort(key=lambda name: name.split("/"))
     return pictures, others, folders
 
@@ -265,12 +264,17 @@ def list_folder(
         raise ValueError(
             f"{at} holds no folders with pictures ({there}); put those of each class into a folder"
         )
+    if classes is None and {name.lower() for name in found} <= LIKE_PARTS:
+        named = " and ".join(found)
+        raise ValueError(
+            f"{folder} holds {named}, which look like parts of a split; call them train, val and test"
+        )
     mend = "add some, or delete the class" if classes is None else "unpack the data again"
     classes = classes or found
     _check_twice(folder, parts, folders, classes, class_name)
     index = {name: number for number, name in enumerate(classes)}
     kept: dict[str, tuple[list[str], list[int]]] = {part: ([], []) for part in parts}
-    others = Counter[str]()
+    others, full = Counter[str](), set[str]()
     for name, part, rest in placed:
         label = index.get(class_in(rest) or "")
         if part is None:
@@ -280,6 +284,9 @@ def list_folder(
             kept[part][1].append(label)
         elif "/" not in rest:
             others[f"{_suffix(name)} beside the classes"] += 1
+        elif class_name(first := rest.partition("/")[0]) not in index:
+            others[f"pictures in {first!r}, which is no class"] += 1
+            full.add(f"{part}/{first}" if part else first)
     for part, (_, numbers) in kept.items():
         counts = np.bincount(np.array(numbers, np.int64), minlength=len(classes))
         if counts.min() == 0:
@@ -289,7 +296,7 @@ def list_folder(
         part, rest = _in_part(name, parts)
         if part is not None and rest:
             is_class = "/" in rest or class_name(rest) in index
-            others["folders that are no class"] += not is_class
+            others["folders that are no class"] += not is_class and name not in full
             others["folders"] += depth is not None and rest.count("/") == depth + 1
     for name, kind in left_over:
         if kind != "folders":  # which are counted above
@@ -351,19 +358,21 @@ def list_file(path: Path) -> Listing:
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no text in UTF-8 ({error.reason}); save it as such") from error
     if path.suffix.lower() == ".txt" and "," not in text.partition("\n")[0]:
-        rows = [line.rsplit(maxsplit=1) for line in text.splitlines() if line.strip()]
+        rows = [_fields(line) for line in text.splitlines() if line.strip()]
     else:
         separator = "\t" if path.suffix.lower() == ".tsv" else ","
         rows = [row for row in csv.reader(text.splitlines(), delimiter=separator) if row]
-    if rows and _suffix(rows[0][0]) not in SUFFIXES:
-        rows = rows[1:]
+    root = path.parent
+    if rows and not os.path.isfile(os.path.join(root, rows[0][0].strip())):
+        rows = rows[_suffix(rows[0][0].strip()) not in SUFFIXES :]
     if not rows:
         raise ValueError(f"{path} names no pictures; it has path,label in each line")
     for number, row in enumerate(rows, 1):
         if len(row) not in (2, 3) or (len(row) == 3 and row[2].strip() not in PARTS):
             seen = ",".join(row)[:80]
             raise ValueError(f"{path}, picture {number}: got {seen!r}, expected path,label[,train|val|test]")
-    root = path.parent
+        if not row[1].strip():
+            raise ValueError(f"{path}, picture {number}: {row[0]} has no label")
     missing = [row[0] for row in rows if not os.path.isfile(os.path.join(root, row[0].strip()))]
     if missing:
         raise FileNotFoundError(
@@ -371,18 +380,26 @@ def list_file(path: Path) -> Listing:
             f"are relative to {root}"
         )
     written = {row[1].strip() for row in rows}
-    numbers = all(label.lstrip("-").isdecimal() for label in written)
-    classes = tuple(sorted(written, key=int if numbers else str))
+    numbers = all(label.removeprefix("-").isdecimal() for label in written)
+    classes = tuple(sorted(written, key=lambda label: (int(label) if numbers else 0, label)))
     index = {name: number for number, name in enumerate(classes)}
     by_part: dict[str, tuple[list[str], list[int]]] = {}
     for row in rows:
         names, labels = by_part.setdefault(row[2].strip() if len(row) == 3 else "", ([], []))
         names.append(row[0].strip())
         labels.append(index[row[1].strip()])
-    if len(by_part) > 1 and not ("train" in by_part and "" not in by_part):
-        raise ValueError(f"{path} gives some pictures a part of the split and others none; it needs train")
+    if "" in by_part and len(by_part) > 1:
+        raise ValueError(f"{path} gives some pictures a part of the split and others none")
+    if "" not in by_part and not ("train" in by_part and len(by_part) > 1):
+        raise ValueError(f"{path} has {' and '.join(by_part)} alone; it needs train, and test or val")
     order = sorted(by_part, key=lambda part: PARTS.index(part) if part else 0)
     return Listing(classes, {part: _files(root, *by_part[part]) for part in order})
+
+
+def _fields(line: str) -> list[str]:
+    """Return path, label and, if there is one, part of a line whose fields are apart by white space."""
+    fields = line.rsplit(maxsplit=2)
+    return fields if len(fields) == 3 and fields[2] in PARTS else line.rsplit(maxsplit=1)
 
 
 def open_listing(path: Path, labels: Labels = "required") -> Listing:

@@ -295,6 +295,7 @@ class MNISTMDataModule(InMemoryDataModule):
         if image_size not in (28, 32):
             raise ValueError(f"image_size is 28 or 32, got {image_size}")
         self.image_size, self.source, self.made_of = image_size, source, ""
+        self.resized = "cut" if image_size == 28 else "squash"
 
     def _release(self) -> Path | None:
         """Return the folder of the release, or None if the set is to be generated."""

@@ -156,6 +156,7 @@ class TorchvisionDataModule(InMemoryDataModule):
     def _part(self, dataset: Any) -> ImageTensors:
         images, labels = arrays(dataset)
         own = images.shape[1]
+        self.resized = "frame" if (images.shape[-1], self.image_size) == (28, 32) else "squash"
         if self.channels == 1 and own == 3:
             raise ValueError(f"{self.set_name} is in colour; take channels=3")
         return ImageTensors(images, labels, channels=self.channels, transform=self._resize(images.shape[-1]))

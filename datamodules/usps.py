@@ -100,6 +100,7 @@ class USPSDataModule(InMemoryDataModule):
         )
         check_shape(image_size, channels)
         self.image_size, self.channels = image_size, channels
+        self.resized = "frame" if image_size == 32 else "squash"
 
     def prepare_data(self) -> None:
         """Fail at once, in one process, if a file is missing. Never downloads."""

@@ -13,11 +13,12 @@ import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from datamodules.files import atomic_file
 from datamodules.images import decode_all, shaping
@@ -72,7 +73,7 @@ class TrainedClassifier(nn.Module):
             if module.classifier is None:
                 raise ValueError(f"the SVM of {name} is not fitted")
             count = int(module.classifier.classes.max()) + 1
-            self.kind = "votes" if module.classifier.pairs else "margin"
+            self.kind = "vote" if module.classifier.pairs else "margin"
         self.classes = tuple(settings.get("class_names") or map(str, range(count)))
         self.without_weights: tuple[str, ...] = ()
 
@@ -160,7 +161,7 @@ class TrainedClassifier(nn.Module):
 
     def check_complete(self) -> None:
         """Raise ValueError where scores have no gradient, which saliency, attacks and such need."""
-        if self.kind == "votes":
+        if self.kind == "vote":
             raise ValueError(
                 f"{self.name} counts votes among pairs of classes, which have no gradient; train the SVM "
                 "with --multi-class ovr, or fine-tune"
@@ -172,8 +173,12 @@ class TrainedClassifier(nn.Module):
         Raises:
             ValueError: Some cannot be read.
         """
-        how = shaping(self.resize, self.image_size)
-        return decode_all(paths, mode="L" if self.channels == 1 else "RGB", **how)
+        mode: Literal["L", "RGB"] = "L" if self.channels == 1 else "RGB"
+        if self.resize == "frame":  # as digits of 28 pixels become 32
+            return pad(decode_all(paths, mode=mode, size=self.image_size - 4), [2] * 4)
+        if self.resize == "cut":  # as those of 32 become 28
+            return decode_all(paths, mode=mode, size=self.image_size + 4)[..., 2:-2, 2:-2]
+        return decode_all(paths, mode=mode, **shaping(self.resize, self.image_size))
 
     @torch.no_grad()
     def predict(
@@ -209,6 +214,8 @@ class TrainedClassifier(nn.Module):
             ValueError: What was written gives other scores than the module.
         """
         folder = Path(folder)
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"{folder} is a file; name a folder for the export")
         folder.mkdir(parents=True, exist_ok=True)
         if isinstance(self.module, FeatureExtractorSVM):
             self.module.export(folder / "classifier.pt2", self.image_size)
@@ -228,7 +235,7 @@ class TrainedClassifier(nn.Module):
             "image_size": self.image_size,
             "resize": self.resize,
             "values": "images (B, C, H, W), RGB or grey, in [0, 1]",
-            "scores": {"probability": "logits"}.get(self.kind, self.kind),
+            "scores": {"probability": "logits", "vote": "votes", "margin": "margins"}[self.kind],
             "module": type(self.module).__name__,
         }
         with atomic_file(folder / "classifier.json") as part:
@@ -261,8 +268,7 @@ def find_checkpoint(place: str | Path) -> Path:
         return place
     if not place.is_dir():
         raise FileNotFoundError(f"{place} does not exist; name a run folder or a checkpoint")
-    folders = [place, *sorted(place.glob("dann_seed_*")), *sorted(place.glob("*_seed_*"))]
-    for folder in folders:
+    for folder in (place, *_trainings(place)):
         # DANN's tests are of the last epoch, the others' of the best, but for what trained on all images.
         dann = "_seed_" in folder.name
         flags = folder / "args.json"
@@ -272,6 +278,26 @@ def find_checkpoint(place: str | Path) -> Path:
             if (folder / "checkpoints" / name).is_file():
                 return folder / "checkpoints" / name
     raise FileNotFoundError(f"{place} holds no checkpoint (checkpoints/*.ckpt); did the run end?")
+
+
+def _trainings(place: Path) -> list[Path]:
+    """Return the folders of trainings in that of a table, what was asked for first, its first seed first."""
+
+    def seed(folder: Path) -> tuple[int, str]:
+        return int(folder.name.split("_seed_")[1].split("_")[0]), folder.name
+
+    found = sorted((one for one in place.glob("*_seed_*") if one.is_dir()), key=seed)
+    flags = place / "args.json"
+    if not found or not flags.exists():
+        return found
+    asked = json.loads(flags.read_text())
+    row = "dann" if asked.get("reversal", True) else "no-reversal"
+    if not asked.get("adapt", True):
+        row = "target-trained" if asked.get("labelled") == "target" else "source-only"
+    first = (asked.get("seeds") or [asked.get("seed", 0)])[0]
+    rounds = [f"_round_{number}" for number in range(asked.get("pseudo_label_rounds") or 0, 0, -1)]
+    wanted = [place / f"{row}_seed_{first}{end}" for end in (*rounds, "")]
+    return [*(folder for folder in wanted if folder in found), *found]
 
 
 def load_classifier(place: str | Path, data_dir: str | Path | None = None) -> TrainedClassifier:

@@ -60,7 +60,7 @@ def main(args: Args) -> None:
         order = sorted(range(len(one.scores)), key=lambda index: -one.scores[index])[: args.top]
         said = ", ".join(f"{classifier.classes[index]} {one.scores[index]:.3g}" for index in order)
         print(f"{one.path}: {said}")
-    plural = {"probability": "probabilities", "votes": "votes among pairs of classes", "margin": "margins"}
+    plural = {"probability": "probabilities", "vote": "votes among pairs of classes", "margin": "margins"}
     print(f"{len(found):,} pictures; the numbers are {plural[found[0].kind]}")
     if args.csv is not None:
         with atomic_file(args.csv) as part, part.open("w", newline="", encoding="utf-8") as file:

@@ -12,9 +12,13 @@ import torch
 from conftest import ROOT
 from PIL import Image
 
+from datamodules import MNISTDataModule
 from datamodules.files import SAMPLES
 from datamodules.listing import find_pictures
-from rdfia import load_classifier
+from datamodules.mnist import load_mnist
+from rdfia import DANNModule, load_classifier
+from rdfia.interpret.commands.common import class_of
+from rdfia.trained import TrainedClassifier
 
 NAMES = ("Bäume", "a cat", "coffee", "rocket", "très joli")
 
@@ -167,6 +171,33 @@ def test_the_export_is_the_module_for_any_number_of_images(tuned, tmp_path):
     torch.testing.assert_close(program(images), classifier(images))
 
 
+def test_classes_called_by_numbers_are_taken_by_their_names():
+    assert class_of("1", ["3", "1", "2"]) == 1
+    assert class_of("0", ["3", "1", "2"]) == 0
+
+
+@pytest.mark.parametrize(("size", "resized"), [(28, "squash"), (32, "frame")])
+def test_new_digits_become_what_those_were_that_it_was_trained_on(tmp_path, size, resized):
+    digits = MNISTDataModule("sample", image_size=size, channels=3)
+    digits.setup()
+    assert digits.resized == resized
+    module = DANNModule(image_size=size, resize=digits.resized)
+    classifier = TrainedClassifier(module, "dann")
+    raw = load_mnist(SAMPLES, train=False)[0]
+    for number in range(3):
+        Image.fromarray(raw[number, 0].numpy()).save(tmp_path / f"{number}.png")
+    pixels = classifier.read([tmp_path / f"{number}.png" for number in range(3)])
+    assert torch.equal(pixels[:, :1], digits.test_data.images[:3])
+    assert torch.equal(pixels[:, 1], pixels[:, 2])
+
+
+def test_a_note_beside_the_pictures_makes_no_other_data(tuned):
+    (tuned / "own" / "notes.txt").write_text("of the day")
+    flags = ["--dataset", f"{tuned}/own/", "--image-size", 32, "--layer", "fire2", "--head-lr", 0.03]
+    flags += ["--max-epochs", 6, "--batch-size", 4, "--resize", "pad", "--data-dir", "sample"]
+    assert "test accuracy" in call(tuned, "train_fine_tune.py", *flags, "--accelerator", "cpu")
+
+
 def test_what_is_no_classifier_is_said(tuned, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"none does not exist; name a run folder"):
         load_classifier(tmp_path / "none")
@@ -183,6 +214,11 @@ def test_what_is_no_classifier_is_said(tuned, tmp_path):
         classifier.find_layer("fire9")
     with pytest.raises(FileNotFoundError, match=r"gan.ckpt has none of"):
         classifier.predict(tmp_path / "gan.ckpt")
+    (tmp_path / "file").touch()
+    export = ["--export", tmp_path / "file"]
+    assert "is a file; name a folder" in call(
+        tmp_path, "predict.py", tuned / "runs" / "fine-tune", *export, code=2
+    )
     said = call(tmp_path, "predict.py", tuned / "runs" / "fine-tune", code=2)
     assert "name pictures, or --export FOLDER" in said
     look = ["--checkpoint", tuned / "runs" / "fine-tune", "--data-dir", "sample"]

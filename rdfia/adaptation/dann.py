@@ -135,7 +135,7 @@ class DANNModule(lightning.LightningModule):
         channels: Of the images.
         image_size: Side of the images.
         class_names: Names of the classes, kept with the checkpoint.
-        resize: How images became square, see `datamodules.ImageFolderDataModule`; kept likewise.
+        resize: How images became square, see `datamodules.InMemoryDataModule.resized`; kept too.
 
     Example:
         >>> import torch
@@ -170,7 +170,7 @@ class DANNModule(lightning.LightningModule):
         channels: int = 3,
         image_size: int = 28,
         class_names: Sequence[str] = (),
-        resize: Literal["squash", "crop", "pad"] = "squash",
+        resize: Literal["squash", "crop", "pad", "frame", "cut"] = "squash",
     ) -> None:
         super().__init__()
         validate_literals(DANNModule.__init__, locals())

@@ -66,7 +66,7 @@ def run(args: Args) -> dict[str, Any]:
         raise ValueError(f"--target {args.target} has no labels to train on; leave target-trained out")
     # Rows and rounds are added, and look after themselves.
     free = training.MAY_CHANGE_BUT_LENGTH | TABLE_FLAGS.keys()
-    module = DANNModule(**module_flags(args, digits.classes))
+    module = DANNModule(**module_flags(args, digits))
     folder = training.open_run(args, module, data, may_change=free)
     table = Trained(seeds)
     for row, seed, part in tables.trainings(args, rows, tables.by_seed(args), folder, TABLE_FLAGS):
@@ -118,10 +118,11 @@ def digit_pair(args: Args) -> DomainPairDataModule:
     return DomainPairDataModule(source, target, **options)
 
 
-def module_flags(args: Args, classes: tuple[str, ...]) -> dict[str, Any]:
+def module_flags(args: Args, digits: DomainPairDataModule) -> dict[str, Any]:
     """Return the keywords of `DANNModule` that follow from the flags and the data."""
     recipe = PAPER if args.network == "paper" else {}
-    of_data = {"classes": len(classes), "class_names": classes}
+    of_data: dict[str, Any] = {"classes": len(digits.classes), "class_names": digits.classes}
+    of_data["resize"] = digits.target.resized  # for new images, which are of the target
     return recipe | keywords(DANNModule, args) | ROWS[args.row()] | of_data
 
 
@@ -147,7 +148,7 @@ def train_row(
         Diverged: A loss was not finite.
     """
     lightning.seed_everything(args.seed, workers=True, verbose=False)
-    module = DANNModule(**module_flags(args, digits.classes))
+    module = DANNModule(**module_flags(args, digits))
     scores, trainer = train(args, module, digits, data, select=row in ROWS)
     table.trainer = trainer
     device = trainer.strategy.root_device
@@ -266,7 +267,7 @@ def self_train(
                 scores[f"round_{number}_label_accuracy"] = right.item()
         lightning.seed_everything((args.seed + 1000 * number) % 2**32, workers=True, verbose=False)
         form: dict[str, Any] = {"form": args.pseudo_labels, "threshold": args.threshold, "seed": args.seed}
-        student = PseudoLabelModule(**form, **module_flags(args, digits.classes))
+        student = PseudoLabelModule(**form, **module_flags(args, digits))
         student.begin_with(module)
         name = f"{args.name}_round_{number}"
         # Not how many rounds there are, so that more can be added.

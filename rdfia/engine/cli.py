@@ -100,7 +100,8 @@ def run_script(main: Callable[[Flags], Any], flags: type[Flags]) -> None:
         fail(str(error))
     except OSError as error:
         known = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EPERM}
-        if error.errno not in known | {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EIO}:
+        known |= {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EIO}
+        if error.errno not in known:
             raise
         fail(f"{error.filename or 'disk'}: {error.strerror}; files that were complete are kept")
     except (MemoryError, RuntimeError) as error:

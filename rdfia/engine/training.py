@@ -116,6 +116,13 @@ def written_flags(args: RunArgs, module: nn.Module, data: dict[str, Any]) -> dic
     return plain(args) | more
 
 
+def _what_counts(data: Any) -> Any:
+    """Return a description of data without what was not read: a note beside pictures makes no other data."""
+    if not isinstance(data, dict):
+        return data
+    return {name: _what_counts(value) for name, value in data.items() if name != "not_read"}
+
+
 def check_flags(path: Path, flags: dict[str, Any], may_change: frozenset[str] = MAY_CHANGE) -> dict[str, Any]:
     """Check that a run resumes as it began, but for flags of ``may_change``; return what it began with.
 
@@ -126,11 +133,11 @@ def check_flags(path: Path, flags: dict[str, Any], may_change: frozenset[str] = 
         began = dict(json.loads(path.read_text()))
     except ValueError as error:
         raise ValueError(f"{path} is damaged ({error}); {HINT}") from error
-    if began.get("data", flags["data"]) != flags["data"]:
+    if _what_counts(began.get("data", flags["data"])) != _what_counts(flags["data"]):
         then, now = json.dumps(began["data"]), json.dumps(flags["data"])
         raise ValueError(f"{path.parent} was trained on {then}, this command reads {now}; {HINT}")
     for name, value in began.items():
-        if name in flags and name not in may_change | {"module"} and flags[name] != value:
+        if name in flags and name not in may_change | {"module", "data"} and flags[name] != value:
             flag = f"--{name.replace('_', '-')}"
             raise ValueError(f"{path} has {flag} {value}, this command says {flags[name]}; {HINT}")
     for name, value in began.get("module", {}).items():

@@ -49,9 +49,13 @@ class Experiment:
         self.args: SharedArgs = args
         self.pairs = [(int(pair[0]), int(pair[1])) for pair in args.interpolate]
 
-    def build(self, classes: tuple[str, ...] = ()) -> GANModule:
-        """Return the module that the flags describe, for data of these classes."""
-        return GANModule(**module_flags(self.args))
+    def build(self, images: InMemoryDataModule | None = None) -> GANModule:
+        """Return the module that the flags describe, for data."""
+        flags = module_flags(self.args)
+        if images is not None and flags.get("groups") is None:
+            # Ten images of each group, as far as there are so many.
+            flags["groups"] = min(50, flags.get("latent_dim", 100), len(images.train_data) // 10)
+        return GANModule(**flags)
 
     def preview(self, gan: Any) -> Tensor:
         """Return the images (N, 1, 32, 32) that each epoch and the film show."""
@@ -86,7 +90,7 @@ class Experiment:
         args = self.args
         lightning.seed_everything(args.seed, workers=True, verbose=False)
         images = read_images(args)
-        module = self.build(images.classes)
+        module = self.build(images)
         if module.groups is not None and module.groups.count > len(images.train_data):
             raise ValueError(
                 f"--groups {module.groups.count} of {len(images.train_data)} images; take fewer, or 0"
@@ -208,9 +212,11 @@ class ConditionalExperiment(Experiment):
     def __init__(self, args: ConditionalGANArgs) -> None:
         self.args, self.conditional = args, args
 
-    def build(self, classes: tuple[str, ...] = ()) -> cGANModule:
-        """Return the module that the flags describe, for data of these classes."""
-        of_data: dict[str, Any] = {"classes": len(classes), "class_names": classes} if classes else {}
+    def build(self, images: InMemoryDataModule | None = None) -> cGANModule:
+        """Return the module that the flags describe, for data."""
+        of_data: dict[str, Any] = {}
+        if images is not None:
+            of_data = {"classes": len(images.classes), "class_names": images.classes}
         args = self.conditional
         conditioning = args.conditioning or ("one-hot" if args.preset == "practical" else "projection")
         return cGANModule(

@@ -24,8 +24,8 @@ Results = dict[str, Any]
 class Trains(Protocol):
     """One training, by its flags."""
 
-    def build(self, classes: tuple[str, ...] = ()) -> GANModule:
-        """Return the module that the flags describe, for data of these classes."""
+    def build(self, images: InMemoryDataModule | None = None) -> GANModule:
+        """Return the module that the flags describe, for data."""
 
     def train(self) -> Results:
         """Train, test and draw; return the content of results.json."""
@@ -63,13 +63,13 @@ def compare(
         images: What all are trained on.
     """
     data = images.describe()
-    module = make(args).build(images.classes)
+    module = make(args).build(images)
     if (args.output_dir / args.name / "metrics.csv").exists() and not args.overwrite:
         raise ValueError(f"{args.output_dir / args.name} holds a single run; use another --name for a table")
     neutral = {name: value for name, value in TABLE_FLAGS.items() if hasattr(args, name)}
     for changes in rows.values():  # what is wrong with the last one is said before the first is trained
         one = dataclasses.replace(args, **neutral, **changes)
-        make(one).build(images.classes)
+        make(one).build(images)
         devices.check_devices(one)
     free = training.MAY_CHANGE_BUT_LENGTH | TABLE_FLAGS.keys()
     folder = training.open_run(args, module, data, may_change=free)
@@ -78,7 +78,7 @@ def compare(
     for row, seed, one in tables.trainings(args, rows, tables.by_seed(args), folder, neutral):
         print(f"{row}, seed {seed}")
         try:
-            trained = training.finished(one, make(one).build(images.classes), data) or make(one).train()
+            trained = training.finished(one, make(one).build(images), data) or make(one).train()
         except Diverged:  # which is written down all the same, but for a dry run
             if args.fast_dev_run:
                 raise

@@ -37,8 +37,9 @@ def run(args: FineTuneArgs) -> dict[str, Any]:
         images.setup()
         counts = images.train_data.labels.bincount(minlength=len(images.classes)).clamp(min=1)
         fixed["class_weights"] = (counts.sum() / (len(counts) * counts)).tolist()
-    module = FineTuneModule(**keywords(FineTuneModule, args) | fixed)
     images.setup()
+    fixed["resize"] = images.resized
+    module = FineTuneModule(**keywords(FineTuneModule, args) | fixed)
     images.train_dataloader()  # says now if a batch is too large
     monitor = "val/balanced_accuracy" if args.balanced else "val/accuracy"
     data = images.describe()
@@ -58,7 +59,7 @@ def run(args: FineTuneArgs) -> dict[str, Any]:
     chosen: dict[str, Any] = {} if args.fast_dev_run else {"ckpt_path": checkpoint, "weights_only": True}
     metrics: dict[str, list[float]] = {}
     notes: list[str] = []
-    if isinstance(images, ImageFolderDataModule):
+    if isinstance(images, ImageFolderDataModule) and images.unseen.any():
         unseen = images.test_data.part(torch.from_numpy(images.unseen.nonzero()[0]))
         scores = trainer.test(module, eval_loader(unseen, images), verbose=False, **chosen)[0]
         metrics["accuracy_without_duplicates"] = [scores["test/accuracy"]]

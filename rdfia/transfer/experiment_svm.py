@@ -42,6 +42,8 @@ class Pictures:
     classes: tuple[str, ...]
     data: dict[str, Any]
     """Their description."""
+    resized: Any = "squash"
+    """How they became square."""
     source: ImageFolderDataModule | None = None
     """Where they are from, if they are files; digits are all different."""
 
@@ -195,12 +197,6 @@ def data_module(args: SVMArgs) -> InMemoryDataModule:
     )
 
 
-def seen_as(args: SVMArgs, classes: tuple[str, ...]) -> dict[str, Any]:
-    """Return what a module must know of the images that it saw, to be shown others."""
-    size = 64 if args.fast_dev_run else args.image_size
-    return {"class_names": classes, "image_size": size, "resize": args.resize}
-
-
 def read(args: SVMArgs, scenes: InMemoryDataModule) -> Pictures:
     """Return all images of a data module that is set up."""
     photographs = joined(scenes.train_data, scenes.test_data)
@@ -219,6 +215,7 @@ def read(args: SVMArgs, scenes: InMemoryDataModule) -> Pictures:
         test,
         classes=scenes.classes,
         data=scenes.describe(),
+        resized=scenes.resized,
         source=scenes if isinstance(scenes, ImageFolderDataModule) else None,
     )
 
@@ -368,7 +365,9 @@ def save_best(
         scaling=args.scaling,
         c=c,
         **svm_options(args),
-        **seen_as(args, pictures.classes),
+        class_names=pictures.classes,
+        image_size=64 if args.fast_dev_run else args.image_size,
+        resize=pictures.resized,
     )
     layers = extraction.layers(extraction.network(network), names)
     train = pictures.train

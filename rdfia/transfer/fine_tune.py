@@ -64,7 +64,7 @@ class FineTuneModule(lightning.LightningModule):
         class_weights: Of the training loss, one for each class; None for equal ones.
         seed: Of the views.
         class_names: Names of the classes, kept with the checkpoint.
-        resize: How images became square, see `datamodules.ImageFolderDataModule`; kept likewise.
+        resize: How images became square, see `datamodules.InMemoryDataModule.resized`; kept too.
 
     Example:
         >>> import torch
@@ -97,7 +97,7 @@ class FineTuneModule(lightning.LightningModule):
         class_weights: Sequence[float] | None = None,
         seed: int = 0,
         class_names: Sequence[str] = (),
-        resize: Literal["squash", "crop", "pad"] = "squash",
+        resize: Literal["squash", "crop", "pad", "frame", "cut"] = "squash",
     ) -> None:
         super().__init__()
         grids, hidden, top = list(grids), list(hidden), list(top) or [layer]

@@ -50,7 +50,7 @@ class FeatureExtractorSVM(lightning.LightningModule):
         seed: Of the folds.
         class_names: Names of the classes, kept with the checkpoint.
         image_size: Side of the images that it is fitted on, kept for those that it is shown later.
-        resize: How those became square, see `datamodules.ImageFolderDataModule`; kept likewise.
+        resize: How those became square, see `datamodules.InMemoryDataModule.resized`; kept too.
 
     Example:
         >>> import torch
@@ -81,7 +81,7 @@ class FeatureExtractorSVM(lightning.LightningModule):
         seed: int = 0,
         class_names: Sequence[str] = (),
         image_size: int = 224,
-        resize: Literal["squash", "crop", "pad"] = "squash",
+        resize: Literal["squash", "crop", "pad", "frame", "cut"] = "squash",
     ) -> None:
         super().__init__()
         validate_literals(FeatureExtractorSVM.__init__, locals())

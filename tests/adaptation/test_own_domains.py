@@ -1,5 +1,6 @@
 """DANN between folders of one's own: classes by name, a target without labels, any size."""
 
+import json
 import shutil
 
 import numpy as np
@@ -12,6 +13,7 @@ from datamodules import DomainPairDataModule, ImageFolderDataModule
 from rdfia.adaptation.config import Args
 from rdfia.adaptation.dann import DANNModule
 from rdfia.adaptation.experiment import run
+from rdfia.trained import find_checkpoint, load_classifier
 
 COLOURS = {"blue": 2, "green": 1, "red": 0}
 
@@ -75,19 +77,22 @@ def test_own_classes_are_learned_and_scored(domains):
     results = run(small(domains, "drawings", resize="pad"))
     assert results["metrics"]["dann/target_accuracy"]["mean"] > 0.9
     assert results["data"]["source"]["audit"]["resize"] == "pad"
+    assert load_classifier(domains / "runs" / "dann").resize == "pad"
     last = domains / "runs" / "dann" / "dann_seed_0" / "checkpoints" / "last.ckpt"
     module = DANNModule.load_from_checkpoint(last, map_location="cpu", weights_only=True)
     assert module.hparams["class_names"] == ["blue", "green", "red"]
     assert module(torch.rand(2, 3, 16, 16)).shape == (2, 3)
 
 
-def test_classes_that_one_side_lacks_are_named_or_left_out(domains):
+def test_classes_that_one_side_lacks_are_named_or_left_out(domains, capsys):
     shutil.rmtree(domains / "drawings" / "blue")
     write_domain(domains / "drawings", ["violet"])
     with pytest.raises(ValueError, match=r"the target has no 'blue'; the source has no 'violet'; keep those"):
         run(small(domains, "drawings"))
     results = run(small(domains, "drawings", shared_classes=True, max_epochs=1))
     assert results["data"]["source"]["train"] == 20  # of 3 x 12 less validation, two classes
+    said = capsys.readouterr().out
+    assert "photos, 0.25 of each class drawn for the test by seed 0: 16 images of blue left out" in said
     shutil.rmtree(domains / "drawings" / "green")
     with pytest.raises(ValueError, match="they are matched by name"):
         run(small(domains, "drawings", shared_classes=True))
@@ -117,6 +122,21 @@ def test_networks_take_any_number_of_classes_channels_and_size(network, classes,
     assert module(torch.rand(2, channels, size, size)).shape == (2, classes)
     with pytest.raises(ValueError, match=f"give the data module image_size={size}, and channels={channels}"):
         module(torch.rand(2, channels, size + 1, size + 1))
+
+
+def test_the_checkpoint_is_that_of_what_was_asked_for(tmp_path):
+    def folder(name, **flags):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "args.json").write_text(json.dumps(flags))
+        for row in ("dann_seed_2", "dann_seed_10", "source-only_seed_2", "dann_seed_2_round_1"):
+            (tmp_path / name / row / "checkpoints").mkdir(parents=True)
+            (tmp_path / name / row / "checkpoints" / "last.ckpt").touch()
+        return find_checkpoint(tmp_path / name).parent.parent.name
+
+    assert folder("two", seeds=[2, 10]) == "dann_seed_2"
+    assert folder("ten", seeds=[10, 2]) == "dann_seed_10"
+    assert folder("alone", adapt=False, seed=2) == "source-only_seed_2"
+    assert folder("rounds", seed=2, pseudo_label_rounds=1) == "dann_seed_2_round_1"
 
 
 def test_bad_input_is_named(domains):

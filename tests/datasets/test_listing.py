@@ -75,7 +75,40 @@ def test_a_part_without_pictures_of_a_class_is_named(tmp_path):
     write_picture(tmp_path / "beside.png", (8, 8), 0)
     data = opened(tmp_path)
     assert data.classes == ("a", "b")
-    assert data.others == {"folders that are no class": 1, "pictures beside the split": 1}
+    assert data.others == {"pictures in 'c', which is no class": 2, "pictures beside the split": 1}
+
+
+def test_a_class_may_be_a_link_to_another(tmp_path):
+    fill(tmp_path / "zebra", 4)
+    (tmp_path / "aaa").symlink_to(tmp_path / "zebra")
+    listing = list_folder(tmp_path)
+    assert listing.classes == ("aaa", "zebra")
+    assert np.bincount(listing.parts[""].labels).tolist() == [4, 4]
+    for name in ("a", "b"):
+        for part in ("train", "test"):
+            fill(tmp_path / "split" / part / name, 3)
+    (tmp_path / "split" / "val").symlink_to(tmp_path / "split" / "test")
+    assert [len(part) for part in list_folder(tmp_path / "split").parts.values()] == [6, 6, 6]
+
+
+@pytest.mark.parametrize("parts", [("Train", "Test"), ("train", "validation"), ("training", "testing")])
+def test_parts_by_other_names_are_no_classes(tmp_path, parts):
+    for part in parts:
+        for name in ("a", "b"):
+            fill(tmp_path / part / name, 4)
+    with pytest.raises(ValueError, match="which look like parts of a split; call them train, val and test"):
+        list_folder(tmp_path)
+    fill(tmp_path / "bus", 4)  # a train is a class, too
+    assert len(list_folder(tmp_path).classes) == 3
+
+
+def test_a_class_of_unreadable_pictures_alone_is_no_class(tmp_path):
+    for name in ("a", "b", "bad"):
+        fill(tmp_path / name, 6)
+    for path in (tmp_path / "bad").iterdir():
+        path.write_text(f"no picture, {path.name}")
+    with pytest.raises(ValueError, match="class 'bad' has 0 training images, it needs 2"):
+        opened(tmp_path, skip_unreadable=True)
 
 
 def test_links_are_followed_and_may_lead_back(tmp_path):
@@ -110,6 +143,20 @@ def test_a_list_names_pictures_and_labels(tmp_path, name, lines, classes):
     assert listing.parts[""][2][0] == tmp_path / "p" / "2, two.png"
 
 
+def test_the_first_of_a_list_is_kept_whatever_its_name(tmp_path):
+    for number in range(3):
+        write_picture(tmp_path / f"{number}.png", (8, 8), number)
+        (tmp_path / f"{number}.png").rename(tmp_path / f"scan{number}")
+    (tmp_path / "list.csv").write_text("scan0,1\nscan1,01\nscan2,3\n")
+    listing = open_listing(tmp_path / "list.csv")
+    assert len(listing.parts[""]) == 3
+    assert listing.classes == ("01", "1", "3")  # whatever the seed of Python's hashes
+    (tmp_path / "list.txt").write_text("scan0 a train\nscan1 b train\nscan2 a test\n")
+    assert [len(part) for part in open_listing(tmp_path / "list.txt").parts.values()] == [2, 1]
+    (tmp_path / "odd.csv").write_text("scan0,--3\nscan1,2\n")
+    assert open_listing(tmp_path / "odd.csv").classes == ("--3", "2")
+
+
 def test_a_list_can_say_the_split(tmp_path):
     rows = []
     for number in range(12):
@@ -129,6 +176,9 @@ def test_a_list_can_say_the_split(tmp_path):
         ("0.png,a,b,c\n", "got '0.png,a,b,c', expected path,label"),
         ("0.png,a,later\n", "got '0.png,a,later'"),
         ("0.png,a,train\n0.png,a\n", "gives some pictures a part of the split and others none"),
+        ("0.png,a,train\n", "has train alone; it needs train, and test or val"),
+        ("0.png,a,test\n", "has test alone; it needs train, and test or val"),
+        ("0.png,a\n0.png,\n", "picture 2: 0.png has no label"),
     ],
 )
 def test_what_is_wrong_with_a_list_is_named(tmp_path, text, message):

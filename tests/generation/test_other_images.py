@@ -89,6 +89,9 @@ def test_pictures_without_classes_are_enough(pictures, clothes):
     here = clothes | {"dataset": f"{flat}/"}
     results = run(GANArgs(**TINY, **here, interpolate=()))
     assert results["data"]["classes"] == []
+    last = clothes["output_dir"] / "gan" / "checkpoints" / "last.ckpt"
+    module = GANModule.load_from_checkpoint(last, map_location="cpu", weights_only=True)
+    assert module.hparams["groups"] == 5  # ten images of each, of 54
     with pytest.raises(ValueError, match="holds no folders with pictures"):
         run_conditional(ConditionalGANArgs(**TINY, **here))
 

@@ -142,10 +142,10 @@ def class_of(name: str, classes: Sequence[str] | None = None) -> int:
     """
     owner = "ImageNet" if classes is None else "the network"
     classes = list(classes or imagenet_classes())
+    if name in classes:  # Cardigan is a dog; and classes of one's own may be called 1, 2, 3
+        return classes.index(name)
     if name.isdecimal() and int(name) < len(classes):
         return int(name)
-    if name in classes:  # Cardigan is a dog
-        return classes.index(name)
     known = {known.lower(): index for index, known in reversed(list(enumerate(classes)))}
     if name.lower() in known:
         return known[name.lower()]

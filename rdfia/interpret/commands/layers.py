@@ -52,7 +52,10 @@ def prepare_classification(
     args: Classify, networks: dict[str, Any], shown: Shown
 ) -> Callable[[Path, Any], Numbers]:
     """Check the flags; return what classifies and draws, for a folder and a trainer."""
-    count = len(classes_of(networks[args.backbone]))
+    network = networks[args.backbone]
+    if (kind := getattr(network, "kind", "probability")) != "probability":
+        raise ValueError(f"{network.name} gives {kind}s, no probabilities; take scripts/predict.py")
+    count = len(classes_of(network))
     if not 1 <= args.top <= count:
         raise ValueError(f"--top is 1 to {count}, got {args.top}")
     return functools.partial(classify_images, args, networks[args.backbone], shown)
