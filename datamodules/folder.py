@@ -14,7 +14,8 @@ from datamodules.files import say
 from datamodules.image_cache import mapped_images, remembered_digests
 from datamodules.images import decode_all, shaping
 from datamodules.in_memory import InMemoryDataModule
-from datamodules.listing import LabelledFiles, Labels, Listing, check_counts, kinds, open_listing
+from datamodules.labelled_files import LabelledFiles
+from datamodules.listing import Labels, Listing, check_counts, kinds, open_listing
 from datamodules.tensors import ImageTensors
 
 Resize = Literal["squash", "crop", "pad"]

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from datamodules.audit import digests
 from datamodules.files import atomic_file, say
-from datamodules.listing import LabelledFiles
+from datamodules.labelled_files import LabelledFiles
 
 BLOCK = 1 << 26  # bytes with a checksum of their own
 Fill = Callable[[np.ndarray], dict[str, Any]]

@@ -14,8 +14,9 @@ import numpy as np
 from datamodules.audit import split_by_seed
 from datamodules.files import data_root
 from datamodules.folder import ImageFolderDataModule
+from datamodules.labelled_files import LabelledFiles
 from datamodules.layouts import find_scene15
-from datamodules.listing import LabelledFiles, Listing, list_folder
+from datamodules.listing import Listing, list_folder
 
 CLASSES = (
     "bedroom",

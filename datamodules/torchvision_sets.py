@@ -21,8 +21,9 @@ from datamodules.audit import check_classes, split_by_seed
 from datamodules.files import data_root
 from datamodules.folder import ImageFolderDataModule
 from datamodules.in_memory import InMemoryDataModule
+from datamodules.labelled_files import LabelledFiles
 from datamodules.layouts import TORCHVISION, find_torchvision
-from datamodules.listing import LabelledFiles, Listing
+from datamodules.listing import Listing
 from datamodules.tensors import ImageTensors
 
 

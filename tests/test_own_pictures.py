@@ -191,6 +191,7 @@ def test_new_digits_become_what_those_were_that_it_was_trained_on(tmp_path, size
     assert torch.equal(pixels[:, 1], pixels[:, 2])
 
 
+@pytest.mark.slow
 def test_a_note_beside_the_pictures_makes_no_other_data(tuned):
     (tuned / "own" / "notes.txt").write_text("of the day")
     flags = ["--dataset", f"{tuned}/own/", "--image-size", 32, "--layer", "fire2", "--head-lr", 0.03]

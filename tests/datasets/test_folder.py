@@ -170,6 +170,7 @@ def test_a_folder_is_told_from_a_name_by_a_slash(folder):
         open_dataset("pictures", None)
 
 
+@pytest.mark.slow
 def test_own_pictures_are_classified_by_both_scripts(folder, tmp_path):
     where = ["--data-dir", "sample", "--output-dir", str(tmp_path / "runs"), "--accelerator", "cpu"]
     where += ["--dataset", f"{folder}/", "--image-size", "64"]

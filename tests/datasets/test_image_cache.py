@@ -49,6 +49,7 @@ def test_batches_are_the_same_from_memory_from_a_file_and_by_workers(folder, tmp
     assert len(list((tmp_path / "cache").glob("*.npy"))) == 1
 
 
+@pytest.mark.slow
 def test_each_process_maps_the_same_file(folder, tmp_path):
     code = f"""
 import torch
