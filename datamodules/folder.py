@@ -93,7 +93,7 @@ class ImageFolderDataModule(InMemoryDataModule):
         self,
         folder: str | Path,
         *,
-        batch_size: int = 64,
+        batch_size: int = 32,
         seed: int = 0,
         num_workers: int = 0,
         image_size: int = 224,
