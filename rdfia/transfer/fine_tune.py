@@ -226,8 +226,14 @@ class FineTuneModule(lightning.LightningModule):
             ranks = {"rank": self.global_rank, "world_size": self.trainer.world_size}
             images = augmented(images, self.augment, key, **ranks)
         logits = self(images)
-        weight = None if self.class_weights is None else logits.new_tensor(self.class_weights)
-        loss = functional.cross_entropy(logits, labels, weight, label_smoothing=self.label_smoothing)
+        smoothed: dict[str, Any] = {"label_smoothing": self.label_smoothing}
+        if self.class_weights is None:
+            loss = functional.cross_entropy(logits, labels, **smoothed)
+        else:
+            # Torch's own weights would weigh what smoothing takes to the other classes, too.
+            weights = logits.new_tensor(self.class_weights)[labels]
+            losses = functional.cross_entropy(logits, labels, reduction="none", **smoothed)
+            loss = (weights * losses).sum() / weights.sum()
         # Not the smoothed loss, which is larger by itself: curves beside each other are to be of one
         # quantity.
         self._note("train", functional.cross_entropy(logits.detach(), labels), logits, labels)
