@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from importlib import import_module
 from inspect import signature
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from datamodules.layouts import TORCHVISION
 
@@ -78,11 +78,19 @@ def dataset(name: str) -> "Callable[..., InMemoryDataModule]":
     return partial(kind, name) if name in TORCHVISION else kind
 
 
+def _maker(name: str, data_dir: "Path | str | None") -> "Callable[..., InMemoryDataModule]":
+    """Return what makes the data module of a data set, a folder or a list, of keywords alone."""
+    if name not in DATASETS and "/" in name:
+        return partial(__getattr__("ImageFolderDataModule"), name)
+    return partial(dataset(name), data_dir)
+
+
 def keywords_of(name: str) -> set[str]:
     """Return the keywords that the data module of a data set, a folder or a list takes."""
-    folder = __getattr__("ImageFolderDataModule")
-    taken = set(signature(folder if name not in DATASETS and "/" in name else dataset(name)).parameters)
-    return taken | set(signature(folder).parameters) if "keywords" in taken else taken  # handed on
+    taken = set(signature(_maker(name, None)).parameters)
+    if "keywords" in taken:  # handed on
+        taken |= set(signature(__getattr__("ImageFolderDataModule")).parameters)
+    return taken
 
 
 def open_dataset(name: str, data_dir: "Path | str | None", **keywords: Any) -> "InMemoryDataModule":
@@ -99,15 +107,13 @@ def open_dataset(name: str, data_dir: "Path | str | None", **keywords: Any) -> "
     Raises:
         ValueError: There is no such data set, or it does not take one of the keywords.
     """
-    own = name not in DATASETS and "/" in name
-    kind = __getattr__("ImageFolderDataModule") if own else dataset(name)
     taken = keywords_of(name)
     free = ("channels", "memory_gb", "cache_dir")
     keywords = {key: value for key, value in keywords.items() if key in taken or key not in free}
     for key in keywords:
         if key not in taken:
             raise ValueError(f"data set {name!r} has no {key} to choose; take another data set")
-    return cast("InMemoryDataModule", kind(name if own else data_dir, **keywords))
+    return _maker(name, data_dir)(**keywords)
 
 
 def __dir__() -> list[str]:

@@ -70,14 +70,15 @@ def audit(
         counts = np.unique(np.stack([content, *same]), axis=1, return_counts=True)[1]
         return int((counts * (counts - 1) // 2).sum())
 
+    everywhere = pairs()
     copied = np.isin(content[len(train) :], content[: len(train)])
     dropped = int(copied.sum()) if drop else 0
     return copied, Audit(
         train=len(train),
         test=len(test) - dropped,
-        duplicate_pairs=pairs(),
-        across_splits=pairs() - pairs(in_train),
-        across_classes=pairs() - pairs(labels),
+        duplicate_pairs=everywhere,
+        across_splits=everywhere - pairs(in_train),
+        across_classes=everywhere - pairs(labels),
         dropped=dropped,
     )
 
@@ -122,6 +123,21 @@ def split_by_seed(
         chosen.append(members[np.sort(order[:count])])
         rest.append(members[np.sort(order[count:])])
     return np.concatenate(chosen), np.concatenate(rest)
+
+
+def check_per_class(per_class: int | None) -> None:
+    """Check how many training images of each class are to be drawn.
+
+    Raises:
+        ValueError: They are too few to hold one out.
+    """
+    if per_class is not None and per_class < 2:
+        raise ValueError(f"per_class is at least 2, one to train on and one to validate, got {per_class}")
+
+
+def a_share(fraction: float) -> Callable[[int], int]:
+    """Return what share of a class `split_by_seed` draws: rounded, one at least."""
+    return lambda count: max(1, round(count * fraction))
 
 
 def split_by_content(

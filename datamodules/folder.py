@@ -1,5 +1,6 @@
 """Anyone's pictures: a folder with a subfolder for each class, a list, or pictures without classes."""
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
@@ -9,7 +10,14 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from datamodules.audit import audit, check_classes, split_by_content, split_by_seed
+from datamodules.audit import (
+    a_share,
+    audit,
+    check_classes,
+    check_per_class,
+    split_by_content,
+    split_by_seed,
+)
 from datamodules.files import say
 from datamodules.image_cache import mapped_images, remembered_digests
 from datamodules.images import decode_all, shaping
@@ -130,8 +138,7 @@ class ImageFolderDataModule(InMemoryDataModule):
                 raise ValueError(f"{name} is {', '.join(map(str, known[:-1]))} or {known[-1]}, got {value}")
         if not 0 < test_share < 1:
             raise ValueError(f"test_share lies between 0 and 1, got {test_share}")
-        if per_class is not None and per_class < 2:
-            raise ValueError(f"per_class is at least 2, one to train on and one to validate, got {per_class}")
+        check_per_class(per_class)
         self.folder = Path(folder).expanduser()
         self.image_size, self.channels, self.resize = image_size, channels, resize
         self.mode = "L" if channels == 1 else "RGB"
@@ -292,7 +299,7 @@ class ImageFolderDataModule(InMemoryDataModule):
 
     def held_out(self, labels: np.ndarray) -> int | Callable[[int], int]:
         """Return how many training images of a class are held out for validation, or of so many."""
-        return lambda count: max(1, round(count * self.val_fraction))
+        return a_share(self.val_fraction)
 
     def _decode(
         self, files: LabelledFiles, contents: np.ndarray, *, in_memory: bool
@@ -313,7 +320,7 @@ class ImageFolderDataModule(InMemoryDataModule):
         else:
             assert self.cache_dir is not None
             recipe = how | {"version": DECODING, "skip_unreadable": self.skip_unreadable}
-            recipe |= {"images": [digest.hex() for digest in contents.tolist()]}
+            recipe |= {"images": hashlib.sha256(contents.tobytes()).hexdigest()}
             pixels, said = mapped_images(self.cache_dir, recipe, shape, fill)
         self.one_colour = said["one_colour"]
         return pixels, {int(number): why for number, why in said["failed"].items()}

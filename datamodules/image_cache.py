@@ -58,7 +58,7 @@ def mapped_images(
             pixels = np.lib.format.open_memmap(part, "w+", np.uint8, shape)
             said = fill(pixels)
             pixels.flush()
-            summary = {"recipe": recipe, "said": said, "checksums": _checksums(pixels)}
+            summary = {"said": said, "checksums": _checksums(pixels)}
             del pixels
         with atomic_file(path.with_suffix(".json")) as part:
             part.write_text(json.dumps(summary))

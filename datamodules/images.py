@@ -150,11 +150,7 @@ def _shaped_fast(pixels: Tensor, path: Path, size: int | None, crop: int | None,
         top, left = (round((side - crop) / 2) for side in pixels.shape[1:])
         pixels = pixels[:, top : top + crop, left : left + crop]
     elif size and pad:
-        # As ImageOps.pad has it.
-        inside = (
-            (round(width * size / height), size) if width < height else (size, round(height * size / width))
-        )
-        part = resized(*(max(1, side) for side in inside))
+        part = resized(*_longer_side((width, height), size))
         top, left = (round((size - side) / 2) for side in part.shape[1:])
         pixels = part.new_zeros(3, size, size)
         pixels[:, top : top + part.shape[1], left : left + part.shape[2]] = part

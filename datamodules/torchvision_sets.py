@@ -17,7 +17,7 @@ import torchvision
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
-from datamodules.audit import check_classes, split_by_seed
+from datamodules.audit import a_share, check_classes, check_per_class, split_by_seed
 from datamodules.files import data_root
 from datamodules.folder import ImageFolderDataModule
 from datamodules.in_memory import InMemoryDataModule
@@ -132,30 +132,28 @@ class TorchvisionDataModule(InMemoryDataModule):
             raise ValueError(f"channels is 1 or 3, got {channels}")
         if name not in TORCHVISION:
             raise ValueError(f"data set {name!r} is none of {', '.join(TORCHVISION)}")
-        if per_class is not None and per_class < 2:
-            raise ValueError(f"per_class is at least 2, one to train on and one to validate, got {per_class}")
+        check_per_class(per_class)
         self.set_name, self.image_size, self.channels = name, image_size, channels
         self.per_class, self.split_seed = per_class, split_seed
+        self.parts: list[tuple[Tensor, Tensor]] = []  # images and labels as they were read
 
     def prepare_data(self) -> None:
-        """Find the classes; fail at once, in one process, if a file is missing. Never downloads."""
-        if not hasattr(self, "classes"):
-            self.classes = self._open()[2]
-
-    def _open(self) -> tuple[Any, Any, tuple[str, ...]]:
-        known, root = TORCHVISION[self.set_name], data_root(self.data_dir)
-        train = open_part(self.set_name, root, known.train)
-        test = open_part(self.set_name, root, cast("dict[str, Any]", known.test))
-        labels = arrays(train)[1]
-        return train, test, class_names(train, int(labels.max()) + 1)
+        """Read the set; fail at once, in one process, if a file is missing. Never downloads."""
+        if not self.parts and not hasattr(self, "train_data"):
+            known, root = TORCHVISION[self.set_name], data_root(self.data_dir)
+            train = open_part(self.set_name, root, known.train)
+            test = open_part(self.set_name, root, cast("dict[str, Any]", known.test))
+            self.parts = [arrays(train), arrays(test)]
+            self.classes = class_names(train, int(self.parts[0][1].max()) + 1)
 
     def read(self) -> tuple[ImageTensors, ImageTensors]:
         """Return all training images, in their official order, and the test images."""
-        train, test, self.classes = self._open()
-        return self._part(train), self._part(test)
+        self.prepare_data()
+        train, test = (self._part(*part) for part in self.parts)
+        self.parts = []
+        return train, test
 
-    def _part(self, dataset: Any) -> ImageTensors:
-        images, labels = arrays(dataset)
+    def _part(self, images: Tensor, labels: Tensor) -> ImageTensors:
         own = images.shape[1]
         self.resized = "frame" if (images.shape[-1], self.image_size) == (28, 32) else "squash"
         if self.channels == 1 and own == 3:
@@ -181,9 +179,7 @@ class TorchvisionDataModule(InMemoryDataModule):
             drawn, _ = split_by_seed(train.labels.numpy(), self.per_class, self.split_seed)
             train = train.part(torch.from_numpy(np.sort(drawn)))
         # Some sets are sorted by class, of which the last ones are no fair part.
-        held, rest = split_by_seed(
-            train.labels.numpy(), lambda count: max(1, round(count * self.val_fraction)), seed=0
-        )
+        held, rest = split_by_seed(train.labels.numpy(), a_share(self.val_fraction), seed=0)
         self.val_data = train.part(torch.from_numpy(np.sort(held)))
         self.train_data = train if self.train_on_val else train.part(torch.from_numpy(np.sort(rest)))
 

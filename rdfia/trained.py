@@ -2,8 +2,7 @@
 
 from rdfia import load_classifier
 
-classifier = load_classifier("runs/fine-tune")
-for prediction in classifier.predict(["photo.jpg", "holiday/"]):
+for prediction in load_classifier("runs/fine-tune").predict(["photo.jpg", "holiday/"]):
 print(prediction)
 """
 

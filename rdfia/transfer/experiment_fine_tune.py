@@ -33,11 +33,10 @@ def run(args: FineTuneArgs) -> dict[str, Any]:
     lightning.seed_everything(args.seed, workers=True, verbose=False)
     fixed: dict[str, Any] = {"data_dir": data_root(args.data_dir), "classes": len(images.classes)}
     fixed |= {"image_size": reading["image_size"], "class_names": images.classes}
+    images.setup()
     if args.balanced:
-        images.setup()
         counts = images.train_data.labels.bincount(minlength=len(images.classes)).clamp(min=1)
         fixed["class_weights"] = (counts.sum() / (len(counts) * counts)).tolist()
-    images.setup()
     fixed["resize"] = images.resized
     module = FineTuneModule(**keywords(FineTuneModule, args) | fixed)
     images.train_dataloader()  # says now if a batch is too large

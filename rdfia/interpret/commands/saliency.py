@@ -41,11 +41,8 @@ def prepare_saliency(
     args: Saliency, networks: dict[str, Any], shown: Shown
 ) -> Callable[[Path, Any], Numbers]:
     """Check class, layers and weights; return what draws and measures, for a folder and a trainer."""
-    asked = (
-        None
-        if args.target_class in ("true", "predicted")
-        else class_of(args.target_class, classes_of(networks[args.backbone]))
-    )
+    known = classes_of(networks[args.backbone])
+    asked = None if args.target_class in ("true", "predicted") else class_of(args.target_class, known)
     layers = {name: args.layer or last_maps(network, shown.images[:1]) for name, network in networks.items()}
     for name, network in networks.items():
         network.find_layer(layers[name])
