@@ -67,6 +67,11 @@ class ImageTensors(Dataset[Batch]):
         return self.pixels if self.rows is None else self.pixels[self.rows]
 
     @property
+    def device(self) -> torch.device:
+        """Where the images lie."""
+        return self.pixels.device
+
+    @property
     def labelled(self) -> bool:
         """Whether all of them have a label."""
         return bool((self.labels >= 0).all())
@@ -175,16 +180,21 @@ class ShuffledBatches(DistributedSampler[Any]):
     def __len__(self) -> int:
         return self.num_batches
 
-    def __iter__(self) -> Iterator[Tensor]:
+    def plan(self, device: torch.device | None = None) -> tuple[Tensor, ...]:
+        """Return the batches that are left of this epoch, this process's part of each, on a device."""
         # SeedSequence mixes the numbers: neighbouring seeds and epochs give unrelated orders.
         generator = np.random.default_rng([self.seed, self.epoch, self.stream])
-        order = torch.empty(0, dtype=torch.int64)
-        for batch in range(self.num_batches):
-            if len(order) < self.batch_size:
-                order = torch.from_numpy(generator.permutation(self.length))
-            chosen, order = order[: self.batch_size], order[self.batch_size :]
-            if batch >= self.start:
-                yield chosen[self.rank :: self.num_replicas]
+        whole = self.length // self.batch_size  # batches of one order
+        orders = [
+            generator.permutation(self.length)[: whole * self.batch_size]
+            for _ in range(-(-self.num_batches // whole))
+        ]
+        batches = torch.from_numpy(np.concatenate(orders)).view(-1, self.batch_size)
+        mine = batches[self.start : self.num_batches, self.rank :: self.num_replicas]
+        return mine.to(device).unbind()
+
+    def __iter__(self) -> Iterator[Tensor]:
+        yield from self.plan()
 
 
 class EveryItemOnce(DistributedSampler[Any]):
@@ -207,9 +217,13 @@ class EveryItemOnce(DistributedSampler[Any]):
     def __len__(self) -> int:
         return self.num_batches
 
+    def plan(self, device: torch.device | None = None) -> tuple[Tensor, ...]:
+        """Return this process's batches, on a device."""
+        share = torch.arange(self.rank, self.length, self.num_replicas, device=device)
+        return share.tensor_split(self.num_batches)
+
     def __iter__(self) -> Iterator[Tensor]:
-        share = torch.arange(self.rank, self.length, self.num_replicas)
-        yield from share.tensor_split(self.num_batches)
+        yield from self.plan()
 
 
 class BatchLoader:
@@ -231,6 +245,7 @@ class BatchLoader:
         self.dataset, self.sampler, self.num_workers = dataset, sampler, num_workers
         self.batch_sampler = None  # Lightning asks every loader that has a sampler
         self.batches_done = self.resume_at = 0
+        self._loader: DataLoader[Batch] | None = None
 
     def __len__(self) -> int:
         return len(self.sampler)
@@ -245,14 +260,26 @@ class BatchLoader:
         self.batches_done = start
         if isinstance(self.sampler, ShuffledBatches):
             self.sampler.start = start
-        batches: Iterable[Batch] = (self.dataset[indices] for indices in self.sampler)
-        if self.num_workers:
-            batches = DataLoader(
-                self.dataset, batch_size=None, sampler=self.sampler, num_workers=self.num_workers
-            )
-        for batch in batches:
+        for batch in self._workers() if self.num_workers else self._at_once():
             self.batches_done += 1
             yield batch
+
+    def _at_once(self) -> Iterator[Batch]:
+        # The order goes to the device of the images once in an epoch: each copy makes a GPU wait.
+        for indices in self.sampler.plan(getattr(self.dataset, "device", None)):
+            yield self.dataset[indices]
+
+    def _workers(self) -> Iterable[Batch]:
+        if self._loader is None:
+            self._loader = DataLoader(
+                self.dataset,
+                batch_size=None,
+                sampler=self.sampler,
+                num_workers=self.num_workers,
+                pin_memory=torch.cuda.is_available(),
+                persistent_workers=True,
+            )
+        return self._loader
 
     def state_dict(self) -> dict[str, int]:
         """Return the place in the epoch; a finished epoch is the start of the next."""

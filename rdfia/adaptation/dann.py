@@ -12,10 +12,10 @@ comes to work on the target, none of whose labels are used:
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Literal
 
-import lightning
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -26,6 +26,7 @@ from rdfia.common.batches import domains_of, images_and_labels, images_of, label
 from rdfia.common.checks import check_batch, check_images
 from rdfia.common.literals import validate_literals
 from rdfia.common.optimization import broadcast_buffers, lr_factor, set_lr, update_average
+from rdfia.common.step_log import LogsSteps
 
 Batch = Any  # of source and of target, see `rdfia.common.batches.domains_of`
 Schedule = Literal["ganin", "constant", "linear", "off"]
@@ -90,7 +91,7 @@ PAPER: dict[str, Any] = {
 }
 
 
-class DANNModule(lightning.LightningModule):
+class DANNModule(LogsSteps):
     """DANN, and all that it is compared with, by flags of one module.
 
     * DANN, as it is.
@@ -145,6 +146,7 @@ class DANNModule(lightning.LightningModule):
     """
 
     compiled = ("network.features", "network.classifier", "network.domain_classifier")  # by --compile
+    on_bar = ("train/class_loss",)
 
     def __init__(
         self,
@@ -191,6 +193,7 @@ class DANNModule(lightning.LightningModule):
             bn_passes,
         )
         self.optimizer, self.lr, self.momentum, self.lr_schedule = optimizer, lr, momentum, lr_schedule
+        self.rate = lr  # of this step
         self.ema_decay = ema_decay
         self.network = DomainAdversarialNetwork(
             network,
@@ -234,15 +237,14 @@ class DANNModule(lightning.LightningModule):
         return self.trainer.global_step / planned
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Set the learning rate of this step, and log it.
+        """Set the learning rate of this step.
 
         Here and not by a scheduler, which would count steps of its own: a run that resumes has the same rates
         as one that was never interrupted.
         """
-        rate = self.lr * lr_factor(self.progress(), self.lr_schedule)
+        self.rate = self.lr * lr_factor(self.progress(), self.lr_schedule)
         for optimizer in self.trainer.optimizers:
-            set_lr(optimizer, rate)
-        self.log("train/lr", rate)
+            set_lr(optimizer, self.rate)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss; log it and what it is made of."""
@@ -251,7 +253,7 @@ class DANNModule(lightning.LightningModule):
             check_batch(images, labels, self.classes, batch_idx)
             logits = self.network(images)
             loss = functional.cross_entropy(logits.float(), labels)
-            self._log_class(loss, logits, labels)
+            self.log_class(loss, logits, labels)
             return loss
 
         domains = domains_of(batch)
@@ -280,19 +282,29 @@ class DANNModule(lightning.LightningModule):
             target_logits = self.network.classifier(target_features)
         class_loss = functional.cross_entropy(logits.float(), labels)
         adversarial_loss = domain_loss(source_domain_logits, target_domain_logits)
-        self._log_class(class_loss, logits, labels)
         right = ((source_domain_logits < 0).float().mean() + (target_domain_logits > 0).float().mean()) / 2
-        self.log("train/domain_loss", adversarial_loss.detach())
-        self.log("train/domain_accuracy", right)
-        self.log("train/target_entropy", entropy(target_logits.float().softmax(1)).mean())
-        self.log("train/lambda", strength)
+        found = {
+            "domain_loss": adversarial_loss,
+            "domain_accuracy": right,
+            "target_entropy": entropy(target_logits.float().softmax(1)).mean(),
+        }
+        self.log_class(class_loss, logits, labels, found, {"lambda": strength})
         return class_loss + adversarial_loss
 
-    def _log_class(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+    def log_class(
+        self,
+        loss: Tensor,
+        logits: Tensor,
+        labels: Tensor,
+        found: Mapping[str, Tensor] = MappingProxyType({}),
+        known: Mapping[str, float] = MappingProxyType({}),
+    ) -> None:
+        """Log loss and accuracy of the labelled images, and what else a step has found or knew before."""
         accuracy = (logits.argmax(1) == labels).float().mean()
-        self.log("train/class_loss", loss.detach(), prog_bar=True)
-        self.log(f"train/{self.labelled}_accuracy", accuracy)
-        self.log("train/batch", float(self.trainer.global_step))
+        found = {"class_loss": loss, f"{self.labelled}_accuracy": accuracy, **found}
+        numbers = {"batch": float(self.trainer.global_step), "lr": self.rate, **known}
+        named = {f"train/{name}": value for name, value in numbers.items()}
+        self.log_step([f"train/{name}" for name in found], torch.stack([*found.values()]), named)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, then move the average; before any checkpoint of this step is written."""
@@ -371,5 +383,5 @@ class DANNModule(lightning.LightningModule):
         """Adam or SGD; the rate is set as each step starts."""
         weights = [weight for weight in self.network.parameters() if weight.requires_grad]
         if self.optimizer == "sgd":
-            return torch.optim.SGD(weights, lr=self.lr, momentum=self.momentum)
-        return torch.optim.Adam(weights, lr=self.lr, betas=(self.momentum, 0.999))
+            return torch.optim.SGD(weights, lr=self.lr, momentum=self.momentum, fused=True)
+        return torch.optim.Adam(weights, lr=self.lr, betas=(self.momentum, 0.999), fused=True)

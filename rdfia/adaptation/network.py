@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rdfia.common.checks import check_images
+from rdfia.common.checks import check_images, looks_are_free
 
 
 class _DomainBatchNorm(nn.modules.batchnorm._BatchNorm):
@@ -218,7 +218,7 @@ class DomainAdversarialNetwork(nn.Module):
             mend = f"give the data module image_size={side}, and channels={channels} if it has a choice"
             raise ValueError(f"images of {wanted} wanted, got {size}; {mend}")
         # To look makes a GPU wait; `DANNModule` looks at first batches there.
-        if images.device.type == "cpu":
+        if looks_are_free(images):
             check_images(images)
         return self.extract_unchecked(images)
 

@@ -11,6 +11,7 @@ segmentation via class-balanced self-training", ECCV 2018. Two forms:
     python scripts/train_dann.py --pseudo-label-rounds 2
 """
 
+import functools
 import math
 from typing import Any, Literal
 
@@ -22,6 +23,7 @@ from rdfia.adaptation.dann import Batch, DANNModule
 from rdfia.adaptation.network import freeze_running_stats, of_source
 from rdfia.common.batches import domains_of, images_and_labels, images_of, labels_of
 from rdfia.common.checks import check_batch
+from rdfia.common.draws import Ahead, drawn
 from rdfia.common.literals import validate_literals
 from rdfia.common.views import jittered
 
@@ -112,6 +114,11 @@ class PseudoLabelModule(DANNModule):
             raise ValueError(f"threshold lies between 0 and 1, got {threshold}")
         self.form, self.threshold, self.weight = form, threshold, weight
         self.jitter, self.seed = jitter, seed
+        self.moves = [Ahead(functools.partial(self._draw_moves, domain)) for domain in (0, 1)]
+
+    def _draw_moves(self, domain: int, count: int, step: int) -> Tensor:
+        place = {"rank": self.global_rank, "world_size": self.trainer.world_size}
+        return drawn(count, 4, (self.seed, step, domain), **place)
 
     def begin_with(self, adapted: DANNModule) -> None:
         """Take over the network that ``adapted`` is evaluated by."""
@@ -147,16 +154,15 @@ class PseudoLabelModule(DANNModule):
             given = self.label(target)
             weight = rising_weight(self.progress(), final=self.weight)
         if self.jitter:
-            key = (self.seed, self.trainer.global_step)
-            place = {"rank": self.global_rank, "world_size": self.trainer.world_size}
-            source, target = jittered(source, (*key, 0), **place), jittered(target, (*key, 1), **place)
+            source, target = (
+                jittered(images, (), numbers=moves.at(images.device, len(images), self.trainer.global_step))
+                for images, moves in zip((source, target), self.moves, strict=True)
+            )
         with freeze_running_stats(self.network):
             logits, target_logits = self.network(source), self.network(target)
         class_loss = functional.cross_entropy(logits.float(), labels)
         # The mean over all images of the batch: those without a label count as 0, and none divides by 0.
         losses = functional.cross_entropy(target_logits.float(), given, ignore_index=-1, reduction="none")
-        self._log_class(class_loss, logits, labels)
-        self.log("train/coverage", (given >= 0).float().mean())
-        self.log("train/pseudo_label_loss", losses.detach().mean())
-        self.log("train/pseudo_label_weight", weight)
+        scores = {"coverage": (given >= 0).float().mean(), "pseudo_label_loss": losses.mean()}
+        self.log_class(class_loss, logits, labels, scores, {"pseudo_label_weight": weight})
         return class_loss + weight * losses.mean()

@@ -37,8 +37,7 @@ def update_average(average: nn.Module, model: nn.Module, decay: float, step: int
     """
     decay = min(decay, (1 + step) / (10 + step))
     torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
-    for kept, current in zip(average.buffers(), model.buffers(), strict=True):
-        kept.copy_(current)
+    torch._foreach_copy_(list(average.buffers()), list(model.buffers()))
 
 
 def broadcast_buffers(module: nn.Module, world_size: int) -> None:

@@ -70,6 +70,7 @@ def augmented(
     *,
     rank: int = 0,
     world_size: int = 1,
+    numbers: Tensor | None = None,
 ) -> Tensor:
     """Return images, each changed at random.
 
@@ -82,11 +83,12 @@ def augmented(
         key: Non-negative integers, such as a seed and the number of a batch.
         rank: Of this process among ``world_size``.
         world_size: Number of processes.
+        numbers: See `random_views`.
     """
     key = list(key)
     if "crop" in names or "flip" in names:
         chosen = {"crop": "crop" in names, "flip": "flip" in names}
-        images = random_views(images, key, **chosen, rank=rank, world_size=world_size)
+        images = random_views(images, key, **chosen, rank=rank, world_size=world_size, numbers=numbers)
     policy = v2.RandAugment() if "randaugment" in names else v2.TrivialAugmentWide()
     if "randaugment" in names or "trivial" in names:
         seeds = drawn(len(images), 1, [*key, 1], rank=rank, world_size=world_size)[:, 0]
@@ -108,6 +110,7 @@ def random_views(
     flip: bool = True,
     rank: int = 0,
     world_size: int = 1,
+    numbers: Tensor | None = None,
 ) -> Tensor:
     """Return a random part of each image, resized to its size, and mirrored half of the time.
 
@@ -119,15 +122,18 @@ def random_views(
         flip: False leaves images as they are.
         rank: Of this process among ``world_size``.
         world_size: Number of processes.
+        numbers: (B, 5), what `drawn` gives for the key, if that is on the device of the images already.
     """
-    area, shape, x, y, mirror = drawn(len(images), 5, key, rank=rank, world_size=world_size).float().unbind(1)
+    if numbers is None:
+        numbers = drawn(len(images), 5, key, rank=rank, world_size=world_size)
+    area, shape, x, y, mirror = numbers.float().unbind(1)
     mirror = mirror if flip else torch.ones_like(mirror)
     if not crop:
         return torch.where((mirror < 0.5).to(images.device)[:, None, None, None], images.flip(-1), images)
     side = (smallest + (1 - smallest) * area).sqrt()
     stretch = (4 / 3) ** (shape - 0.5)  # width to height from 3:4 to 4:3
     width, height = (side * stretch).clamp(max=1), (side / stretch).clamp(max=1)
-    matrices = torch.zeros(len(images), 2, 3)
+    matrices = torch.zeros(len(images), 2, 3, device=numbers.device)
     matrices[:, 0, 0] = width * torch.where(mirror < 0.5, -1.0, 1.0)
     matrices[:, 1, 1] = height
     # in coordinates from -1 to 1, a window of half width w has its middle within 1 - w
@@ -135,7 +141,14 @@ def random_views(
     return transformed(images, matrices, "reflection")
 
 
-def jittered(images: Tensor, key: Iterable[int], *, rank: int = 0, world_size: int = 1) -> Tensor:
+def jittered(
+    images: Tensor,
+    key: Iterable[int],
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    numbers: Tensor | None = None,
+) -> Tensor:
     """Return images, each turned, scaled and shifted a little, so that a digit stays the same digit.
 
     By at most 15 degrees, 15 % and 2 pixels of 28.
@@ -145,8 +158,10 @@ def jittered(images: Tensor, key: Iterable[int], *, rank: int = 0, world_size: i
         key: Non-negative integers, such as a seed and the number of a batch.
         rank: Of this process among ``world_size``.
         world_size: Number of processes.
+        numbers: (B, 4), what `drawn` gives for the key, if that is on the device of the images already.
     """
-    numbers = 2 * drawn(len(images), 4, key, rank=rank, world_size=world_size) - 1
-    turn, scale, right, down = numbers.float().unbind(1)
+    if numbers is None:
+        numbers = drawn(len(images), 4, key, rank=rank, world_size=world_size)
+    turn, scale, right, down = (2 * numbers - 1).float().unbind(1)
     matrices = similarity(turn * math.radians(15), 1 + 0.15 * scale, right / 7, down / 7)
     return transformed(images, matrices, "border")

@@ -22,7 +22,9 @@ from datamodules.files import atomic_file
 from rdfia.common.environment import is_dry_run
 from rdfia.common.memory import peak_memory
 from rdfia.common.progress import EVERY
-from rdfia.engine.errors import Diverged, Interrupted
+from rdfia.common.step_log import READ_EVERY
+from rdfia.engine.divergence import refuse_broken_weights
+from rdfia.engine.errors import Interrupted
 from rdfia.engine.runs import MetricsCSV, save_figure, save_film
 from rdfia.engine.slurm import requeue_job
 from rdfia.engine.wandb_run import wandb_loggers
@@ -58,6 +60,11 @@ class StopCleanly(Callback):
         self.checkpoint = checkpoint
         self.received: signal.Signals | None = None
         self.leaving = False
+        self.wait, self.asked = (
+            1,
+            time.perf_counter(),
+        )  # batches until processes ask each other, and since when
+        self.batches = 0  # since then
         self._handlers: dict[signal.Signals, Any] = {}
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
@@ -87,7 +94,7 @@ class StopCleanly(Callback):
         # The last batch of an epoch is followed by validation, which saves; a stop before it would lose that.
         if trainer.is_last_batch:
             return
-        self.leaving = self._any(trainer, self.received is not None)
+        self.leaving = self._asked_to_stop(trainer)
         if self.leaving and not is_dry_run(trainer):
             refuse_broken_weights(module, self.checkpoint)
             trainer.save_checkpoint(self.checkpoint)
@@ -120,6 +127,25 @@ class StopCleanly(Callback):
             requeue_job()
         trainer.strategy.barrier()
 
+    def _asked_to_stop(self, trainer: lightning.Trainer) -> bool:
+        """Return whether any process has a signal; several ask each other about once a second.
+
+        Each question makes a GPU wait, and all processes must ask after the same batch: they agree on the
+        next one, too.
+        """
+        if trainer.world_size == 1:
+            return self.received is not None
+        self.batches += 1
+        if self.batches < self.wait:
+            return False
+        now = time.perf_counter()
+        mine = torch.tensor([float(self.received is not None), (now - self.asked) / self.batches])
+        found = trainer.strategy.reduce(mine.to(trainer.strategy.root_device), reduce_op="max")
+        stop, seconds = found.tolist()
+        self.wait = max(1, min(READ_EVERY, int(1 / max(seconds, 1e-3))))
+        self.batches, self.asked = 0, now
+        return bool(stop)
+
     def _any(self, trainer: lightning.Trainer, mine: bool) -> bool:
         """Return whether something holds of any process: a signal may reach one, and all leave together."""
         return mine if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(mine, all=False)
@@ -129,61 +155,6 @@ class StopCleanly(Callback):
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._handlers.clear()
-
-
-def refuse_broken_weights(module: lightning.LightningModule, last: Path) -> None:
-    """Let no checkpoint be saved with weights that are not finite, which finite losses can leave behind.
-
-    Raises:
-        Diverged: Some are not.
-    """
-    for name, weights in module.named_parameters():
-        if not weights.isfinite().all():
-            raise Diverged(f"{name} is not finite in epoch {module.current_epoch + 1}{what_to_do(last)}")
-
-
-def what_to_do(last: Path) -> str:
-    """Return how the message of a run that cannot resume ends."""
-    kept = f"; {last} is from before" if last.exists() else ""
-    return f"{kept}; take smaller learning rates and another --name, or --overwrite"
-
-
-class StopWhereLossesDiverge(Callback):
-    """Raises `Diverged` where a loss is not finite, before any checkpoint is saved with what made it so.
-
-    Args:
-        losses: Their logged names.
-        folder: The run folder.
-    """
-
-    def __init__(self, losses: tuple[str, ...], folder: Path) -> None:
-        self.losses, self.last = losses, folder / "checkpoints" / "last.ckpt"
-
-    def on_train_batch_end(
-        self,
-        trainer: lightning.Trainer,
-        module: lightning.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
-        """Look at the losses."""
-        metrics = trainer.callback_metrics
-        found = {name: float(metrics.get(name, 0.0)) for name in self.losses}
-        bad = next((name for name, value in found.items() if not math.isfinite(value)), None)
-        if trainer.world_size > 1:  # all processes leave together
-            stop = trainer.strategy.reduce_boolean_decision(bad is not None, all=False)
-            bad = (bad or "a loss of another process") if stop else None
-        if bad is not None:
-            raise Diverged(
-                f"{bad} is {found.get(bad, math.nan)} after batch {batch_idx + 1} of epoch "
-                f"{trainer.current_epoch + 1}{what_to_do(self.last)}"
-            )
-
-    def on_validation_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        """Look at what the last batch made of the weights."""
-        if not trainer.sanity_checking:
-            refuse_broken_weights(module, self.last)
 
 
 class RandomState(Callback):

@@ -29,9 +29,9 @@ from rdfia.engine.callbacks import (
     EpochLines,
     RandomState,
     StopCleanly,
-    StopWhereLossesDiverge,
 )
 from rdfia.engine.devices import check_devices, exact_float32, processes, say_format, settle
+from rdfia.engine.divergence import StopWhereLossesDiverge
 from rdfia.engine.errors import Checked, Interrupted
 from rdfia.engine.profile import TimeTable
 from rdfia.engine.runs import MetricsCSV, read_results, write_json

@@ -30,6 +30,7 @@ class TolerantWandbLogger(WandbLogger):
     """Logs to Weights & Biases; once that fails, the run resumes without it."""
 
     failed = False
+    every_n_steps = 10  # each row is a call, of which a GPU would make hundreds in a second
 
     def _attempt(self, work: Callable[..., Any], *given: Any) -> None:
         """Call something of W&B's, unless an earlier call failed."""

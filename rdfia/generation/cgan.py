@@ -26,6 +26,11 @@ from rdfia.generation.networks import Discriminator, Initialization, Upsampling,
 Conditioning = Literal["one-hot", "embedding", "projection"]
 
 
+def one_hot(labels: Tensor, classes: int) -> Tensor:
+    """Return whether labels (B,) are each class, (B, classes) bool; torch's own looks at them first."""
+    return labels[:, None] == torch.arange(classes, device=labels.device)
+
+
 class ConditionalGenerator(nn.Module):
     """Latents (B, latent_dim) and labels (B,) to images (B, 1, 32, 32) in [-1, 1].
 
@@ -62,10 +67,7 @@ class ConditionalGenerator(nn.Module):
     def forward(self, latents: Tensor, labels: Tensor) -> Tensor:
         """Map latents (B, latent_dim) and labels (B,) to images (B, 1, 32, 32) in [-1, 1]."""
         embedding = self.embedding
-        if embedding is None:
-            encoded = functional.one_hot(labels, self.classes).to(latents)
-        else:
-            encoded = embedding(labels)
+        encoded = one_hot(labels, self.classes).to(latents) if embedding is None else embedding(labels)
         first = self.first(torch.cat([latents, encoded], 1)[:, :, None, None])
         images: Tensor = self.layers(first)
         return images
@@ -106,8 +108,8 @@ class ConditionalDiscriminator(nn.Module):
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
         """Map images (B, 1, 32, 32) in [-1, 1] and labels (B,) to logits (B,)."""
         if self.embedding is None:
-            one_hot = functional.one_hot(labels, self.classes).to(images)
-            known = one_hot[:, :, None, None].expand(-1, -1, 32, 32)
+            encoded = one_hot(labels, self.classes).to(images)
+            known = encoded[:, :, None, None].expand(-1, -1, 32, 32)
         else:
             known = self.embedding(labels).reshape(-1, 1, 32, 32)
         maps = torch.cat([self.image_branch(images), self.label_branch(known)], 1)

@@ -15,14 +15,15 @@ import math
 from contextlib import nullcontext
 from typing import Any, Literal
 
-import lightning
 import torch
 from torch import Tensor, nn
 
 from rdfia.common.batches import images_of, labels_of
 from rdfia.common.checks import check_batch
+from rdfia.common.draws import Ahead
 from rdfia.common.literals import validate_literals
 from rdfia.common.optimization import Decay, broadcast_buffers, lr_factor, set_lr, update_average
+from rdfia.common.step_log import LogsSteps
 from rdfia.generation.clusters import Groups
 from rdfia.generation.digit_judge import DigitScores
 from rdfia.generation.feature_scores import FeatureScores
@@ -56,10 +57,14 @@ PRACTICAL: dict[str, Any] = {
     "ema_decay": 0.0,
 }
 FIT_GROUPS_ON = 10_000  # images
+LOGGED = tuple(
+    f"train/{name}"
+    for name in ("discriminator_loss", "generator_loss", "real_score", "fake_score", "discriminator_accuracy")
+)
 R1_EVERY = 8  # the penalty costs as much as the rest of the step, and holds as well when it is rare
 
 
-class GANModule(lightning.LightningModule):
+class GANModule(LogsSteps):
     """DCGAN with manual optimization: a discriminator step, then a generator step per batch.
 
     Right under float32, bf16-mixed and 16-mixed. With several processes use the strategy
@@ -106,6 +111,7 @@ class GANModule(lightning.LightningModule):
     preview_latents: Tensor
     classes = 0  # that it is told: none
     compiled = ("generator", "discriminator")  # by --compile
+    on_bar = LOGGED[:2]
 
     def __init__(
         self,
@@ -155,6 +161,7 @@ class GANModule(lightning.LightningModule):
         self.save_hyperparameters()
         self.automatic_optimization = False
         self.latent_dim, self.latents, self.seed = latent_dim, latents, seed
+        self.latents_ahead = Ahead(self._draw_for_step)
         self.features, self.initialization = (generator_features, discriminator_features), initialization
         self.loss, self.label_smoothing, self.r1_weight = loss, label_smoothing, r1_weight
         self.discriminator_steps = discriminator_steps
@@ -189,6 +196,9 @@ class GANModule(lightning.LightningModule):
             rank=rank,
             world_size=world_size,
         )
+
+    def _draw_for_step(self, count: int, step: int) -> Tensor:
+        return self.draw(count, 1, step, rank=self.global_rank, world_size=self.trainer.world_size)
 
     def condition(self, labels: Tensor | None) -> tuple[Tensor, ...]:
         """Return extra conditioning inputs: none here; `cGANModule` returns the labels (B,)."""
@@ -271,8 +281,7 @@ class GANModule(lightning.LightningModule):
         images, labels = self._check(batch, batch_idx)
         real, condition = images * 2 - 1, self.condition(labels)
         real_condition = fake_condition = condition
-        ranks = {"rank": self.global_rank, "world_size": self.trainer.world_size}
-        latents = self.draw(len(real), 1, self.batches_done, **ranks).to(real)
+        latents = self.latents_ahead.at(images.device, len(images), self.batches_done)
         if self.groups is not None:
             real_condition = (self.groups.of_images(images),)
             fake_condition = (self.groups.of_latents(latents),)
@@ -310,28 +319,13 @@ class GANModule(lightning.LightningModule):
         real_score, fake_score = score(real_logits, self.loss), score(fake_logits, self.loss)
         right = torch.cat([real_score > 0.5, fake_score < 0.5]).float().mean()
         values = torch.stack([d_loss, g_loss, real_score.mean(), fake_score.mean(), right]).detach()
-        if self.trainer.world_size > 1:  # all at once
-            values = self.trainer.strategy.reduce(values, reduce_op="mean")
-        losses = {"train/discriminator_loss": values[0], "train/generator_loss": values[1]}
-        self.log_dict(losses, prog_bar=True, logger=False)
-        self._log_batch(values)
-
-    def _log_batch(self, values: Tensor) -> None:
-        """Log what a batch was like, all at once: Lightning's own log takes far longer for each number."""
-        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined] # set at run time
-        if not every or self.batches_done % every:
-            return
-        names = ("discriminator_loss", "generator_loss", "real_score", "fake_score", "discriminator_accuracy")
-        named = {f"train/{name}": value for name, value in zip(names, values.tolist(), strict=True)}
         optimizers = zip(("discriminator", "generator"), self.trainer.optimizers, strict=True)
-        named |= {f"train/{name}_lr": optimizer.param_groups[0]["lr"] for name, optimizer in optimizers}
-        named |= {"train/batch": self.batches_done, "epoch": self.current_epoch}
-        for logger in self.loggers:
-            logger.log_metrics(named, step=self.batches_done - 1)
-            logger.save()
+        numbers = {f"train/{name}_lr": optimizer.param_groups[0]["lr"] for name, optimizer in optimizers}
+        self.log_step(LOGGED, values, numbers | {"train/batch": float(self.batches_done)})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the number of batches, on which latents and average depend."""
+        super().on_save_checkpoint(checkpoint)
         checkpoint["batches_done"] = self.batches_done
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

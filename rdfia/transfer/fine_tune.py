@@ -20,6 +20,8 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 from rdfia.common.backbones import load_backbone
 from rdfia.common.batches import images_and_labels, images_of
 from rdfia.common.checks import check_batch, check_classes
+from rdfia.common.draws import Ahead, drawn
+from rdfia.common.step_log import LogsSteps
 from rdfia.common.views import Augmentation, augmented, check_augmentations
 from rdfia.transfer.features import layer_features
 
@@ -33,7 +35,7 @@ def stage_of(epoch: int, unfreeze_top_at: int | None, unfreeze_all_at: int | Non
     return "top" if unfreeze_top_at is not None and epoch >= unfreeze_top_at else "head"
 
 
-class FineTuneModule(lightning.LightningModule):
+class FineTuneModule(LogsSteps):
     """A pretrained CNN up to one layer, and a new head on it.
 
     The head is trained from the first epoch; ``unfreeze_top_at`` and ``unfreeze_all_at`` name the epochs from
@@ -128,6 +130,7 @@ class FineTuneModule(lightning.LightningModule):
         self.unfreeze_at = (unfreeze_top_at, unfreeze_all_at)
         self.weight_decay, self.label_smoothing = weight_decay, label_smoothing
         self.freeze_batch_norm, self.augment, self.seed = freeze_batch_norm, augment, seed
+        self.views = Ahead(lambda count, *key: drawn(count, 5, key, **self._place()))
         self.class_weights = class_weights
         self.backbone = load_backbone(backbone, weights=weights, data_dir=data_dir)
         self.backbone.find_layer(layer)
@@ -154,12 +157,15 @@ class FineTuneModule(lightning.LightningModule):
         # Convolutions are faster with the channels last.
         self.backbone.to(memory_format=torch.channels_last)
         names = ("train", "val", "watched", "test")
-        self.accuracy = nn.ModuleDict({f"{n}_": MulticlassAccuracy(classes, average="micro") for n in names})
-        means = {f"{n}_": MulticlassAccuracy(classes, average="macro") for n in names}
+        # Metrics look at nothing while they count: to look makes a GPU wait.
+        fast: dict[str, Any] = {"validate_args": False}
+        shares = {f"{n}_": MulticlassAccuracy(classes, average="micro", **fast) for n in names}
+        self.accuracy = nn.ModuleDict(shares)
+        means = {f"{n}_": MulticlassAccuracy(classes, average="macro", **fast) for n in names}
         self.balanced_accuracy = nn.ModuleDict(means)
-        self.confusion = MulticlassConfusionMatrix(classes)
+        self.confusion = MulticlassConfusionMatrix(classes, **fast)
         self.counts: Tensor | None = None
-        self.loss = nn.ModuleDict({f"{n}_": MeanMetric() for n in names})
+        self.loss = nn.ModuleDict({f"{n}_": MeanMetric(nan_strategy="disable") for n in names})
 
     def _used(self, image_size: int) -> list[nn.Parameter]:
         """Return the CNN's weights that the layer's output depends on, and make them trainable.
@@ -223,8 +229,8 @@ class FineTuneModule(lightning.LightningModule):
         check_batch(images, labels, self.hparams["classes"], batch_idx)
         if self.augment:
             key = (self.seed, self.current_epoch, batch_idx)
-            ranks = {"rank": self.global_rank, "world_size": self.trainer.world_size}
-            images = augmented(images, self.augment, key, **ranks)
+            numbers = self.views.at(images.device, len(images), *key)
+            images = augmented(images, self.augment, key, **self._place(), numbers=numbers)
         logits = self(images)
         smoothed: dict[str, Any] = {"label_smoothing": self.label_smoothing}
         if self.class_weights is None:
@@ -236,20 +242,23 @@ class FineTuneModule(lightning.LightningModule):
             loss = (weights * losses).sum() / weights.sum()
         # Not the smoothed loss, which is larger by itself: curves beside each other are to be of one
         # quantity.
-        self._note("train", functional.cross_entropy(logits.detach(), labels), logits, labels)
-        self.log("train/batch_loss", loss.detach(), sync_dist=True)
-        for name, group in zip(self.groups, self.trainer.optimizers[0].param_groups, strict=True):
-            self.log(f"train/lr_{name}", group["lr"])
+        self._note("train", logits.detach(), labels)
+        groups = zip(self.groups, self.trainer.optimizers[0].param_groups, strict=True)
+        rates = {f"train/lr_{name}": group["lr"] for name, group in groups}
+        self.log_step(["train/batch_loss"], loss[None], rates)
         return loss
+
+    def _place(self) -> dict[str, int]:
+        return {"rank": self.global_rank, "world_size": self.trainer.world_size}
 
     def _score(self, batch: Any, name: str) -> tuple[Tensor, Tensor]:
         images, labels = images_and_labels(batch)
         check_classes(labels, self.hparams["classes"])
         logits: Tensor = self(images)
-        self._note(name, functional.cross_entropy(logits, labels), logits, labels)
+        self._note(name, logits, labels)
         return logits, labels
 
-    def _note(self, name: str, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+    def _note(self, name: str, logits: Tensor, labels: Tensor) -> None:
         """Log the mean over all images of the epoch, whatever the sizes of batches and processes' shares."""
         accuracy, mean_loss = self.accuracy[f"{name}_"], self.loss[f"{name}_"]
         over_classes = self.balanced_accuracy[f"{name}_"]
@@ -258,7 +267,8 @@ class FineTuneModule(lightning.LightningModule):
         assert isinstance(accuracy, Metric)
         assert isinstance(mean_loss, Metric)
         accuracy.update(logits, labels)
-        mean_loss.update(loss.detach(), len(labels))
+        # One loss for each image: torchmetrics 1.9 forgets weights where it does not look for nan.
+        mean_loss.update(functional.cross_entropy(logits, labels, reduction="none"))
         options: dict[str, Any] = {"on_step": False, "on_epoch": True, "add_dataloader_idx": False}
         self.log(f"{name}/accuracy", accuracy, **options)
         self.log(f"{name}/balanced_accuracy", over_classes, **options)
@@ -290,6 +300,7 @@ class FineTuneModule(lightning.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save what an unfinished epoch has summed up, over all processes."""
+        super().on_save_checkpoint(checkpoint)
         if not self.trainer.is_last_batch:
             checkpoint["epoch_so_far"] = {}
             for name, metric in self._epoch_so_far().items():
@@ -306,4 +317,4 @@ class FineTuneModule(lightning.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW with the groups head, top and rest; their rates are set as each epoch starts."""
         groups = [{"params": parameters, "lr": rate} for rate, parameters in self.groups.values()]
-        return torch.optim.AdamW(groups, weight_decay=self.weight_decay)
+        return torch.optim.AdamW(groups, weight_decay=self.weight_decay, fused=True)

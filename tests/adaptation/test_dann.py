@@ -79,8 +79,7 @@ def test_the_domain_loss_is_the_binary_cross_entropy_of_both():
 
 def gradients(module: DANNModule, batch) -> dict[str, torch.Tensor]:
     """Return the gradients of one training step, its dropout seeded."""
-    module.log = lambda *args, **kwargs: None
-    module.log_dict = lambda *args, **kwargs: None
+    module.log_step = lambda *args: None
     stub = {"global_step": 1, "estimated_stepping_batches": 2, "global_rank": 0, "world_size": 1}
     module._trainer = type("Stub", (), stub)()
     torch.manual_seed(0)
@@ -295,8 +294,10 @@ class Notes(lightning.Callback):
         self.steps = []
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        (row,) = module.read_steps()
         rate = trainer.optimizers[0].param_groups[0]["lr"]
-        self.steps.append((float(trainer.callback_metrics["train/lambda"]), rate))
+        assert row.numbers["train/lr"] == rate
+        self.steps.append((row.numbers["train/lambda"], rate))
 
 
 @pytest.mark.parametrize("stop", [4, 6, 7])
