@@ -12,67 +12,23 @@ comes to work on the target, none of whose labels are used:
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rdfia.adaptation.losses import SCHEDULES, Schedule, domain_loss, reverse_gradient
 from rdfia.adaptation.network import DomainAdversarialNetwork, of_source
 from rdfia.adaptation.scores import DomainScores, entropy
 from rdfia.common.batches import domains_of, images_and_labels, images_of, labels_of
-from rdfia.common.checks import check_batch, check_images
+from rdfia.common.checks import check_batch, check_images, check_settings
+from rdfia.common.graphed import GraphsSteps
 from rdfia.common.literals import validate_literals
-from rdfia.common.optimization import broadcast_buffers, lr_factor, set_lr, update_average
-from rdfia.common.step_log import LogsSteps
+from rdfia.common.optimization import average_weight, broadcast_buffers, lr_factor, set_lr, update_average
 
 Batch = Any  # of source and of target, see `rdfia.common.batches.domains_of`
-Schedule = Literal["ganin", "constant", "linear", "off"]
-
-
-class _ReverseGradient(torch.autograd.Function):
-    @staticmethod
-    def forward(context: Any, x: Tensor, strength: float | Tensor) -> Tensor:
-        context.strength = strength
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return -context.strength * gradient, None
-
-
-def reverse_gradient(x: Tensor, strength: float | Tensor) -> Tensor:
-    """Return ``x`` as it is; its gradient is multiplied by ``-strength`` on the way back.
-
-    Args:
-        x: Any shape.
-        strength: A number, or a tensor that broadcasts with ``x``; -1 leaves the gradient as it is.
-    """
-    reversed_: Tensor = _ReverseGradient.apply(x, strength)
-    return reversed_
-
-
-def ganin(progress: float) -> float:
-    """Rise from 0 to 1 as ``2 / (1 + exp(-10 p)) - 1``: the domain classifier first learns what it tells."""
-    return 2 / (1 + math.exp(-10 * progress)) - 1
-
-
-# Lambda as a function of progress in [0, 1].
-SCHEDULES: dict[Schedule, Callable[[float], float]] = {
-    "ganin": ganin,
-    "constant": lambda progress: 1.0,
-    "linear": lambda progress: progress,
-    "off": lambda progress: 0.0,
-}
-
-
-def domain_loss(source_logits: Tensor, target_logits: Tensor) -> Tensor:
-    """Return the binary cross-entropy of logits (B,) that are large for target images."""
-    source, target = source_logits.float(), target_logits.float()
-    return (functional.softplus(source).mean() + functional.softplus(-target).mean()) / 2
-
 
 # The recipe of Ganin et al., as keywords of `DANNModule`, but for two things without which the domain
 # classifier wins (train_dann.py --ablation): images are standardized one by one, where they subtract the
@@ -91,7 +47,7 @@ PAPER: dict[str, Any] = {
 }
 
 
-class DANNModule(LogsSteps):
+class DANNModule(GraphsSteps):
     """DANN, and all that it is compared with, by flags of one module.
 
     * DANN, as it is.
@@ -178,12 +134,7 @@ class DANNModule(LogsSteps):
         validate_literals(DANNModule.__init__, locals())
         if adapt and labelled == "target":
             raise ValueError("with the target's labels there is nothing to adapt; take adapt=False")
-        for name, value in {"lr": lr, "lambda_max": lambda_max}.items():
-            if not value >= 0:
-                raise ValueError(f"{name} is not negative, got {value}")
-        for name, value in {"dropout": dropout, "momentum": momentum, "ema_decay": ema_decay}.items():
-            if not 0 <= value < 1:
-                raise ValueError(f"{name} is at least 0 and below 1, got {value}")
+        check_settings(locals(), amounts=("lr", "lambda_max"), shares=("dropout", "momentum", "ema_decay"))
         class_names = list(class_names)
         self.save_hyperparameters(ignore=["network"] if isinstance(network, nn.Module) else [])
         self.adapt, self.reversal, self.labelled = adapt, reversal, labelled
@@ -248,21 +199,56 @@ class DANNModule(LogsSteps):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss; log it and what it is made of."""
-        if not self.adapt:
-            images, labels = images_and_labels(domains_of(batch)[self.labelled])
-            check_batch(images, labels, self.classes, batch_idx)
-            logits = self.network(images)
-            loss = functional.cross_entropy(logits.float(), labels)
-            self.log_class(loss, logits, labels)
-            return loss
-
         domains = domains_of(batch)
-        if len(domains) < 2:
+        inputs: tuple[Tensor, ...]
+        numbers: dict[str, Any] = {}
+        if not self.adapt:
+            inputs = images_and_labels(domains[self.labelled])
+        elif len(domains) < 2:
             raise ValueError("batches of source and target are needed: give two data loaders, or adapt=False")
-        (source, labels), target = images_and_labels(domains["source"]), images_of(domains["target"])
-        check_batch(source, labels, self.classes, batch_idx)
-        check_batch(target, None, self.classes, batch_idx)
-        strength = self.lambda_max * self.lambda_schedule(self.progress()) if self.reversal else -1.0
+        else:
+            inputs = (*images_and_labels(domains["source"]), images_of(domains["target"]))
+            numbers["strength"] = self.lambda_max * self.lambda_schedule(self.progress())
+            if not self.reversal:
+                numbers["strength"] = -1.0
+        check_batch(inputs[0], inputs[1], self.classes, batch_idx)
+        for target in inputs[2:]:
+            check_batch(target, None, self.classes, batch_idx)
+        if self.graphs is None:
+            loss, found = self._losses(*inputs, **numbers)
+            values = torch.stack([*found.values()])
+        else:
+            weight = {"weight": average_weight(self.ema_decay, self.trainer.global_step)}
+            loss, *rest = self.graphs("step", self._whole_step, inputs, numbers | weight)
+            values = torch.stack(rest)
+        self.log_found(self.logged, values, {"lambda": numbers["strength"]} if numbers else {})
+        return loss
+
+    @property
+    def logged(self) -> tuple[str, ...]:
+        """Names of what `training_step` finds."""
+        of_domains = ("domain_loss", "domain_accuracy", "target_entropy")
+        return ("class_loss", f"{self.labelled}_accuracy", *(of_domains if self.adapt else ()))
+
+    def log_found(self, names: Iterable[str], values: Tensor, known: Mapping[str, float]) -> None:
+        """Log what a step has found, and what it knew before."""
+        numbers = {"batch": float(self.trainer.global_step), "lr": self.rate, **known}
+        named = {f"train/{name}": value for name, value in numbers.items()}
+        self.log_step([f"train/{name}" for name in names], values, named)
+
+    def class_losses(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Return loss and accuracy of labelled images, as they are logged."""
+        loss = functional.cross_entropy(logits.float(), labels)
+        accuracy = (logits.argmax(1) == labels).float().mean()
+        return {"class_loss": loss, f"{self.labelled}_accuracy": accuracy}
+
+    def _losses(
+        self, source: Tensor, labels: Tensor, target: Tensor | None = None, *, strength: float | Tensor = 0.0
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss, and what is logged by the names of `logged`."""
+        if target is None:
+            found = self.class_losses(self.network(source), labels)
+            return found["class_loss"], found
         tell = self.network.tell_domain
         if self.bn_passes == "separate":
             with of_source(self.network):
@@ -280,37 +266,48 @@ class DANNModule(LogsSteps):
                 logits = self.network.classifier(source_features)
         with torch.no_grad():  # for the log, and for BatchNorm's statistics
             target_logits = self.network.classifier(target_features)
-        class_loss = functional.cross_entropy(logits.float(), labels)
         adversarial_loss = domain_loss(source_domain_logits, target_domain_logits)
         right = ((source_domain_logits < 0).float().mean() + (target_domain_logits > 0).float().mean()) / 2
-        found = {
+        found = self.class_losses(logits, labels) | {
             "domain_loss": adversarial_loss,
             "domain_accuracy": right,
             "target_entropy": entropy(target_logits.float().softmax(1)).mean(),
         }
-        self.log_class(class_loss, logits, labels, found, {"lambda": strength})
-        return class_loss + adversarial_loss
+        return found["class_loss"] + adversarial_loss, found
 
-    def log_class(
-        self,
-        loss: Tensor,
-        logits: Tensor,
-        labels: Tensor,
-        found: Mapping[str, Tensor] = MappingProxyType({}),
-        known: Mapping[str, float] = MappingProxyType({}),
-    ) -> None:
-        """Log loss and accuracy of the labelled images, and what else a step has found or knew before."""
-        accuracy = (logits.argmax(1) == labels).float().mean()
-        found = {"class_loss": loss, f"{self.labelled}_accuracy": accuracy, **found}
-        numbers = {"batch": float(self.trainer.global_step), "lr": self.rate, **known}
-        named = {f"train/{name}": value for name, value in numbers.items()}
-        self.log_step([f"train/{name}" for name in found], torch.stack([*found.values()]), named)
-
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Step, then move the average; before any checkpoint of this step is written."""
-        super().optimizer_step(*args, **kwargs)
+    def _whole_step(self, *inputs: Tensor, weight: Tensor, **numbers: Tensor) -> Tensor:
+        """Update the network and its average; return the loss and what is logged."""
+        optimizer = self.trainer.optimizers[0]
+        optimizer.zero_grad()
+        loss, found = self._losses(*inputs, **numbers)
+        with torch.autocast(self.device.type, enabled=False):  # as Lightning's backward
+            loss.backward()
+        optimizer.step()
         if self.average is not None:
-            update_average(self.average, self.network, self.ema_decay, self.trainer.global_step)
+            update_average(self.average, self.network, weight)
+        return torch.stack([loss, *found.values()]).detach()
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Go back through the step; in a graph that is done."""
+        if self.graphs is None:
+            super().backward(loss, *args, **kwargs)
+
+    def optimizer_zero_grad(self, *args: Any) -> None:
+        """Forget the gradients; in a graph that is done."""
+        if self.graphs is None:
+            super().optimizer_zero_grad(*args)
+
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None
+    ) -> None:
+        """Step, then move the average; before any checkpoint of this step is written."""
+        if self.graphs is not None:
+            optimizer_closure()  # `training_step`, which is all of it
+            return
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        if self.average is not None:
+            weight = average_weight(self.ema_decay, self.trainer.global_step)
+            update_average(self.average, self.network, weight)
 
     def _score(self, batch: Any, domain: int, batch_idx: int) -> None:
         images, labels = images_of(batch), labels_of(batch)

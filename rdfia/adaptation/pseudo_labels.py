@@ -98,6 +98,8 @@ class PseudoLabelModule(DANNModule):
         torch.Size([2])
     """
 
+    can_use_graphs = False  # labels are made, and weights rise, within a step
+
     def __init__(
         self,
         *,
@@ -139,8 +141,9 @@ class PseudoLabelModule(DANNModule):
         """Return the source's loss plus the weighted one of the target."""
         domains = domains_of(batch)
         (source, labels), target = images_and_labels(domains["source"]), images_of(domains["target"])
-        found = labels_of(domains["target"])
-        given = torch.full((len(target),), -1, device=target.device) if found is None else found
+        given = labels_of(domains["target"])
+        if given is None:
+            given = torch.full((len(target),), -1, device=target.device)
         check_batch(source, labels, self.classes, batch_idx)
         known = given.clamp(min=0) if self.form == "rounds" else None  # -1: no label
         check_batch(target, known, self.classes, batch_idx)
@@ -160,9 +163,9 @@ class PseudoLabelModule(DANNModule):
             )
         with freeze_running_stats(self.network):
             logits, target_logits = self.network(source), self.network(target)
-        class_loss = functional.cross_entropy(logits.float(), labels)
+        found = self.class_losses(logits, labels)
         # The mean over all images of the batch: those without a label count as 0, and none divides by 0.
         losses = functional.cross_entropy(target_logits.float(), given, ignore_index=-1, reduction="none")
-        scores = {"coverage": (given >= 0).float().mean(), "pseudo_label_loss": losses.mean()}
-        self.log_class(class_loss, logits, labels, scores, {"pseudo_label_weight": weight})
-        return class_loss + weight * losses.mean()
+        found |= {"coverage": (given >= 0).float().mean(), "pseudo_label_loss": losses.mean()}
+        self.log_found(found, torch.stack([*found.values()]), {"pseudo_label_weight": weight})
+        return found["class_loss"] + weight * losses.mean()

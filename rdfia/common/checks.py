@@ -1,9 +1,9 @@
 """What functions take: images in [0, 1], classes, distances. One check each, one line that says the mend."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -152,6 +152,29 @@ def check_epsilon(epsilon: float, images: Tensor, norm: Literal["linf", "l2"] = 
 def looks_are_free(images: Tensor) -> bool:
     """Return whether to look at values makes nothing wait, as it does on a GPU."""
     return images.device.type == "cpu"
+
+
+def check_settings(
+    values: Mapping[str, Any],
+    *,
+    counts: Sequence[str] = (),
+    amounts: Sequence[str] = (),
+    shares: Sequence[str] = (),
+) -> None:
+    """Check numbers by their names: counts from 1 on, amounts from 0 on, shares from 0 to below 1.
+
+    Raises:
+        ValueError: One is something else.
+    """
+    for name in counts:
+        if values[name] < 1:
+            raise ValueError(f"{name} is at least 1, got {values[name]}")
+    for name in amounts:
+        if not values[name] >= 0:
+            raise ValueError(f"{name} is not negative, got {values[name]}")
+    for name in shares:
+        if not 0 <= values[name] < 1:
+            raise ValueError(f"{name} is at least 0 and below 1, got {values[name]}")
 
 
 def check_batch(images: Tensor, labels: Tensor | None, classes: int, batch_idx: int) -> None:

@@ -4,7 +4,7 @@ import math
 from typing import Literal
 
 import torch
-from torch import distributed, nn
+from torch import Tensor, distributed, nn
 
 Decay = Literal["none", "ganin", "linear", "cosine"]
 
@@ -23,20 +23,37 @@ def lr_factor(progress: float, decay: Decay) -> float:
 
 
 def set_lr(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Set the learning rate of all that an optimizer trains."""
+    """Set the learning rate of all that an optimizer trains; in place where it is a tensor."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+
+
+def average_weight(decay: float, step: int) -> float:
+    """Return how far an average moves towards the weights after a step: 1 minus its decay.
+
+    The decay rises to ``decay`` as ``(1 + step) / (10 + step)``, so that the random weights of the first
+    steps are soon forgotten.
+    """
+    return 1 - min(decay, (1 + step) / (10 + step))
 
 
 @torch.no_grad()
-def update_average(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
-    """Move ``average``'s parameters towards ``model``'s and copy its buffers.
+def update_average(average: nn.Module, model: nn.Module, weight: float | Tensor) -> None:
+    """Move ``average``'s parameters to ``model``'s by ``weight``, see `average_weight`; copy its buffers.
 
-    The decay rises to ``decay`` as ``(1 + step) / (10 + step)``, so that the random weights of the first
-    steps are soon forgotten. Without the buffers the average would normalise with the statistics of those.
+    Without the buffers the average would normalise with the statistics of the first steps.
     """
-    decay = min(decay, (1 + step) / (10 + step))
-    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
+    kept: list[Tensor] = list(average.parameters())
+    current: list[Tensor] = list(model.parameters())
+    if isinstance(weight, Tensor):
+        change = torch._foreach_sub(current, kept)
+        torch._foreach_mul_(change, weight)
+        torch._foreach_add_(kept, change)
+    else:
+        torch._foreach_lerp_(kept, current, weight)
     torch._foreach_copy_(list(average.buffers()), list(model.buffers()))
 
 

@@ -12,50 +12,38 @@ the discriminator compares like with like, see `rdfia.generation.clusters`.
 
 import copy
 import math
+from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from rdfia.common.batches import images_of, labels_of
-from rdfia.common.checks import check_batch
+from rdfia.common.checks import check_batch, check_settings
 from rdfia.common.draws import Ahead
+from rdfia.common.graphed import GraphsSteps
 from rdfia.common.literals import validate_literals
-from rdfia.common.optimization import Decay, broadcast_buffers, lr_factor, set_lr, update_average
-from rdfia.common.step_log import LogsSteps
+from rdfia.common.optimization import (
+    Decay,
+    average_weight,
+    broadcast_buffers,
+    lr_factor,
+    set_lr,
+    update_average,
+)
 from rdfia.generation.clusters import Groups
 from rdfia.generation.digit_judge import DigitScores
 from rdfia.generation.feature_scores import FeatureScores
 from rdfia.generation.latents import draw_latents
 from rdfia.generation.losses import Loss, discriminator_loss, generator_loss, gradient_penalty, score
-from rdfia.generation.networks import Discriminator, Generator, Initialization, Upsampling
-
-
-def check_size(images: Tensor) -> None:
-    """Check that the networks can take images.
-
-    Raises:
-        ValueError: They are not (B, 1, 32, 32).
-    """
-    if images.shape[1:] != (1, 32, 32):
-        size = tuple(images.shape)
-        mend = "a data module with image_size=32, channels=1"
-        raise ValueError(f"images are (B, 1, 32, 32), got {size}; take {mend}")
-
+from rdfia.generation.networks import Discriminator, Generator, Initialization, Upsampling, check_size
 
 # The recipe of the practicals, as keywords of `GANModule`.
-PRACTICAL: dict[str, Any] = {
-    "latents": "normal",
-    "upsampling": "transposed",
-    "groups": 0,
-    "generator_lr": 2e-4,
-    "discriminator_lr": 2e-4,
-    "beta2": 0.999,
-    "lr_schedule": "none",
-    "r1_weight": 0.0,
-    "ema_decay": 0.0,
-}
+PRACTICAL: dict[str, Any] = {"latents": "normal", "upsampling": "transposed", "groups": 0, "r1_weight": 0.0}
+PRACTICAL |= {"generator_lr": 2e-4, "discriminator_lr": 2e-4, "lr_schedule": "none", "beta2": 0.999}
+PRACTICAL |= {"ema_decay": 0.0}
 FIT_GROUPS_ON = 10_000  # images
 LOGGED = tuple(
     f"train/{name}"
@@ -64,7 +52,7 @@ LOGGED = tuple(
 R1_EVERY = 8  # the penalty costs as much as the rest of the step, and holds as well when it is rare
 
 
-class GANModule(LogsSteps):
+class GANModule(GraphsSteps):
     """DCGAN with manual optimization: a discriminator step, then a generator step per batch.
 
     Right under float32, bf16-mixed and 16-mixed. With several processes use the strategy
@@ -141,19 +129,12 @@ class GANModule(LogsSteps):
         validate_literals(GANModule.__init__, locals())
         if groups is None:
             groups = min(50, latent_dim)
-        counts = {"latent_dim": latent_dim, "generator_features": generator_features}
-        counts |= {"discriminator_features": discriminator_features}
-        for name, count in (counts | {"discriminator_steps": discriminator_steps}).items():
-            if count < 1:
-                raise ValueError(f"{name} is at least 1, got {count}")
-        rates = {"generator_lr": generator_lr, "discriminator_lr": discriminator_lr, "r1_weight": r1_weight}
-        for name, rate in (rates | {"groups": groups}).items():
-            if not rate >= 0:
-                raise ValueError(f"{name} is not negative, got {rate}")
-        shares = {"label_smoothing": label_smoothing, "beta1": beta1, "beta2": beta2}
-        for name, share in (shares | {"ema_decay": ema_decay}).items():
-            if not 0 <= share < 1:
-                raise ValueError(f"{name} is at least 0 and below 1, got {share}")
+        check_settings(
+            locals(),
+            counts=("latent_dim", "generator_features", "discriminator_features", "discriminator_steps"),
+            amounts=("generator_lr", "discriminator_lr", "r1_weight", "groups"),
+            shares=("label_smoothing", "beta1", "beta2", "ema_decay"),
+        )
         if groups > latent_dim:
             raise ValueError(f"groups are at most latent_dim, {latent_dim}, got {groups}; 0 for none")
         if label_smoothing and loss == "hinge":
@@ -166,6 +147,7 @@ class GANModule(LogsSteps):
         self.loss, self.label_smoothing, self.r1_weight = loss, label_smoothing, r1_weight
         self.discriminator_steps = discriminator_steps
         self.rates = (discriminator_lr, generator_lr)  # in the order of the optimizers
+        self.rates_now = self.rates
         self.betas, self.lr_schedule, self.ema_decay = (beta1, beta2), lr_schedule, ema_decay
         self.upsampling = upsampling
         self.groups = Groups(groups, uniform=latents == "uniform") if groups else None
@@ -210,6 +192,7 @@ class GANModule(LogsSteps):
 
     def on_train_start(self) -> None:
         """Fit the clusters unless resuming; all ranks use those of rank 0."""
+        super().on_train_start()
         if self.trainer.global_step == 0:  # also of a module that was trained before: rates fall again
             self.batches_done = 0
         if self.groups is None or self.groups.fitted:
@@ -273,24 +256,54 @@ class GANModule(LogsSteps):
             need = "a loader that has a length" if epochs >= 1 else "max_epochs"
             raise ValueError(f"falling learning rates follow progress: give the trainer {need}")
         progress = self.batches_done / (epochs * batches)
-        for optimizer, rate in zip(self.trainer.optimizers, self.rates, strict=True):
-            set_lr(optimizer, rate * lr_factor(min(progress, 1.0), self.lr_schedule))
+        factor = lr_factor(min(progress, 1.0), self.lr_schedule)
+        self.rates_now = (self.rates[0] * factor, self.rates[1] * factor)
+        for optimizer, rate in zip(self.trainer.optimizers, self.rates_now, strict=True):
+            set_lr(optimizer, rate)
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         """Update the discriminator, then the generator, then the generator's average."""
         images, labels = self._check(batch, batch_idx)
-        real, condition = images * 2 - 1, self.condition(labels)
-        real_condition = fake_condition = condition
         latents = self.latents_ahead.at(images.device, len(images), self.batches_done)
+        penalised = self.r1_weight > 0 and self.batches_done % R1_EVERY == 0
+        generate = (self.batches_done + 1) % self.discriminator_steps == 0
+        inputs = (images, latents, *self.condition(labels))
+        numbers = {"weight": average_weight(self.ema_decay, self.batches_done)}
+        wrapped: Any = self.optimizers()
+        if self.graphs is None:
+            values = self._update(wrapped, penalised, generate, *inputs, weight=numbers["weight"])
+        else:
+            step = partial(self._update, self.trainer.optimizers, penalised, generate)
+            values = self.graphs((penalised, generate), step, inputs, numbers)
+            for optimizer in wrapped if generate else wrapped[:1]:  # the trainer counts their steps
+                optimizer._on_before_step()
+                optimizer._on_after_step()
+        self.batches_done += 1
+        names = ("discriminator", "generator")
+        rates = {f"train/{name}_lr": rate for name, rate in zip(names, self.rates_now, strict=True)}
+        self.log_step(LOGGED, values, rates | {"train/batch": float(self.batches_done)})
+
+    def _update(
+        self,
+        optimizers: Sequence[Any],
+        penalised: bool,
+        generate: bool,
+        images: Tensor,
+        latents: Tensor,
+        *condition: Tensor,
+        weight: float | Tensor,
+    ) -> Tensor:
+        """Update both networks, and the average; return what is logged, in the order of `LOGGED`."""
+        real = images * 2 - 1
+        real_condition = fake_condition = condition
         if self.groups is not None:
             real_condition = (self.groups.of_images(images),)
             fake_condition = (self.groups.of_latents(latents),)
-        discriminator_optimizer, generator_optimizer = self.optimizers()  # type: ignore[attr-defined] # two
+        discriminator_optimizer, generator_optimizer = optimizers
         # One backward pass right before its own step, never two before two: the fp16 scaler rescales
         # after each step. Detached, so that nothing of this step can reach the generator.
         fake = self.generator(latents, *condition)
         with self.toggled_optimizer(discriminator_optimizer):
-            penalised = self.r1_weight > 0 and self.batches_done % R1_EVERY == 0
             float32 = torch.autocast(self.device.type, enabled=False) if penalised else nullcontext()
             # Real and generated images in passes of their own, so that BatchNorm does not mix them.
             # Compiled networks have no second derivatives, and must not update the statistics of BatchNorm
@@ -305,23 +318,17 @@ class GANModule(LogsSteps):
             self.manual_backward(d_loss + R1_EVERY * penalty)
             discriminator_optimizer.step()
 
-        # Not a number where there is no step: the progress bar would show the last one again.
-        g_loss = torch.full_like(d_loss, torch.nan)
-        if (self.batches_done + 1) % self.discriminator_steps == 0:
+        g_loss = torch.full_like(d_loss, torch.nan)  # where there is no step
+        if generate:
             with self.toggled_optimizer(generator_optimizer):
                 g_loss = generator_loss(self.discriminator(fake, *fake_condition), self.loss)
                 generator_optimizer.zero_grad()
                 self.manual_backward(g_loss)
                 generator_optimizer.step()
-            update_average(self.average_generator, self.generator, self.ema_decay, self.batches_done)
-
-        self.batches_done += 1
+            update_average(self.average_generator, self.generator, weight)
         real_score, fake_score = score(real_logits, self.loss), score(fake_logits, self.loss)
         right = torch.cat([real_score > 0.5, fake_score < 0.5]).float().mean()
-        values = torch.stack([d_loss, g_loss, real_score.mean(), fake_score.mean(), right]).detach()
-        optimizers = zip(("discriminator", "generator"), self.trainer.optimizers, strict=True)
-        numbers = {f"train/{name}_lr": optimizer.param_groups[0]["lr"] for name, optimizer in optimizers}
-        self.log_step(LOGGED, values, numbers | {"train/batch": float(self.batches_done)})
+        return torch.stack([d_loss, g_loss, real_score.mean(), fake_score.mean(), right]).detach()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the number of batches, on which latents and average depend."""

@@ -16,6 +16,18 @@ Initialization = Literal["dcgan", "pytorch", "orthogonal"]
 Upsampling = Literal["transposed", "nearest"]
 
 
+def check_size(images: Tensor) -> None:
+    """Check that the networks can take images.
+
+    Raises:
+        ValueError: They are not (B, 1, 32, 32).
+    """
+    if images.shape[1:] != (1, 32, 32):
+        size = tuple(images.shape)
+        mend = "a data module with image_size=32, channels=1"
+        raise ValueError(f"images are (B, 1, 32, 32), got {size}; take {mend}")
+
+
 def initialize(network: nn.Module, initialization: Initialization) -> None:
     """Draw a network's weights again, in place.
 

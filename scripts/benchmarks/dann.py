@@ -47,9 +47,10 @@ def measure_dann(args: Args) -> dict[str, Any]:
 
     from datamodules.files import data_root
     from datamodules.mnist_to_mnist_m import MNISTToMNISTMDataModule
-    from rdfia.adaptation.dann import DANNModule, domain_loss, ganin, reverse_gradient
+    from rdfia.adaptation.dann import DANNModule
+    from rdfia.adaptation.losses import domain_loss, ganin, reverse_gradient
     from rdfia.adaptation.network import DomainAdversarialNetwork, standardized
-    from rdfia.common.optimization import update_average
+    from rdfia.common.optimization import average_weight, update_average
 
     root = data_root(args.data_dir)
     digits = MNISTToMNISTMDataModule(args.data_dir, batch_size=BATCH_SIZE, image_size=28)
@@ -80,7 +81,7 @@ def measure_dann(args: Args) -> dict[str, Any]:
             with torch.autocast("cpu", torch.bfloat16):
                 train_step(module.network, module.network.extract, optimizer, batch, step / (WARM + steps))
             assert module.average is not None
-            update_average(module.average, module.network, 0.999, step)
+            update_average(module.average, module.network, average_weight(0.999, step))
         return (time.perf_counter() - started) / steps
 
     def ours() -> float:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 def train_step(module: "GANModule", optimizers: Any, images: "torch.Tensor", step: int) -> None:
     """Make the step of `GANModule`, but for what is only logged."""
-    from rdfia.common.optimization import update_average
+    from rdfia.common.optimization import average_weight, update_average
     from rdfia.generation.losses import discriminator_loss, generator_loss
 
     generator, discriminator = module.generator, module.discriminator
@@ -45,7 +45,7 @@ def train_step(module: "GANModule", optimizers: Any, images: "torch.Tensor", ste
     g_loss.backward()
     g_optimizer.step()
     discriminator.requires_grad_(True)
-    update_average(module.average_generator, generator, 0.0, step)
+    update_average(module.average_generator, generator, average_weight(0.0, step))
 
 
 def measure_gan(args: Args) -> dict[str, Any]:

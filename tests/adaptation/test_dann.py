@@ -11,7 +11,8 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from datamodules.mnist_to_mnist_m import MNISTToMNISTMDataModule
-from rdfia.adaptation.dann import PAPER, SCHEDULES, DANNModule, domain_loss, ganin, reverse_gradient
+from rdfia.adaptation.dann import PAPER, DANNModule
+from rdfia.adaptation.losses import SCHEDULES, domain_loss, ganin, reverse_gradient
 from rdfia.adaptation.network import of_source, reestimate_statistics
 from rdfia.common.optimization import lr_factor
 from rdfia.engine.callbacks import RandomState

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from rdfia.common.optimization import lr_factor, set_lr, update_average
+from rdfia.common.optimization import average_weight, lr_factor, set_lr, update_average
 
 
 def test_learning_rate_at_begin_middle_and_end():
@@ -19,11 +19,11 @@ def test_the_average_follows_parameters_and_copies_buffers():
     nn.init.constant_(model.weight, 3.0)
     model.running_mean.fill_(7.0)
     model.num_batches_tracked.fill_(5)
-    update_average(average, model, decay=0.9, step=10**6)
+    update_average(average, model, average_weight(0.9, 10**6))
     assert average.weight.tolist() == pytest.approx([1.2, 1.2])
     assert average.running_mean.tolist() == [7.0, 7.0]
     assert average.num_batches_tracked == 5
-    update_average(average, model, decay=0.9, step=0)  # decay 1/10 at first
+    update_average(average, model, average_weight(0.9, 0))  # decay 1/10 at first
     assert average.weight.tolist() == pytest.approx([2.82, 2.82])
 
 

@@ -1,0 +1,53 @@
+"""The gradient reversal of DANN, the schedules of its strength, and the loss of the domain classifier."""
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+Schedule = Literal["ganin", "constant", "linear", "off"]
+
+
+class _ReverseGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, x: Tensor, strength: float | Tensor) -> Tensor:
+        context.strength = strength
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return -context.strength * gradient, None
+
+
+def reverse_gradient(x: Tensor, strength: float | Tensor) -> Tensor:
+    """Return ``x`` as it is; its gradient is multiplied by ``-strength`` on the way back.
+
+    Args:
+        x: Any shape.
+        strength: A number, or a tensor that broadcasts with ``x``; -1 leaves the gradient as it is.
+    """
+    reversed_: Tensor = _ReverseGradient.apply(x, strength)
+    return reversed_
+
+
+def ganin(progress: float) -> float:
+    """Rise from 0 to 1 as ``2 / (1 + exp(-10 p)) - 1``: the domain classifier first learns what it tells."""
+    return 2 / (1 + math.exp(-10 * progress)) - 1
+
+
+# Lambda as a function of progress in [0, 1].
+SCHEDULES: dict[Schedule, Callable[[float], float]] = {
+    "ganin": ganin,
+    "constant": lambda progress: 1.0,
+    "linear": lambda progress: progress,
+    "off": lambda progress: 0.0,
+}
+
+
+def domain_loss(source_logits: Tensor, target_logits: Tensor) -> Tensor:
+    """Return the binary cross-entropy of logits (B,) that are large for target images."""
+    source, target = source_logits.float(), target_logits.float()
+    return (functional.softplus(source).mean() + functional.softplus(-target).mean()) / 2

@@ -1,0 +1,45 @@
+"""Networks that are compiled: no graph is broken in two, and there are few."""
+
+import lightning
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounter
+from torch._dynamo.utils import counters
+
+from datamodules import MNISTDataModule, MNISTToMNISTMDataModule
+from rdfia.adaptation.dann import PAPER, DANNModule
+from rdfia.generation.cgan import cGANModule
+from rdfia.generation.gan import PRACTICAL, GANModule
+
+SMALL = {"generator_features": 4, "discriminator_features": 4}
+KINDS = {
+    "gan": lambda: GANModule(**SMALL, groups=4),
+    "gan_practical": lambda: GANModule(**PRACTICAL | SMALL),
+    "cgan": lambda: cGANModule(**SMALL),
+    "dann": DANNModule,
+    "dann_paper": lambda: DANNModule(**PAPER),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_no_graph_breaks_and_at_most_four_a_network(name):
+    torch.compiler.reset()
+    counters.clear()
+    module = KINDS[name]()
+    watched = {part: CompileCounter() for part in module.compiled}
+    for part, backend in watched.items():
+        module.get_submodule(part).compile(backend=backend)
+    if isinstance(module, DANNModule):
+        data = MNISTToMNISTMDataModule("sample", batch_size=16)
+    else:
+        data = MNISTDataModule("sample", image_size=32, batch_size=16)
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    few = {"limit_train_batches": 10, "limit_val_batches": 2}
+    lightning.Trainer(accelerator="cpu", max_epochs=2, precision="bf16-mixed", **few, **quiet).fit(
+        module, data
+    )
+    assert not counters["graph_break"]
+    found = {part: backend.frame_count for part, backend in watched.items()}
+    assert all(1 <= count <= 4 for count in found.values()), found
+    assert not counters["recompile_limit"]
+    torch.compiler.reset()
