@@ -11,7 +11,7 @@ from datamodules.mnist import MNISTDataModule
 from datamodules.mnist_to_mnist_m import MNISTToMNISTMDataModule
 from datamodules.scene15 import Scene15DataModule
 from rdfia.adaptation.dann import DANNModule
-from rdfia.engine import devices
+from rdfia.common.exact import allow_tf32
 from rdfia.generation.cgan import cGANModule
 from rdfia.generation.gan import PRACTICAL, GANModule
 from rdfia.interpret import adversarial, black_box_attacks, robust_attacks, saliency
@@ -24,9 +24,9 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 
 
 @pytest.fixture(autouse=True)
-def exact():
+def only_float32():
     """Compare float32 with float32, as `make_trainer` has it."""
-    devices.exact_float32()
+    allow_tf32(False)
 
 
 def make(name: str, folder) -> tuple[lightning.LightningModule, lightning.LightningDataModule]:

@@ -3,7 +3,15 @@
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
-from rdfia.engine.args import DatasetName, PictureFlags, TrainerArgs, check_dataset, check_part, default
+from rdfia.engine.args import (
+    DatasetName,
+    GraphFlags,
+    PictureFlags,
+    TrainerArgs,
+    check_dataset,
+    check_part,
+    default,
+)
 
 # What can be trained for comparison, and the flags in which it differs from what is asked for.
 ROWS: dict[str, dict[str, Any]] = {
@@ -52,7 +60,7 @@ SELECTIONS = {
 
 
 @dataclass(frozen=True)
-class Args(PictureFlags, TrainerArgs):
+class Args(PictureFlags, GraphFlags, TrainerArgs):
     """Train DANN from one data set to another of the same classes, and the baselines it is compared with."""
 
     GROUPS: ClassVar[dict[str, str]] = {

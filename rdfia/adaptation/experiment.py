@@ -31,7 +31,7 @@ from rdfia.adaptation.pseudo_labels import PseudoLabelModule, confident
 from rdfia.adaptation.scores import information
 from rdfia.common import plots
 from rdfia.common.weights import weights_hash
-from rdfia.engine import devices, runs, tables, training, wandb_run
+from rdfia.engine import devices, resume, runs, tables, training, wandb_run
 from rdfia.engine.args import keywords
 from rdfia.engine.errors import Diverged
 
@@ -65,7 +65,7 @@ def run(args: Args) -> dict[str, Any]:
     if not digits.target_labelled and (args.labelled == "target" or "target-trained" in args.compare):
         raise ValueError(f"--target {args.target} has no labels to train on; leave target-trained out")
     # Rows and rounds are added, and look after themselves.
-    free = training.MAY_CHANGE_BUT_LENGTH | TABLE_FLAGS.keys()
+    free = resume.MAY_CHANGE_BUT_LENGTH | TABLE_FLAGS.keys()
     module = DANNModule(**module_flags(args, digits))
     folder = training.open_run(args, module, data, may_change=free)
     table = Trained(seeds)
@@ -175,7 +175,7 @@ def train(
         Test scores of the last epoch, if ``select`` also target_accuracy of the epochs that each of
         `SELECTIONS` chooses; the trainer.
     """
-    folder = training.open_run(args, module, data, may_change=training.MAY_CHANGE_BUT_LENGTH)
+    folder = training.open_run(args, module, data, may_change=resume.MAY_CHANGE_BUT_LENGTH)
     wandb_run.finish_last()  # that of the row before
     stems = {name: "best" if name == "source" else f"best_{name}" for name in SELECTIONS if select}
     if not digits.target_labelled:

@@ -55,7 +55,7 @@ class RunArgs:
     seed: int = 0
     """Random seed (initialisation, data order, latents)."""
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
-    """Device type; `auto` takes a GPU if there is one."""
+    """Device type; `auto` takes an NVIDIA or AMD GPU if there is one."""
     precision: Precision = "auto"
     """Number format; `auto` is bf16-mixed where the device has bfloat16 instructions, else float32."""
     wandb: bool = False
@@ -101,8 +101,8 @@ class RunArgs:
 class ParallelArgs(RunArgs):
     """Flags of what several processes can share."""
 
-    devices: Annotated[int | None, default("one per GPU, or one per task of the Slurm job")] = None
-    """Number of processes per node."""
+    devices: Annotated[int | None, default("1, or one per task of the Slurm job")] = None
+    """Number of processes per node, each with a GPU."""
     num_nodes: Annotated[int | None, default("1, or those of the Slurm job")] = None
     """Number of nodes."""
 
@@ -119,6 +119,18 @@ class TrainerArgs(ParallelArgs):
     """Compile the networks with torch.compile."""
     profile: bool = False
     """Print at the end where the training time went."""
+    tf32: bool = False
+    """Let a GPU round factors of float32 products to 10 bits in training; scores stay exact."""
+    deterministic: bool = False
+    """Take deterministic GPU kernels where there are any, and warn where not."""
+
+
+@dataclass(frozen=True)
+class GraphFlags:
+    """How steps are given to a GPU."""
+
+    graph: Literal["auto", "on", "off"] = "auto"
+    """Training steps as CUDA graphs; `auto` on one GPU, but for 16-mixed and --compile."""
 
 
 @dataclass(frozen=True)

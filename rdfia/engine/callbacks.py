@@ -165,11 +165,17 @@ class RandomState(Callback):
 
     def __init__(self) -> None:
         self.saved: dict[str, Any] = {}
+        self.device = torch.device("cpu")
+
+    def setup(self, trainer: lightning.Trainer, module: lightning.LightningModule, stage: str) -> None:
+        """Note the device of the run: one on the CPU leaves the GPUs of its machine alone."""
+        self.device = trainer.strategy.root_device
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the states of CPU and, where there is one, of this process's GPU."""
-        state = {"cpu": torch.get_rng_state()}
-        return state | ({"gpu": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
+        """Return the states of CPU and, if the run has one, of this process's GPU."""
+        on_gpu = self.device.type == "cuda"
+        gpu = {"gpu": torch.cuda.get_rng_state(self.device)} if on_gpu else {}
+        return {"cpu": torch.get_rng_state(), **gpu}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the states until training starts: what comes before it may draw, too."""
@@ -179,8 +185,8 @@ class RandomState(Callback):
         """Set the states of the checkpoint that the run resumes from."""
         if self.saved:
             torch.set_rng_state(self.saved["cpu"].cpu())
-            if "gpu" in self.saved and torch.cuda.is_available():
-                torch.cuda.set_rng_state(self.saved["gpu"].cpu())
+            if "gpu" in self.saved and self.device.type == "cuda":
+                torch.cuda.set_rng_state(self.saved["gpu"].cpu(), self.device)
             self.saved = {}
 
 

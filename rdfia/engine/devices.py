@@ -3,12 +3,17 @@
 import dataclasses
 import functools
 import json
+import math
 import os
 import shutil
 from contextlib import suppress
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
 from rdfia.common.environment import has_bfloat16_cpu, is_first_process
 from rdfia.engine.args import ParallelArgs, RunArgs
@@ -56,45 +61,105 @@ def settle(args: Flags, *, only_float32: bool = False) -> Flags:
     return dataclasses.replace(args, precision=precision)  # type: ignore[arg-type] # one of the words
 
 
-def exact_float32() -> None:
-    """Let float32 be float32 on a GPU: by default torch's convolutions round what they multiply to TF32.
-
-    Ten bits of mantissa are left then, and a map of saliency differs from a CPU's in a fifth of its pixels.
-    """
-    torch.backends.cudnn.allow_tf32 = False
+def say_device(where: str, precision: str, accelerator: str, processes: int) -> None:
+    """Say once what is computed on, in which number format, and where a CPU would be slow."""
+    slow = f"; {SLOW}" if accelerator == "cpu" and precision != "float32" and not has_bfloat16_cpu() else ""
+    there = torch.cuda.device_count()
+    more = (
+        f" ({there} are there; --devices {there} takes all)"
+        if accelerator != "cpu" and there > processes
+        else ""
+    )
+    _say(f"on {where}{more}, precision {precision}{slow}")
 
 
 @functools.cache
-def say_format(precision: str, accelerator: str) -> None:
-    """Say once in which number format is computed, and where a CPU would be slow."""
+def _say(line: str) -> None:
     if is_first_process():
-        on_cpu = accelerator == "cpu" or not torch.cuda.is_available()
-        slow = f"; {SLOW}" if on_cpu and not has_bfloat16(accelerator) else ""
-        print(f"precision {precision}{slow}", flush=True)
+        print(line, flush=True)
+
+
+def accelerator_of(args: RunArgs) -> Literal["cuda", "cpu"]:
+    """Return what to compute on: ``auto`` takes no Apple GPU, which has no float64 for scores."""
+    if args.accelerator == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return "cuda" if args.accelerator == "gpu" else "cpu"
+
+
+def started_by_torchrun() -> bool:
+    """Return whether torchrun started this process, within a Slurm job too."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def has_own_gpu() -> bool:
+    """Return whether each task of a Slurm job sees a GPU of its own (``--gpus-per-task``, ``--gpu-bind``)."""
+    each = int(os.environ.get("SLURM_NTASKS_PER_NODE", "1"))
+    return (
+        not started_by_torchrun() and each > 1 == torch.cuda.device_count() and "SLURM_STEP_ID" in os.environ
+    )
+
+
+class OwnGPU(SLURMEnvironment):
+    """A Slurm job of which each task sees one GPU: to Lightning, tasks are nodes of one process each."""
+
+    def local_rank(self) -> int:
+        """Return the number of the GPU that this task sees."""
+        return 0
+
+    def node_rank(self) -> int:
+        """Return the number of the task."""
+        return self.global_rank()
+
+    def validate_settings(self, num_devices: int, num_nodes: int) -> None:
+        """Check nothing: the counts are those of the tasks."""
+
+
+def cluster(args: RunArgs) -> tuple[list[ClusterEnvironment], int, int]:
+    """Return how processes find each other, for Lightning, and its counts of devices and nodes."""
+    each, nodes = processes(args)
+    if started_by_torchrun():
+        return [TorchElasticEnvironment()], each, nodes
+    if accelerator_of(args) == "cuda" and has_own_gpu():
+        return [OwnGPU(auto_requeue=False)], 1, each * nodes
+    # Lightning's own requeueing keeps another checkpoint, which it would not read beside last.ckpt.
+    if "SLURM_NTASKS" in os.environ and int(os.environ["SLURM_NTASKS"]) > 1 and SLURMEnvironment.detect():
+        return [SLURMEnvironment(auto_requeue=False)], each, nodes
+    # One task, or a shell in a job: Lightning starts the processes itself.
+    return ([LightningEnvironment()] if "SLURM_NTASKS" in os.environ else []), each, nodes
 
 
 def processes(args: RunArgs) -> tuple[int, int]:
-    """Return how many processes each node has, and how many nodes: as asked for, or as the Slurm job is.
+    """Return how many processes each node has, and how many nodes: as asked for, or as they were started.
+
+    One process where nothing says otherwise: small networks are no faster on more.
 
     Raises:
-        ValueError: The flags ask for others than the job has, or its processes were not started by srun.
+        ValueError: The flags ask for others than there are, or they were not started by srun.
     """
-    gpus = torch.cuda.device_count() if args.accelerator != "cpu" else 0
     # What has no such flags computes on one device.
     asked = (args.devices, args.num_nodes) if isinstance(args, ParallelArgs) else (1, 1)
     tasks, nodes = (int(os.environ.get(name, "1")) for name in ("SLURM_NTASKS", "SLURM_NNODES"))
+    if started_by_torchrun():
+        each = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        whole = int(os.environ.get("WORLD_SIZE", "1"))
+        if (asked[0] or each) != each or (asked[1] or whole // each) != whole // each:
+            raise ValueError(
+                f"torchrun started {each} processes on each of {whole // each} nodes; "
+                "leave --devices and --num-nodes out"
+            )
+        return each, whole // each
     interactive = os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive")  # as Lightning sees it
     if interactive and int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
         raise ValueError("to Lightning an interactive job is one process; export SLURM_JOB_NAME=rdfia first")
-    if interactive or "SLURM_NTASKS" not in os.environ:
-        return asked[0] or max(gpus, 1), asked[1] or 1
-    if tasks > 1 and "SLURM_STEP_ID" not in os.environ:
+    if interactive or tasks == 1:  # or a notebook, an editor or another shell in a job
+        return asked[0] or 1, asked[1] or 1
+    if "SLURM_STEP_ID" not in os.environ:
         raise ValueError(f"this Slurm job has {tasks} tasks, and this is none of them; start it with srun")
-    if tasks > 1 and "SLURM_NTASKS_PER_NODE" not in os.environ:
+    if "SLURM_NTASKS_PER_NODE" not in os.environ:
         raise ValueError(
             f"the Slurm job has --ntasks {tasks}; say how many each node has: sbatch --ntasks-per-node"
         )
-    each = int(os.environ.get("SLURM_NTASKS_PER_NODE", "1"))
+    each = int(os.environ["SLURM_NTASKS_PER_NODE"])
     if (asked[0] or each) != each:
         raise ValueError(
             f"--devices {asked[0]}, but the Slurm job has {each} tasks on each node; leave it out, "
@@ -108,6 +173,62 @@ def processes(args: RunArgs) -> tuple[int, int]:
     return each, nodes
 
 
+def why_no_graphs(args: RunArgs) -> str | None:
+    """Return why steps cannot be CUDA graphs, None where they can."""
+    if accelerator_of(args) != "cuda":
+        return "that needs a GPU"
+    if math.prod(processes(args)) > 1:
+        return "that is for one process"
+    if settle(args).precision == "16-mixed":
+        return "16-mixed leaves steps out as it goes; take bf16-mixed"
+    return "not with --compile" if getattr(args, "compile", False) else None
+
+
+PROMISES = ("SLURM_JOB_GPUS", "SLURM_STEP_GPUS", "SLURM_GPUS_ON_NODE", "CUDA_VISIBLE_DEVICES")
+WHEEL = "take the wheel that fits the driver, see docs/gpu.md, or --accelerator cpu"
+
+
+def check_gpu(args: RunArgs) -> None:
+    """Check that torch can use the GPU that is asked for, or that a job was given.
+
+    Raises:
+        ValueError: It cannot; with torch's own reason, and the mend.
+    """
+    if args.accelerator == "cpu":
+        return
+    if torch.cuda.is_available():
+        major, minor = torch.cuda.get_device_capability()
+        known = [(int(arch[3:-1]), int(arch[-1])) for arch in torch.cuda.get_arch_list() if arch[:3] == "sm_"]
+        if known and not any(one[0] == major and one[1] <= minor for one in known):
+            built = ", ".join(f"{one[0]}.{one[1]}" for one in known)
+            name = torch.cuda.get_device_name()
+            raise ValueError(
+                f"this torch is built for compute capability {built}, and {name} has {major}.{minor}; {WHEEL}"
+            )
+        return
+    # A number of GPUs or their names; 0, -1 and NoDevFiles mean that there is none.
+    none = ("", "-1", "NoDevFiles")
+    given = {name: os.environ.get(name, "") for name in PROMISES}
+    given = {name: value for name, value in given.items() if value not in none}
+    if given.get("SLURM_GPUS_ON_NODE") == "0":
+        del given["SLURM_GPUS_ON_NODE"]
+    if args.accelerator == "gpu" or given:
+        promise = ", ".join(f"{name}={value}" for name, value in given.items())
+        here = f"this job has GPUs ({promise}), but torch finds none" if given else "no GPU was found"
+        raise ValueError(f"{here}: {why_no_gpu()}; {WHEEL}")
+
+
+def why_no_gpu() -> str:
+    """Return torch's own reason why it can use no GPU."""
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} is built for CPUs"
+    try:
+        torch.cuda.init()
+    except (RuntimeError, AssertionError) as error:
+        return f"{str(error).strip().splitlines()[0].rstrip('.')} (torch {torch.__version__})"
+    return f"torch {torch.__version__} finds no device"
+
+
 def check_devices(args: RunArgs) -> None:
     """Check that the devices that are asked for are there, and can share a batch.
 
@@ -115,14 +236,16 @@ def check_devices(args: RunArgs) -> None:
         ValueError: They are not, or cannot. With ``--check``, GPUs are not looked for: a login node has none.
     """
     gpus, (each, nodes) = torch.cuda.device_count(), processes(args)
-    if args.accelerator == "gpu" and not (gpus or args.check):
-        raise ValueError("no GPU was found; use --accelerator cpu")
-    if args.accelerator != "cpu" and not args.check and 0 < gpus < each:
+    if not args.check:
+        check_gpu(args)
+    if args.accelerator != "cpu" and not args.check and 0 < gpus < each and not has_own_gpu():
         raise ValueError(f"{each} processes on each node, but this one has {gpus} GPUs; use fewer --devices")
     if args.precision == "16-mixed" and (args.accelerator == "cpu" or not (gpus or args.check)):
         raise ValueError("--precision 16-mixed needs a GPU; take bf16-mixed")  # Lightning would, by itself
     if getattr(args, "compile", False) and not shutil.which("g++") and not args.check:
         raise ValueError("--compile needs a C++ compiler; install g++ or leave it out")
+    if getattr(args, "graph", "auto") == "on" and not args.check and (why := why_no_graphs(args)):
+        raise ValueError(f"--graph on: {why}")
     if args.batch_size % (each * nodes):
         raise ValueError(
             f"--batch-size {args.batch_size} cannot be shared by {each * nodes} processes; "

@@ -48,7 +48,7 @@ class TimeTable(Profiler):
 
     def _count(self) -> list[str]:
         """Count the time since the last border for the innermost part; return the parts at work."""
-        if torch.cuda.is_available():
+        if torch.cuda.is_initialized():  # which a run on the CPU does not begin
             torch.cuda.synchronize()
         now = time.perf_counter()
         kind = next(kind for kind, names in KINDS.items() if re.search(names, self.stack[-1]))

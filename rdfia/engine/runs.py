@@ -233,6 +233,8 @@ def write_results(
         "wall_seconds": round(wall_seconds, 1),
         "peak_memory_gb": round(peak_memory(), 2),
     }
+    if (device := trainer.strategy.root_device).type == "cuda":
+        training["peak_gpu_memory_gb"] = round(torch.cuda.max_memory_allocated(device) / 2**30, 2)
     path = folder / "results.json"
     with suppress(OSError, ValueError):  # there is none, or it is damaged
         before = read_results(path)

@@ -1,7 +1,5 @@
 """The only place that knows the cluster: trainer, precision, devices, resume, signals."""
 
-import dataclasses
-import json
 import logging
 import os
 import shutil
@@ -16,24 +14,41 @@ from typing import Any, Literal
 
 import lightning
 import torch
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, Timer, TQDMProgressBar
 from lightning.pytorch.loggers import Logger
 from torch import distributed, nn
 
-from rdfia.common.environment import git_commit, is_dry_run, is_first_process
+from rdfia.common.environment import device_name, git_commit, is_dry_run, is_first_process
+from rdfia.common.exact import allow_tf32
+from rdfia.common.graphed import GraphsSteps
 from rdfia.engine import lock
-from rdfia.engine.args import RunArgs, TrainerArgs
+from rdfia.engine.args import GraphFlags, RunArgs, TrainerArgs
 from rdfia.engine.callbacks import (
     AtomicCheckpoints,
     EpochLines,
     RandomState,
     StopCleanly,
 )
-from rdfia.engine.devices import check_devices, exact_float32, processes, say_format, settle
+from rdfia.engine.devices import (
+    accelerator_of,
+    check_devices,
+    cluster,
+    processes,
+    say_device,
+    settle,
+    why_no_graphs,
+)
 from rdfia.engine.divergence import StopWhereLossesDiverge
 from rdfia.engine.errors import Checked, Interrupted
 from rdfia.engine.profile import TimeTable
+from rdfia.engine.resume import (
+    MAY_CHANGE,
+    MAY_CHANGE_BUT_LENGTH,
+    check_checkpoint,
+    check_flags,
+    plain,
+    written_flags,
+)
 from rdfia.engine.runs import MetricsCSV, read_results, write_json
 from rdfia.engine.slurm import SLURM_JOB
 from rdfia.engine.wandb_run import wandb_logger
@@ -47,104 +62,6 @@ IGNORED_WARNINGS = (
     "isinstance.treespec",
     "The .srun. command is available",  # `processes` says what must be said
 )
-
-
-HINT = "use another --name, or --overwrite to start from scratch"
-# Flags that may differ when a run resumes; any other would make two runs of one.
-MAY_CHANGE = frozenset(
-    {
-        "cache",
-        "cache_dir",
-        "image_cache",
-        "memory_gb",
-        "max_epochs",
-        "data_dir",
-        "output_dir",
-        "accelerator",
-        "devices",
-        "num_nodes",
-        "wandb",
-        "overwrite",
-        "check",
-        "compile",
-        "profile",
-    }
-)
-
-
-# Of a training whose schedules follow from how much of max_epochs is done.
-MAY_CHANGE_BUT_LENGTH = MAY_CHANGE - {"max_epochs"}
-
-
-def check_checkpoint(path: Path, module: nn.Module, max_epochs: int) -> None:
-    """Check that ``module`` can resume from a checkpoint.
-
-    Raises:
-        ValueError: It is unreadable, of another technique or size, or already trained longer than asked for.
-    """
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        shapes = {name: value.shape for name, value in checkpoint["state_dict"].items()}
-        epoch = int(checkpoint.get("epoch", 0))
-    except Exception as error:
-        why = type(error).__name__
-        raise ValueError(f"{path} is not a readable checkpoint ({why}); {HINT}") from error
-    own = {name: value.shape for name, value in module.state_dict().items()}
-    if strange := {name for name in shapes | own if shapes.get(name) != own.get(name)}:
-        raise ValueError(
-            f"{path} is not a checkpoint of this {type(module).__name__} ({min(strange)} differs); {HINT}"
-        )
-    if epoch >= max_epochs:
-        raise ValueError(
-            f"{path} is in epoch {epoch + 1}, this command says --max-epochs {max_epochs}; {HINT}"
-        )
-
-
-def plain(args: RunArgs) -> dict[str, Any]:
-    """Return the flags as a file holds them: paths as text, tuples as lists."""
-    flags: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(args), default=str))
-    return flags
-
-
-def written_flags(args: RunArgs, module: nn.Module, data: dict[str, Any]) -> dict[str, Any]:
-    """Return what ``args.json`` holds: the flags, the module's own settings and the data.
-
-    The settings, because flags that are not given follow a default, and another version may have another.
-    """
-    settings = dict(getattr(module, "hparams", {}))
-    more: dict[str, Any] = json.loads(json.dumps({"module": settings, "data": data}, default=str))
-    return plain(args) | more
-
-
-def _what_counts(data: Any) -> Any:
-    """Return a description of data without what was not read: a note beside pictures makes no other data."""
-    if not isinstance(data, dict):
-        return data
-    return {name: _what_counts(value) for name, value in data.items() if name != "not_read"}
-
-
-def check_flags(path: Path, flags: dict[str, Any], may_change: frozenset[str] = MAY_CHANGE) -> dict[str, Any]:
-    """Check that a run resumes as it began, but for flags of ``may_change``; return what it began with.
-
-    Raises:
-        ValueError: One differs, or the file is damaged.
-    """
-    try:
-        began = dict(json.loads(path.read_text()))
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}); {HINT}") from error
-    if _what_counts(began.get("data", flags["data"])) != _what_counts(flags["data"]):
-        then, now = json.dumps(began["data"]), json.dumps(flags["data"])
-        raise ValueError(f"{path.parent} was trained on {then}, this command reads {now}; {HINT}")
-    for name, value in began.items():
-        if name in flags and name not in may_change | {"module", "data"} and flags[name] != value:
-            flag = f"--{name.replace('_', '-')}"
-            raise ValueError(f"{path} has {flag} {value}, this command says {flags[name]}; {HINT}")
-    for name, value in began.get("module", {}).items():
-        now = flags["module"].get(name)
-        if name not in may_change and now != value:
-            raise ValueError(f"{path} trains with {name} {value}, this version with {now}; {HINT}")
-    return began
 
 
 def open_run(
@@ -293,26 +210,28 @@ def make_trainer(
     for message in IGNORED_WARNINGS:
         warnings.filterwarnings("ignore", f".*{message}")
     args = settle(args)
-    say_format(args.precision, args.accelerator)
-    exact_float32()
+    accelerator = accelerator_of(args)
+    allow_tf32(getattr(args, "tf32", False))
     loggers: list[Logger] = [MetricsCSV(folder)]
     if args.wandb and not args.fast_dev_run:
         loggers += [logger] if (logger := wandb_logger(args.name, folder, plain(args))) else []
-    strategy, (each, nodes) = "auto", processes(args)
+    strategy, (environment, each, nodes) = "auto", cluster(args)
     if each * nodes > 1:
         strategy = "ddp_find_unused_parameters_true" if two_optimizers or unused_weights else "ddp"
     checkpoints = folder / "checkpoints"
     # Two callbacks: save_last writes no last.ckpt where an epoch is not the best so far, and one in dry runs.
     best = ModelCheckpoint(checkpoints, "best", monitor=monitor, mode=mode, enable_version_counter=False)
     last = ModelCheckpoint(checkpoints, "last", enable_version_counter=False)
-    # Lightning's own requeueing keeps another checkpoint, which it would not read beside last.ckpt.
-    slurm = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
     watched = sys.stderr.isatty()
     assert args.precision != "auto"
     precision: Literal["32-true", "bf16-mixed", "16-mixed"]
     precision = "32-true" if args.precision == "float32" else args.precision
-    return lightning.Trainer(
-        accelerator=args.accelerator,
+    deterministic: Literal["warn"] | None = None
+    if getattr(args, "deterministic", False):
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as cuBLAS wants it
+        deterministic = "warn"
+    trainer = lightning.Trainer(
+        accelerator=accelerator,
         devices=each,
         num_nodes=nodes,
         strategy=strategy,
@@ -330,7 +249,8 @@ def make_trainer(
             *callbacks,
             last,  # so that last.ckpt holds what all others have come to
         ],
-        plugins=[AtomicCheckpoints(), *slurm],
+        plugins=[AtomicCheckpoints(), *environment],
+        deterministic=deterministic,
         profiler=TimeTable() if getattr(args, "profile", False) else None,
         enable_progress_bar=watched,
         enable_model_summary=False,
@@ -340,6 +260,8 @@ def make_trainer(
         fast_dev_run=4 if args.fast_dev_run and two_optimizers else 2 * args.fast_dev_run,
         default_root_dir=folder,
     )
+    say_device(device_name(trainer), args.precision, accelerator, each)
+    return trainer
 
 
 def fit(
@@ -359,6 +281,8 @@ def fit(
         torch.compiler.reset()  # that of another row of a table
         for name in getattr(module, "compiled", ()):
             module.get_submodule(name).compile()
+    if isinstance(args, GraphFlags) and isinstance(module, GraphsSteps):
+        module.use_graphs = args.graph != "off" and why_no_graphs(args) is None
     resume = last.exists() and not args.overwrite and not args.fast_dev_run
     trainer.fit(module, datamodule, ckpt_path=last if resume else None, weights_only=True)
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined] # set at run time

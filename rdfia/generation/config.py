@@ -3,7 +3,15 @@
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
-from rdfia.engine.args import DatasetName, PictureFlags, TrainerArgs, check_dataset, check_part, default
+from rdfia.engine.args import (
+    DatasetName,
+    GraphFlags,
+    PictureFlags,
+    TrainerArgs,
+    check_dataset,
+    check_part,
+    default,
+)
 
 # What the practicals vary, by the flags that differ from their recipe (--preset practical).
 ABLATION: dict[str, dict[str, dict[str, Any]]] = {
@@ -66,7 +74,7 @@ CONDITIONAL_ROWS: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True)
-class SharedArgs(PictureFlags, TrainerArgs):
+class SharedArgs(PictureFlags, GraphFlags, TrainerArgs):
     """Flags of a GAN of either kind."""
 
     GROUPS: ClassVar[dict[str, str]] = {

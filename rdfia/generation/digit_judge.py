@@ -22,6 +22,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from rdfia.common.checks import KeepsPrecision, check_images
+from rdfia.common.exact import exact
 
 # The judge was trained on MNIST's training digits from this one on; the embedded sample is of earlier ones.
 FIRST_JUDGED = 5848
@@ -63,6 +64,7 @@ class DigitJudge(KeepsPrecision):
         )
         self.head = nn.Linear(64, 10)
 
+    @exact()
     def features(self, images: Tensor) -> Tensor:
         """Map digits (B, 1, 28, 28) or (B, 1, 32, 32) in [0, 1] to features (B, 64)."""
         with torch.autocast(images.device.type, enabled=False):
@@ -70,6 +72,7 @@ class DigitJudge(KeepsPrecision):
             features: Tensor = self.trunk(functional.pad(images.float(), [padding] * 4) - 0.5)
         return features
 
+    @exact()
     def classify(self, features: Tensor) -> Tensor:
         """Map features (B, 64) to logits (B, 10)."""
         with torch.autocast(features.device.type, enabled=False):

@@ -14,7 +14,7 @@ from torch import Tensor
 from datamodules import open_dataset
 from datamodules.in_memory import InMemoryDataModule
 from rdfia.common import plots
-from rdfia.engine import callbacks, devices, runs, training, wandb_run
+from rdfia.engine import callbacks, devices, resume, runs, training, wandb_run
 from rdfia.engine.args import keywords
 from rdfia.engine.errors import Diverged
 from rdfia.generation.cgan import cGANModule
@@ -95,7 +95,7 @@ class Experiment:
             raise ValueError(
                 f"--groups {module.groups.count} of {len(images.train_data)} images; take fewer, or 0"
             )
-        free = training.MAY_CHANGE if module.lr_schedule == "none" else training.MAY_CHANGE_BUT_LENGTH
+        free = resume.MAY_CHANGE if module.lr_schedule == "none" else resume.MAY_CHANGE_BUT_LENGTH
         data = images.describe()
         folder = training.open_run(args, module, data, may_change=free)
         trainer = self._trainer(folder, module.scores.fid)

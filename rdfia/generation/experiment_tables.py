@@ -11,7 +11,7 @@ import lightning
 from datamodules.in_memory import InMemoryDataModule
 from rdfia.common import plots
 from rdfia.common.environment import is_dry_run
-from rdfia.engine import devices, runs, tables, training, wandb_run
+from rdfia.engine import devices, resume, runs, tables, training, wandb_run
 from rdfia.engine.errors import Diverged
 from rdfia.generation.config import TABLE_FLAGS, SharedArgs
 from rdfia.generation.feature_scores import FeatureScores
@@ -71,7 +71,7 @@ def compare(
         one = dataclasses.replace(args, **neutral, **changes)
         make(one).build(images)
         devices.check_devices(one)
-    free = training.MAY_CHANGE_BUT_LENGTH | TABLE_FLAGS.keys()
+    free = resume.MAY_CHANGE_BUT_LENGTH | TABLE_FLAGS.keys()
     folder = training.open_run(args, module, data, may_change=free)
     table = tables.Table(list(tables.by_seed(args)))
     every: list[Results] = []

@@ -13,6 +13,7 @@ from torchmetrics.utilities import dim_zero_cat
 
 from rdfia.common.backbones import load_backbone
 from rdfia.common.checks import KeepsPrecision, check_images
+from rdfia.common.exact import exact
 from rdfia.generation.digit_judge import frechet_distance, precision_recall
 
 SIDE = 64  # images are enlarged to it: at 32 pixels the last layers have maps of one place
@@ -60,6 +61,7 @@ class FeatureScores(Metric):
         self.network.eval()
         return self
 
+    @exact()
     def update(self, images: Tensor, *, real: bool, labels: Tensor | None = None) -> None:
         """Add images.
 

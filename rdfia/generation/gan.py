@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from rdfia.common.batches import images_of, labels_of
 from rdfia.common.checks import check_batch, check_settings
 from rdfia.common.draws import Ahead
+from rdfia.common.exact import exact
 from rdfia.common.graphed import GraphsSteps
 from rdfia.common.literals import validate_literals
 from rdfia.common.optimization import (
@@ -309,7 +310,7 @@ class GANModule(GraphsSteps):
             # Compiled networks have no second derivatives, and must not update the statistics of BatchNorm
             # between such a pass and its backward.
             discriminate = self.discriminator.forward if penalised else self.discriminator
-            with float32:
+            with float32, exact() if penalised else nullcontext():
                 real_logits = discriminate(real.requires_grad_(penalised), *real_condition)
                 penalty = self.r1_weight / 2 * gradient_penalty(real_logits, real) if penalised else 0.0
             fake_logits = discriminate(fake.detach(), *fake_condition)

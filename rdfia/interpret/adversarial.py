@@ -26,6 +26,7 @@ from torch.nn import functional
 
 from rdfia.common.checks import Classes, check_epsilon
 from rdfia.common.draws import keyed_generator
+from rdfia.common.exact import exact
 from rdfia.common.progress import progress
 from rdfia.interpret.attack_results import Attacked, fooled, judge, prepared, quantised, rounded, some
 from rdfia.interpret.classifier import class_gradient, frozen_eval, l2_norms, own_logits, predict
@@ -34,6 +35,7 @@ from rdfia.interpret.classifier import class_gradient, frozen_eval, l2_norms, ow
 Transform = Callable[[Tensor, Iterable[int]], Tensor]
 
 
+@exact()
 def fool(
     model: nn.Module,
     images: Tensor,
@@ -95,6 +97,7 @@ def loss_gradient(model: nn.Module, images: Tensor, labels: Tensor, targets: Ten
     return input_gradients
 
 
+@exact()
 def fgsm(
     model: nn.Module,
     images: Tensor,
@@ -145,6 +148,7 @@ def project(changed: Tensor, images: Tensor, epsilon: float, norm: Literal["linf
     return inside
 
 
+@exact()
 def pgd(
     model: nn.Module,
     images: Tensor,

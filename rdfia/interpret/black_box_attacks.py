@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from rdfia.common.checks import Classes
 from rdfia.common.draws import keyed_generator
+from rdfia.common.exact import exact
 from rdfia.common.progress import Teller, progress
 from rdfia.interpret.attack_results import Attacked, judge, prepared, rounded
 from rdfia.interpret.classifier import Ask, frozen_eval
@@ -28,6 +29,7 @@ def _misses(logits: Tensor, label: int, target: int | None) -> tuple[Tensor, Ten
 
 
 @torch.no_grad()
+@exact()
 def few_pixels(
     model: nn.Module,
     images: Tensor,
@@ -134,6 +136,7 @@ class _PixelSearch:
 
 
 @torch.no_grad()
+@exact()
 def shapes(
     model: nn.Module,
     images: Tensor,

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from rdfia.common.checks import as_classes, check_classes, check_images
 from rdfia.common.draws import drawn, keyed_generator
+from rdfia.common.exact import exact
 from rdfia.common.optimization import lr_factor, set_lr
 from rdfia.common.progress import progress
 from rdfia.common.views import similarity, transformed
@@ -90,6 +91,7 @@ def moved(
     return images if numbers is None else random_parts(images, numbers, crop, rotation)
 
 
+@exact()
 def visualize_classes(
     models: Sequence[nn.Module] | nn.Module,
     classes: Tensor | Sequence[int],

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from rdfia.common.checks import Classes, check_classes, check_images
 from rdfia.common.draws import drawn, keyed_generator
+from rdfia.common.exact import exact
 from rdfia.common.progress import progress
 from rdfia.common.views import similarity, transformed
 from rdfia.interpret.adversarial import Transform
@@ -54,6 +55,7 @@ def random_transform(
 
 
 @torch.no_grad()
+@exact()
 def robustness(
     model: nn.Module,
     images: Tensor,
@@ -111,6 +113,7 @@ def with_patch(images: Tensor, patch: Tensor, key: Iterable[int], *, rotation: f
     return images * (1 - placed[:, -1:]) + placed[:, :-1]
 
 
+@exact()
 def patch(
     model: nn.Module,
     images: Tensor,

@@ -26,6 +26,7 @@ from torch.nn import functional
 
 from rdfia.common.checks import Classes, as_classes, check_images
 from rdfia.common.draws import keyed_generator
+from rdfia.common.exact import exact
 from rdfia.common.progress import progress
 from rdfia.interpret.classifier import class_gradient, find_module, frozen_eval, own_logits
 
@@ -35,6 +36,7 @@ def channel_max(attributions: Tensor) -> Tensor:
     return attributions.abs().amax(1)
 
 
+@exact()
 def gradient(model: nn.Module, images: Tensor, labels: Classes, *, batch_size: int = 64) -> Tensor:
     """Return maps (B, H, W): the absolute gradient of the logit, its maximum over the channels.
 
@@ -50,6 +52,7 @@ def gradient(model: nn.Module, images: Tensor, labels: Classes, *, batch_size: i
     return torch.cat([channel_max(class_gradient(model, *part)) for part in progress(parts, "gradients")])
 
 
+@exact()
 def mean_gradient(
     model: nn.Module,
     views: Callable[[Tensor, Tensor], Tensor],
@@ -148,6 +151,7 @@ def integrated_gradients(
     return input_gradients * (images - start)
 
 
+@exact()
 def grad_cam(
     model: nn.Module,
     images: Tensor,
@@ -207,6 +211,7 @@ def grad_cam(
 
 
 @torch.no_grad()
+@exact()
 def deletion_and_insertion(
     model: nn.Module,
     images: Tensor,

@@ -12,7 +12,7 @@ from datamodules.files import data_root
 from datamodules.folder import ImageFolderDataModule
 from datamodules.tensors import eval_loader
 from rdfia.common import plots
-from rdfia.engine import callbacks, devices, runs, training, wandb_run
+from rdfia.engine import callbacks, devices, resume, runs, training, wandb_run
 from rdfia.engine.args import keywords
 from rdfia.transfer.config import FineTuneArgs
 from rdfia.transfer.fine_tune import FineTuneModule
@@ -42,7 +42,7 @@ def run(args: FineTuneArgs) -> dict[str, Any]:
     images.train_dataloader()  # says now if a batch is too large
     monitor = "val/balanced_accuracy" if args.balanced else "val/accuracy"
     data = images.describe()
-    folder = training.open_run(args, module, data, may_change=training.MAY_CHANGE_BUT_LENGTH)
+    folder = training.open_run(args, module, data, may_change=resume.MAY_CHANGE_BUT_LENGTH)
     stop = [callbacks.StopEarly(monitor, mode="max", patience=args.patience)] if args.patience else []
     trainer = training.make_trainer(
         args,

@@ -24,6 +24,7 @@ from torch.nn import functional
 from datamodules.files import atomic_file
 from rdfia.common.backbones import Backbone
 from rdfia.common.environment import is_first_process
+from rdfia.common.exact import exact
 from rdfia.common.progress import progress as shown
 from rdfia.common.weights import weights_hash
 from rdfia.transfer.gram import Features, gram_matrix, signed_root, standardized, unit_length
@@ -68,6 +69,7 @@ def _flat(output: Tensor, grids: Sequence[int]) -> Tensor:
 
 
 @torch.no_grad()
+@exact()
 def compute_features(
     backbone: Backbone,
     images: Callable[[Tensor], Tensor],

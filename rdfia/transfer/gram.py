@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from rdfia.common.exact import exact
 from rdfia.common.progress import progress
 
 # The least part of their squared length by which features must differ: what float32 keeps, squared.
@@ -14,6 +15,7 @@ DISTINCT = 1e-13
 Features = Callable[[slice | Tensor], Tensor]
 
 
+@exact()
 def gram_matrix(
     features: Features, count: int, *, held: int | None = None, streamed: int = 256, fresh: bool = False
 ) -> Tensor:

@@ -26,7 +26,7 @@ from rdfia.__main__ import EXPERIMENTS
 from rdfia.adaptation import config as adaptation
 from rdfia.adaptation.dann import PAPER, DANNModule
 from rdfia.engine import devices
-from rdfia.engine.args import LONGEST_NAME, PictureFlags, TrainerArgs
+from rdfia.engine.args import LONGEST_NAME, GraphFlags, PictureFlags, TrainerArgs
 from rdfia.engine.cli import out_of_memory, run_script
 from rdfia.engine.errors import Failed
 from rdfia.generation import config as generation
@@ -147,11 +147,12 @@ def test_auto_is_bfloat16_where_the_device_has_it(tmp_path, asked, native, preci
     args = TrainerArgs(output_dir=tmp_path, accelerator="cpu")
     assert args.precision == "auto"
     assert devices.settle(args).precision == precision
-    devices.say_format.cache_clear()
+    asked.setattr(devices, "has_bfloat16_cpu", lambda: native)
+    devices._say.cache_clear()
     for _ in range(2):  # said once, with what it costs
-        devices.say_format("bf16-mixed", "cpu")
+        devices.say_device("CPU (of a test)", "bf16-mixed", "cpu", 1)
     slow = "; this CPU has no bfloat16 instructions: float32 is about 6 times faster"
-    assert capsys.readouterr().out == f"precision bf16-mixed{'' if native else slow}\n"
+    assert capsys.readouterr().out == f"on CPU (of a test), precision bf16-mixed{'' if native else slow}\n"
     assert devices.settle(args, only_float32=True).precision == "float32"
     assert devices.settle(devices.settle(args)).precision == precision
 
@@ -309,9 +310,8 @@ def unread(flags: type) -> set[str]:
         if module.__module__.startswith(flags.__module__.rpartition(".")[0])
         for name in inspect.signature(module).parameters
     }
-    own = {one.name for one in dataclasses.fields(flags)} - {
-        one.name for one in dataclasses.fields(TrainerArgs)
-    }
+    engine = {one.name for kind in (TrainerArgs, GraphFlags) for one in dataclasses.fields(kind)}
+    own = {one.name for one in dataclasses.fields(flags)} - engine
     return {
         name
         for name in own - taken

@@ -10,7 +10,7 @@ import torch
 
 from datamodules.images import decode_all
 from rdfia.common import plots
-from rdfia.engine import report, runs, tables, training, wandb_run
+from rdfia.engine import report, resume, runs, tables, training, wandb_run
 from rdfia.interpret.attack_results import rounded
 from rdfia.interpret.class_visualization import recognized, visualize_classes
 from rdfia.interpret.commands.common import Numbers, class_of, classes_of, kept_as_png, load_networks, png
@@ -140,7 +140,7 @@ def compare_settings(args: ClassVisualization, run_one: Callable[[Any], dict[str
         network.check_complete()
     networks, rows = [args.backbone, *args.judges], TABLES[args.table]
     none = torch.nn.Module()  # nothing is trained
-    folder = training.open_run(args, none, {}, may_change=training.MAY_CHANGE | {"table"})
+    folder = training.open_run(args, none, {}, may_change=resume.MAY_CHANGE | {"table"})
     trainer = training.make_trainer(args, folder, monitor="none", mode="max", callbacks=[])
     metrics: dict[str, list[float]] = {}
     every: list[dict[str, Any]] = []
