@@ -23,7 +23,8 @@ class Notes(lightning.Callback):
 
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Note a batch."""
-        self.strength.append(float(trainer.callback_metrics["train/lambda"]))
+        (row,) = module.read_steps()
+        self.strength.append(row.numbers["train/lambda"])
         for name, (images, _) in batch.items():
             self.seen[name].append(images[:, 0, 0, 0])
 

@@ -21,7 +21,7 @@ def main(data_dir: str, processes: int, output: Path) -> None:
     trainer = lightning.Trainer(
         accelerator="cpu",
         devices=processes,
-        strategy="ddp_find_unused_parameters_true" if processes > 1 else "auto",
+        strategy="ddp" if processes > 1 else "auto",
         max_epochs=3,
         logger=False,
         enable_checkpointing=False,

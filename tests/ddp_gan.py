@@ -78,7 +78,7 @@ def main(data_dir: str, output: Path) -> None:
     settings = {
         "accelerator": "cpu",
         "devices": 2,
-        "strategy": "ddp_find_unused_parameters_true",
+        "strategy": "ddp",
         "max_epochs": 1,
         "logger": False,
         "enable_checkpointing": False,

@@ -26,7 +26,8 @@ from rdfia.common.batches import domains_of, images_and_labels, images_of, label
 from rdfia.common.checks import check_batch, check_images, check_settings
 from rdfia.common.graphed import GraphsSteps
 from rdfia.common.literals import validate_literals
-from rdfia.common.optimization import average_weight, broadcast_buffers, lr_factor, set_lr, update_average
+from rdfia.common.optimization import average_weight, lr_factor, set_lr, update_average
+from rdfia.common.parallel import broadcast_buffers
 
 Batch = Any  # of source and of target, see `rdfia.common.batches.domains_of`
 

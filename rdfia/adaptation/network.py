@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rdfia.common.batch_norm import is_shared, shared_batch_norm
 from rdfia.common.checks import check_images, looks_are_free
 
 
@@ -23,6 +24,8 @@ class _DomainBatchNorm(nn.modules.batchnorm._BatchNorm):
     source_var: Tensor
     source_seen: Tensor
 
+    shared = False  # over processes, see `rdfia.common.batch_norm`
+
     def __init__(self, width: int) -> None:
         super().__init__(width)
         self.register_buffer("source_mean", torch.zeros(width))
@@ -32,17 +35,23 @@ class _DomainBatchNorm(nn.modules.batchnorm._BatchNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise by the batch in training, else by the running statistics of the domain at hand."""
-        if not self.of_source:
+        if not self.of_source and not (self.shared and self.training):
             return super().forward(x)
-        mean, var = self.source_mean, self.source_var
-        if self.training:
-            self.source_seen.fill_(True)
-        else:
-            assert self.running_mean is not None
-            assert self.running_var is not None
-            mean = torch.where(self.source_seen, mean, self.running_mean)
-            var = torch.where(self.source_seen, var, self.running_var)
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        mean, var = self.running_mean, self.running_var
         momentum = 0.1 if self.momentum is None else self.momentum
+        if self.of_source:
+            mean, var = self.source_mean, self.source_var
+            if self.training:
+                self.source_seen.fill_(True)
+            else:
+                mean = torch.where(self.source_seen, mean, self.running_mean)
+                var = torch.where(self.source_seen, var, self.running_var)
+        elif self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+        if self.shared and self.training and is_shared():
+            return shared_batch_norm(x, mean, var, self.weight, self.bias, momentum, self.eps)
         return functional.batch_norm(x, mean, var, self.weight, self.bias, self.training, momentum, self.eps)
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:

@@ -1,10 +1,10 @@
-"""What several techniques train with: falling rates, averaged weights, statistics shared by processes."""
+"""What several techniques train with: falling rates, averaged weights."""
 
 import math
 from typing import Literal
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
 Decay = Literal["none", "ganin", "linear", "cosine"]
 
@@ -55,10 +55,3 @@ def update_average(average: nn.Module, model: nn.Module, weight: float | Tensor)
     else:
         torch._foreach_lerp_(kept, current, weight)
     torch._foreach_copy_(list(average.buffers()), list(model.buffers()))
-
-
-def broadcast_buffers(module: nn.Module, world_size: int) -> None:
-    """Give all processes the first one's buffers, such as BatchNorm's statistics: checkpoints hold those."""
-    if world_size > 1:
-        for buffer in module.buffers():
-            distributed.broadcast(buffer, 0)

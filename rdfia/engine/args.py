@@ -115,6 +115,8 @@ class TrainerArgs(ParallelArgs):
     """Number of passes over the training data."""
     batch_size: int = 128
     """Images per step, summed over all processes."""
+    sync_batch_norm: bool = True
+    """BatchNorm over the batches of all processes; --no-sync-batch-norm takes each process's own."""
     compile: bool = False
     """Compile the networks with torch.compile."""
     profile: bool = False

@@ -16,8 +16,10 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, Timer, TQDMProgressBar
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import DDPStrategy, Strategy
 from torch import distributed, nn
 
+from rdfia.common.batch_norm import ShareBatchNorm
 from rdfia.common.environment import device_name, git_commit, is_dry_run, is_first_process
 from rdfia.common.exact import allow_tf32
 from rdfia.common.graphed import GraphsSteps
@@ -190,7 +192,6 @@ def make_trainer(
     callbacks: list[Callback],
     losses: tuple[str, ...] = (),
     two_optimizers: bool = False,
-    unused_weights: bool = False,
     shown: tuple[str, ...] = (),
 ) -> lightning.Trainer:
     """Return the trainer for a run.
@@ -202,8 +203,7 @@ def make_trainer(
         mode: ``min`` or ``max``.
         callbacks: More callbacks.
         losses: Logged names of those that stop the run when they are not finite.
-        two_optimizers: The module steps two optimizers, each of which leaves the other's network unused.
-        unused_weights: Some weights have no gradient in some steps; DDP must look for them then.
+        two_optimizers: The module steps two optimizers, and the trainer counts both.
         shown: More metrics for the line of each epoch.
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -215,9 +215,12 @@ def make_trainer(
     loggers: list[Logger] = [MetricsCSV(folder)]
     if args.wandb and not args.fast_dev_run:
         loggers += [logger] if (logger := wandb_logger(args.name, folder, plain(args))) else []
+    strategy: Strategy | str
     strategy, (environment, each, nodes) = "auto", cluster(args)
     if each * nodes > 1:
-        strategy = "ddp_find_unused_parameters_true" if two_optimizers or unused_weights else "ddp"
+        # Buffers are those of each process until they are needed: modules share them before validation.
+        strategy = DDPStrategy(broadcast_buffers=False)
+    shared = each * nodes > 1 and getattr(args, "sync_batch_norm", False)
     checkpoints = folder / "checkpoints"
     # Two callbacks: save_last writes no last.ckpt where an epoch is not the best so far, and one in dry runs.
     best = ModelCheckpoint(checkpoints, "best", monitor=monitor, mode=mode, enable_version_counter=False)
@@ -249,7 +252,7 @@ def make_trainer(
             *callbacks,
             last,  # so that last.ckpt holds what all others have come to
         ],
-        plugins=[AtomicCheckpoints(), *environment],
+        plugins=[AtomicCheckpoints(), *environment, *([ShareBatchNorm()] if shared else [])],
         deterministic=deterministic,
         profiler=TimeTable() if getattr(args, "profile", False) else None,
         enable_progress_bar=watched,

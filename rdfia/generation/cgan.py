@@ -140,6 +140,7 @@ class cGANModule(GANModule):  # noqa: N801 - the name that the project is known 
     """
 
     label_counts: Tensor
+    new_counts: Tensor
 
     def __init__(
         self,
@@ -174,6 +175,8 @@ class cGANModule(GANModule):  # noqa: N801 - the name that the project is known 
             self.discriminator = Discriminator(self.features[1], classes=told, **weights)
         self.average_generator = copy.deepcopy(self.generator).requires_grad_(False)
         self.register_buffer("label_counts", torch.zeros(classes))  # of the training images seen so far
+        # Those of this process that the others do not know of yet.
+        self.register_buffer("new_counts", torch.zeros(classes), persistent=False)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Load checkpoints of a version that counted no labels, too: all are asked for alike then."""
@@ -204,12 +207,32 @@ class cGANModule(GANModule):  # noqa: N801 - the name that the project is known 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         """Update both networks, and count the labels."""
         super().training_step(batch, batch_idx)
-        counts = torch.zeros_like(self.label_counts)
         (labels,) = self.condition(labels_of(batch))
-        counts.scatter_add_(0, labels, torch.ones_like(labels, dtype=counts.dtype))
+        self.new_counts.scatter_add_(0, labels, torch.ones_like(labels, dtype=self.new_counts.dtype))
+
+    def _share_counts(self) -> None:
+        """Add what was counted since the last time, over all processes."""
+        new = self.new_counts
         if self.trainer.world_size > 1:
-            counts = self.trainer.strategy.reduce(counts, reduce_op="sum")
-        self.label_counts += counts
+            new = self.trainer.strategy.reduce(new.clone(), reduce_op="sum")
+        self.label_counts += new
+        self.new_counts.zero_()
+
+    def on_train_epoch_end(self) -> None:
+        """Share what was counted in this epoch."""
+        super().on_train_epoch_end()
+        self._share_counts()
+
+    def on_validation_epoch_start(self) -> None:
+        """Let all processes score one generator, and ask for labels as often as training had them."""
+        super().on_validation_epoch_start()
+        self._share_counts()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save what was counted up to here."""
+        super().on_save_checkpoint(checkpoint)
+        self._share_counts()
+        checkpoint["state_dict"]["label_counts"] = self.label_counts
 
     @torch.no_grad()
     def sample(self, count: int, *, seed: int | None = None, labels: Classes | None = None) -> Tensor:

@@ -29,11 +29,11 @@ from rdfia.common.literals import validate_literals
 from rdfia.common.optimization import (
     Decay,
     average_weight,
-    broadcast_buffers,
     lr_factor,
     set_lr,
     update_average,
 )
+from rdfia.common.parallel import average_gradients, broadcast_buffers, leave_gradients
 from rdfia.generation.clusters import Groups
 from rdfia.generation.digit_judge import DigitScores
 from rdfia.generation.feature_scores import FeatureScores
@@ -56,10 +56,9 @@ R1_EVERY = 8  # the penalty costs as much as the rest of the step, and holds as 
 class GANModule(GraphsSteps):
     """DCGAN with manual optimization: a discriminator step, then a generator step per batch.
 
-    Right under float32, bf16-mixed and 16-mixed. With several processes use the strategy
-    ``ddp_find_unused_parameters_true``, since each of the two losses leaves the other network unused
-    (`rdfia.engine.training` picks it). Budget training in epochs: ``trainer.global_step`` counts the steps of
-    both optimizers; ``batches_done`` counts batches.
+    Right under float32, bf16-mixed and 16-mixed, on one process and, with the strategy ``ddp``, on many: it
+    averages the gradients of each network itself. Budget training in epochs: ``trainer.global_step`` counts
+    the steps of both optimizers; ``batches_done`` counts batches.
 
     The defaults are what gave the best digits in 5 epochs of batches of 64; ``GANModule(**PRACTICAL)`` is the
     recipe of the practicals, for batches of 128.
@@ -264,6 +263,7 @@ class GANModule(GraphsSteps):
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         """Update the discriminator, then the generator, then the generator's average."""
+        leave_gradients(self.trainer)
         images, labels = self._check(batch, batch_idx)
         latents = self.latents_ahead.at(images.device, len(images), self.batches_done)
         penalised = self.r1_weight > 0 and self.batches_done % R1_EVERY == 0
@@ -317,6 +317,7 @@ class GANModule(GraphsSteps):
             d_loss = discriminator_loss(real_logits, fake_logits, self.loss, self.label_smoothing)
             discriminator_optimizer.zero_grad()
             self.manual_backward(d_loss + R1_EVERY * penalty)
+            average_gradients(self.discriminator.parameters(), self.trainer.world_size)
             discriminator_optimizer.step()
 
         g_loss = torch.full_like(d_loss, torch.nan)  # where there is no step
@@ -325,6 +326,7 @@ class GANModule(GraphsSteps):
                 g_loss = generator_loss(self.discriminator(fake, *fake_condition), self.loss)
                 generator_optimizer.zero_grad()
                 self.manual_backward(g_loss)
+                average_gradients(self.generator.parameters(), self.trainer.world_size)
                 generator_optimizer.step()
             update_average(self.average_generator, self.generator, weight)
         real_score, fake_score = score(real_logits, self.loss), score(fake_logits, self.loss)

@@ -51,7 +51,6 @@ def run(args: FineTuneArgs) -> dict[str, Any]:
         mode="max",
         callbacks=[*stop],
         losses=("train/batch_loss",),
-        unused_weights=True,
     )
     seconds = training.fit(args, trainer, module, images)
     checkpoint = folder / "checkpoints" / ("last.ckpt" if args.train_on_val else "best.ckpt")

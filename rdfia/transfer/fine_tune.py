@@ -21,6 +21,7 @@ from rdfia.common.backbones import load_backbone
 from rdfia.common.batches import images_and_labels, images_of
 from rdfia.common.checks import check_batch, check_classes
 from rdfia.common.draws import Ahead, drawn
+from rdfia.common.parallel import average_gradients, leave_gradients
 from rdfia.common.step_log import LogsSteps
 from rdfia.common.views import Augmentation, augmented, check_augmentations
 from rdfia.transfer.features import layer_features
@@ -42,7 +43,7 @@ class FineTuneModule(LogsSteps):
     which the layers ``top`` and the whole CNN are trained too, at rates of their own, all falling along a
     cosine. What is trained follows from the epoch alone, so a resumed run resumes with the stage it was in.
 
-    Under DDP it needs ``find_unused_parameters``: frozen weights have no gradients.
+    Under DDP (``strategy="ddp"``) it averages the gradients of what is trained itself.
 
     Args:
         backbone: See `rdfia.common.backbones.load_backbone`.
@@ -225,6 +226,7 @@ class FineTuneModule(LogsSteps):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Return the smoothed loss, logged batch by batch; train/loss of the epoch is what val/loss is."""
+        leave_gradients(self.trainer)
         images, labels = images_and_labels(batch)
         check_batch(images, labels, self.hparams["classes"], batch_idx)
         if self.augment:
@@ -247,6 +249,10 @@ class FineTuneModule(LogsSteps):
         rates = {f"train/lr_{name}": group["lr"] for name, group in groups}
         self.log_step(["train/batch_loss"], loss[None], rates)
         return loss
+
+    def on_after_backward(self) -> None:
+        """Average the gradients of what is trained over the processes."""
+        average_gradients(self.parameters(), self.trainer.world_size)
 
     def _place(self) -> dict[str, int]:
         return {"rank": self.global_rank, "world_size": self.trainer.world_size}

@@ -220,7 +220,7 @@ def test_the_strategy_is_chosen(tmp_path, changes, two_optimizers, processes, st
     )
     assert type(trainer.strategy).__name__ == strategy
     if processes > 1:
-        assert trainer.strategy._ddp_kwargs.get("find_unused_parameters", False) == two_optimizers
+        assert trainer.strategy._ddp_kwargs == {"broadcast_buffers": False}
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16-mixed"])
