@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from datamodules import keywords_of, open_dataset
 from datamodules.domain_pair import DomainPairDataModule
+from datamodules.tensors import ImageTensors
 from rdfia.adaptation import embeddings
 from rdfia.adaptation.config import (
     ABLATION,
@@ -151,18 +152,17 @@ def train_row(
     module = DANNModule(**module_flags(args, digits))
     scores, trainer = train(args, module, digits, data, select=row in ROWS)
     table.trainer = trainer
-    device = trainer.strategy.root_device
-    table.add(row, args.seed, scores | looked_at(module, digits, device, args))
+    table.add(row, args.seed, scores | looked_at(module, digits, trainer, args))
     if row in ROWS:
         table.modules.setdefault(row, module)
     if row == "source-only" and module.hparams["batch_norm"]:
         other = statistics_alone(module, digits)
         tested = merged(trainer.test(other, digits, verbose=False))
-        table.add(STATISTICS_ALONE, args.seed, tested | looked_at(other, digits, device, args))
+        table.add(STATISTICS_ALONE, args.seed, tested | looked_at(other, digits, trainer, args))
     if rounds.get("pseudo_label_rounds"):
         again = dataclasses.replace(args, **rounds)
         scores, student, table.trainer = self_train(again, module, digits, data)
-        table.add("pseudo-labels", args.seed, scores | looked_at(student, digits, device, args))
+        table.add("pseudo-labels", args.seed, scores | looked_at(student, digits, table.trainer, args))
         table.modules.setdefault("pseudo-labels", student)
 
 
@@ -213,21 +213,28 @@ def merged(tested: Any) -> Scores:
     return {name.split("/")[1]: value for part in tested for name, value in part.items()}
 
 
-def looked_at(module: DANNModule, digits: DomainPairDataModule, device: torch.device, args: Args) -> Scores:
+def looked_at(
+    module: DANNModule, digits: DomainPairDataModule, trainer: lightning.Trainer, args: Args
+) -> Scores:
     """Return how far apart the domains' features are, and the score that can choose a row."""
-    module.to(device)  # Lightning leaves it on the CPU after a test
+    device = training.back_on_device(trainer, module)
     size = 64 if args.fast_dev_run else 2000
     features = []
     for domain, source in ((digits.source.test_data, True), (digits.target.test_data, False)):
         # Drawn at random: the first half of MNIST's test set is cleaner than the second.
         drawn = domain.part(embeddings.sample(len(domain), size))
         features.append(module.outputs(drawn.batches(), source=source)[0])
-    _, probabilities = module.outputs(digits.target.train_data.batches())
+    _, probabilities = module.outputs(beside(digits.target.train_data, device).batches())
     return {
         "a_distance": embeddings.proxy_a_distance(*features),
         # Of training images, and without labels: a recipe may be chosen by it.
         "target_train_information": float(information(probabilities)),
     }
+
+
+def beside(data: ImageTensors, device: torch.device) -> ImageTensors:
+    """Return images where the network is: bytes go to a GPU once, and become floats there."""
+    return data if device.type == "cpu" else data.to(device)
 
 
 def statistics_alone(module: DANNModule, digits: DomainPairDataModule) -> DANNModule:
@@ -236,7 +243,8 @@ def statistics_alone(module: DANNModule, digits: DomainPairDataModule) -> DANNMo
     They are those of its training images; no label is looked at.
     """
     other = copy.deepcopy(module)
-    batches = (images.to(module.device) for images in digits.target.train_data.batches() if len(images) > 1)
+    target = beside(digits.target.train_data, module.device)
+    batches = (images.to(module.device) for images in target.batches() if len(images) > 1)
     reestimate_statistics(other.evaluated, batches)
     return other
 
@@ -252,7 +260,8 @@ def self_train(
         if args.pseudo_labels == "rounds":
             least = 0.0 if args.fast_dev_run else args.threshold
             balanced = not args.fast_dev_run
-            numbers, labels = confident(module.outputs(target.batches())[1], least, balanced=balanced)
+            probabilities = module.outputs(beside(target, module.device).batches())[1]
+            numbers, labels = confident(probabilities, least, balanced=balanced)
             if len(numbers) < args.batch_size:
                 first = "lower it" if number == 1 else f"take --pseudo-label-rounds {number - 1}"
                 raise ValueError(
@@ -280,7 +289,7 @@ def self_train(
         # What the round depends on besides its flags: it must not resume from a student of another teacher.
         taught = data | {"teacher": weights_hash(module.evaluated)}
         tested, trainer = train(again, student, digits, taught, select=True)
-        student.to(trainer.strategy.root_device)  # Lightning leaves it on the CPU after a test
+        training.back_on_device(trainer, student)
         seconds += tested.pop("seconds")
         if digits.target_labelled:
             scores |= {f"round_{number}_target_accuracy": tested["target_accuracy"]}

@@ -72,6 +72,7 @@ class Backbone(nn.Module):
         self.network, self.name, self.layers = network, name, layers
         self.without_weights = tuple(without_weights)
         self._used_once: set[str] = set()
+        self._found: dict[str, str] = {}  # paths of layers that were asked for
         self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
 
@@ -99,6 +100,8 @@ class Backbone(nn.Module):
         Raises:
             ValueError: There is none, or its weights are missing; the message lists those that can be used.
         """
+        if name in self._found:  # to list all modules takes milliseconds in each pass
+            return self.network.get_submodule(self._found[name])
         path = self.layers.get(name, name)
         modules: dict[str, nn.Module] = dict(self.network.named_modules())
         known = ", ".join(self.usable_layers())
@@ -107,6 +110,7 @@ class Backbone(nn.Module):
         order = list(modules)
         if any(order.index(path) >= order.index(absent) for absent in self.without_weights):
             raise ValueError(f"{self.name} has no weights for {name}; layers that can be used: {known}")
+        self._found[name] = path
         return modules[path]
 
     def _check_used_once(self, layers: Sequence[str]) -> None:

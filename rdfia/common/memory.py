@@ -8,6 +8,8 @@ again, which costs more than many a layer.
 import ctypes
 import resource
 from contextlib import suppress
+from pathlib import Path
+from typing import Any
 
 # glibc's malloc.h. The defaults are those that it comes to by itself as larger and larger blocks are freed.
 TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD, MMAP_MAX = -1, -2, -3, -4
@@ -34,6 +36,19 @@ def give_back_memory() -> None:
     """Give freed memory back to the system once; nothing where malloc is not glibc's."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def free_memory(device: Any = "cpu") -> float:
+    """Return how many bytes of memory a device has free: a GPU, or the machine as its system says."""
+    if str(device).startswith("cuda"):
+        import torch  # seconds, for command lines that need none
+
+        return float(torch.cuda.mem_get_info(device)[0])
+    with suppress(OSError):  # Linux
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable"):
+                return 1024.0 * int(line.split()[1])
+    return float("inf")
 
 
 def peak_memory() -> float:

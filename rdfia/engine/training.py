@@ -254,6 +254,7 @@ def make_trainer(
         ],
         plugins=[AtomicCheckpoints(), *environment, *([ShareBatchNorm()] if shared else [])],
         deterministic=deterministic,
+        benchmark=accelerator == "cuda" and not deterministic,  # cuDNN tries its kernels once
         profiler=TimeTable() if getattr(args, "profile", False) else None,
         enable_progress_bar=watched,
         enable_model_summary=False,
@@ -296,6 +297,13 @@ def fit(
     # What the checkpoint says, so that a run that is only scored again has the time it had.
     checkpoint = torch.load(last, map_location="cpu", weights_only=True, mmap=True)
     return float(checkpoint["callbacks"]["Timer"]["time_elapsed"]["train"])
+
+
+def back_on_device(trainer: lightning.Trainer, module: lightning.LightningModule) -> torch.device:
+    """Move a module back to the device of a trainer, which leaves it on the CPU; return the device."""
+    device = trainer.strategy.root_device
+    module.to(device)
+    return device
 
 
 def seconds_trained(trainer: lightning.Trainer) -> float:

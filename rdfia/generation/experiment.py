@@ -114,12 +114,13 @@ class Experiment:
             on_test = {}
         if not trainer.is_global_zero:
             return {}
+        device = training.back_on_device(trainer, module)  # for all that is drawn and scored below
         against = images.val_data if held_out else images.test_data
         what = "digits" if args.digits else "images"
         kind = f"held-out training {what}" if held_out else f"test {what}"
         # The floor is of as many images as were generated: with fewer, all distances are larger.
         count = min(len(against), len(images.train_data), 64 if args.fast_dev_run else 10**9)
-        real, others = against[range(count)][0], images.train_data[range(count)][0]
+        real, others = (data[range(count)][0].to(device) for data in (against, images.train_data))
         scores = {name.removeprefix("test/"): value for name, value in tested.items()}
         floor = score_images(others, real, kind=type(module.scores))
         scores |= {f"floor_{name}": value for name, value in floor.items()}

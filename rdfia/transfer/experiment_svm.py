@@ -16,7 +16,7 @@ from datamodules.folder import ImageFolderDataModule
 from datamodules.in_memory import InMemoryDataModule
 from datamodules.tensors import ImageTensors, joined
 from rdfia.common.backbones import Backbone, load_backbone
-from rdfia.common.memory import give_back_memory
+from rdfia.common.memory import free_memory, give_back_memory
 from rdfia.engine import devices, runs, training, wandb_run
 from rdfia.transfer import experiment_svm_figures as figures
 from rdfia.transfer.config import SVMArgs, layers_by_network
@@ -87,8 +87,15 @@ class Extraction:
     def __init__(self, args: SVMArgs, pictures: Pictures, device: torch.device) -> None:
         self.args, self.pictures, self.device = args, pictures, device
         photographs = pictures.photographs
+        memory = args.memory_gb * 1e9 - (0 if photographs.mapped else photographs.pixels.nbytes)
+        if device.type != "cpu":
+            # Bytes go there once, a quarter of it at most; features get what is left, but for a fifth.
+            if photographs.images.nbytes < free_memory(device) / 4:
+                photographs = photographs.to(device)
+            memory = min(args.memory_gb * 1e9, 0.8 * free_memory(device))
+        self.photographs = photographs
         self.budget: dict[str, Any] = {
-            "memory": args.memory_gb * 1e9 - (0 if photographs.mapped else photographs.pixels.nbytes),
+            "memory": memory,
             "cache": args.cache_dir.expanduser() if args.cache and not args.fast_dev_run else None,
         }
         self.passes: dict[str, Any] = {
@@ -106,7 +113,7 @@ class Extraction:
 
     def images(self, indices: Tensor) -> Tensor:
         """Return images by their indices; convolutions are faster with the channels last."""
-        return self.pictures.photographs[indices][0].to(self.device, memory_format=torch.channels_last)
+        return self.photographs[indices][0].to(self.device, memory_format=torch.channels_last)
 
     def layers(self, network: Backbone, names: list[str]) -> dict[str, Any]:
         """Return the features of layers of all images, in memory, cached or to be streamed."""

@@ -238,7 +238,7 @@ def open_layers(
         count: Number of images.
         names: Of layers.
         images_hash: Of the images, in order.
-        memory: Bytes for the features in memory.
+        memory: Bytes for the features in memory, that of the backbone's device.
         cache: Folder for features that were computed, None for none. A file there serves one recipe:
             weights, layer, pooling, precision, images.
         batch_size: See `compute_features`.
@@ -266,7 +266,9 @@ def open_layers(
         memory -= one[name].nbytes * count
         if memory >= 0:
             narrow.append(name)
-    held = {name: load_cached(cache, recipes[name]) for name in narrow}
+    device = backbone.mean.device  # products are faster there; they fit, as those that are computed do
+    cached = {name: load_cached(cache, recipes[name]) for name in narrow}
+    held = {name: None if one is None else one.to(device) for name, one in cached.items()}
     if absent := [name for name, values in held.items() if values is None]:
         parts = {name: recipes[name] | {"part": True} for name in absent}  # what an interrupted pass kept
         begun = {name: part for name in absent if (part := load_cached(cache, parts[name])) is not None}

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
 from rdfia.common.exact import exact
 from rdfia.common.progress import progress
@@ -28,6 +28,9 @@ def gram_matrix(
     A block of images is held in memory while the images after it pass by; then the next block. With n blocks
     features are computed (n + 1) / 2 times, and never more than ``held + streamed`` images' at once.
 
+    Where there are several processes all must ask for the same: each multiplies every so many parts of the
+    matrix, and all get all of it.
+
     Args:
         features: Gives the features of some images, float32 or bfloat16.
         count: Number of images.
@@ -42,6 +45,8 @@ def gram_matrix(
     along = torch.zeros(count, dtype=torch.float64)  # of what is left of the features, with the shift
     shift: Tensor | None = None
     held = held or count
+    together = distributed.is_available() and distributed.is_initialized()
+    rank, world_size = (distributed.get_rank(), distributed.get_world_size()) if together else (0, 1)
 
     def shifted(rows: slice) -> Tensor:
         """Return features of some images less the shift: the mean of the first ones, which is near all."""
@@ -61,7 +66,8 @@ def gram_matrix(
     for start in range(0, count, held):
         block = slice(start, min(start + held, count))
         inside = shifted(block)
-        for offset in range(0, len(inside), 512):  # in parts, to leave out what symmetry gives
+        parts = range(0, len(inside), 512)  # to leave out what symmetry gives
+        for offset in parts[rank::world_size]:
             rows = slice(start + offset, min(start + offset + 512, block.stop))
             columns = slice(rows.start, block.stop)
             _fill(gram, rows, columns, inside[offset : offset + 512], inside[offset:])
@@ -69,13 +75,27 @@ def gram_matrix(
             range(block.stop, count, streamed), f"features beside images {start:,} to {block.stop:,}"
         ):
             passing = slice(first, min(first + streamed, count))
-            _fill(gram, block, passing, inside, shifted(passing))
+            beside = shifted(passing)
+            if first // streamed % world_size == rank:
+                _fill(gram, block, passing, inside, beside)
+    if world_size > 1:
+        gram = _sum_over_processes(gram)
     if shift is None:
         return gram
     # (x + s)(y + s) = xy + xs + ys + ss, of features less the shift.
     gram += along[:, None]
     gram += along[None, :]
     gram += shift.double().square().sum().cpu()
+    return gram
+
+
+def _sum_over_processes(gram: Tensor, rows: int = 1024) -> Tensor:
+    """Return the sum of what processes have filled in, each its parts; some rows at a time go to a GPU."""
+    on_gpu = distributed.get_backend() == "nccl"
+    for part in gram.split(rows):
+        whole = part.cuda() if on_gpu else part
+        distributed.all_reduce(whole)
+        part.copy_(whole)
     return gram
 
 

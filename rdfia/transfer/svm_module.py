@@ -19,6 +19,7 @@ from datamodules.files import atomic_file
 from rdfia.common.backbones import load_backbone
 from rdfia.common.batches import images_and_labels, images_of
 from rdfia.common.literals import validate_literals
+from rdfia.common.memory import free_memory
 from rdfia.common.weights import weights_hash
 from rdfia.transfer.features import layer_features
 from rdfia.transfer.gram import gram_matrix, signed_root, standard_scale
@@ -161,14 +162,20 @@ class FeatureExtractorSVM(lightning.LightningModule):
         optimizer = self.optimizers()
         assert not isinstance(optimizer, list)
         optimizer.step()  # of nothing, but it is counted
-        self._features.append(self.extract(images).cpu())
+        found = self.extract(images)
+        self._features.append(found)
+        size = found.nbytes * len(self._features)
+        if found.device.type != "cpu" and free_memory(found.device) < 4 * size:
+            self._features = [part.cpu() for part in self._features]
         self._labels.append(labels.cpu())
         if len(self._labels) != batch_idx + 1:
             raise ValueError(
                 "features were collected from the middle of an epoch on; fit again, without ckpt_path"
             )
         if self.trainer.is_last_batch:
-            self.fit_features(*self._gather(torch.cat(self._features), torch.cat(self._labels)))
+            together = len({part.device for part in self._features}) == 1
+            parts = self._features if together else [part.cpu() for part in self._features]
+            self.fit_features(*self._gather(torch.cat(parts), torch.cat(self._labels)))
             self.log_dict(self.fitted)
             self._features.clear()
             self._labels.clear()
@@ -179,7 +186,7 @@ class FeatureExtractorSVM(lightning.LightningModule):
         if world_size == 1:
             return features, labels
         shares: list[Any] = [None] * world_size
-        distributed.all_gather_object(shares, (features, labels))
+        distributed.all_gather_object(shares, (features.cpu(), labels))
         # Process r saw the images r, r + world_size, ...
         order = torch.cat([torch.arange(len(share[1])) * world_size + r for r, share in enumerate(shares)])
         indices = order.argsort()
@@ -190,7 +197,16 @@ class FeatureExtractorSVM(lightning.LightningModule):
         """Choose C and fit the SVM on what `extract` gave, (N, d), and labels (N,).
 
         For features from elsewhere; ``trainer.fit`` collects them and calls this, on every process alike.
+
+        Raises:
+            ValueError: Their inner products do not fit in memory.
         """
+        needed = 16 * len(labels) ** 2  # in float64, and the part of the folds once more
+        if needed > (free := free_memory()):
+            raise ValueError(
+                f"{len(labels):,} images have inner products of {needed / 1e9:.1f} GB, and "
+                f"{free / 1e9:.1f} GB are free; take fewer, or FineTuneModule with a frozen network"
+            )
         everything = torch.arange(len(labels))
         if self.scaling == "standard":
             shift, scale = standard_scale(features.__getitem__, everything)
