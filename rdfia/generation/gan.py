@@ -46,13 +46,8 @@ PRACTICAL: dict[str, Any] = {"latents": "normal", "upsampling": "transposed", "g
 PRACTICAL |= {"generator_lr": 2e-4, "discriminator_lr": 2e-4, "lr_schedule": "none", "beta2": 0.999}
 PRACTICAL |= {"ema_decay": 0.0}
 FIT_GROUPS_ON = 10_000  # images
-LOGGED: tuple[str, ...] = (
-    "train/discriminator_loss",
-    "train/generator_loss",
-    "train/real_score",
-    "train/fake_score",
-)
-LOGGED += ("train/discriminator_accuracy",)
+NUMBERS = ("discriminator_loss", "generator_loss", "real_score", "fake_score", "discriminator_accuracy")
+LOGGED = tuple(f"train/{name}" for name in NUMBERS)
 R1_EVERY = 8  # the penalty costs as much as the rest of the step, and holds as well when it is rare
 
 
@@ -266,8 +261,8 @@ class GANModule(GraphsSteps):
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         """Update the discriminator, then the generator, then the generator's average."""
-        leave_gradients(self.trainer)
         images, labels = self._check(batch, batch_idx)
+        leave_gradients(self.trainer)
         latents = self.latents_ahead.at(images.device, len(images), self.batches_done)
         penalised = self.r1_weight > 0 and self.batches_done % R1_EVERY == 0
         generate = (self.batches_done + 1) % self.discriminator_steps == 0
