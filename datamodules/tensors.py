@@ -84,14 +84,17 @@ class ImageTensors(Dataset[Batch]):
         return len(self.labels)
 
     def __getitem__(self, indices: int | Indices) -> Batch:
-        """Return float images in [0, 1] and labels: (C, H, W) for an int, else (B, C, H, W)."""
+        """Return float images in [0, 1] and labels: (C, H, W) for an int, else (B, C, H, W).
+
+        Indices may have more dimensions, which images and labels have then, too.
+        """
         if isinstance(indices, int):
             images, labels = self[[indices]]
             return images[0], labels[0]
         chosen = torch.as_tensor(indices, dtype=torch.int64, device=self.pixels.device)
         images = self.pixels[chosen if self.rows is None else self.rows[chosen]].float().div_(255)
-        if self.channels != images.shape[1]:
-            images = images.expand(-1, self.channels, -1, -1)
+        if self.channels != images.shape[-3]:
+            images = images.expand(*images.shape[:-3], self.channels, -1, -1)
         if self.transform is not None:
             images = self.transform(images)
         return images, self.labels[chosen]
@@ -151,6 +154,7 @@ class ShuffledBatches(DistributedSampler[Any]):
         stream: Orders of different streams are independent of each other under the same seed.
         num_batches: Batches in an epoch; by default each item at most once, the incomplete last batch
             left out. If larger, fresh permutations follow each other (never the same order twice).
+        seeds: The batches of each of these seeds side by side, (S, B), in place of those of ``seed``.
     """
 
     def __init__(
@@ -161,6 +165,7 @@ class ShuffledBatches(DistributedSampler[Any]):
         seed: int = 0,
         stream: int = 0,
         num_batches: int | None = None,
+        seeds: Sequence[int] = (),
     ) -> None:
         rank, world_size = _processes()
         super().__init__(range(length), num_replicas=world_size, rank=rank, seed=seed)  # type: ignore[arg-type]
@@ -173,7 +178,7 @@ class ShuffledBatches(DistributedSampler[Any]):
             raise ValueError(
                 f"batch size {batch_size} is larger than the {length} training images; take at most {length}"
             )
-        self.length, self.batch_size, self.stream = length, batch_size, stream
+        self.length, self.batch_size, self.stream, self.seeds = length, batch_size, stream, tuple(seeds)
         self.num_batches = num_batches or length // batch_size
         self.start = 0  # the first batch to yield: not 0 when a run resumes inside an epoch
 
@@ -182,16 +187,20 @@ class ShuffledBatches(DistributedSampler[Any]):
 
     def plan(self, device: torch.device | None = None) -> tuple[Tensor, ...]:
         """Return the batches that are left of this epoch, this process's part of each, on a device."""
+        each = [self._order(seed) for seed in self.seeds or (self.seed,)]
+        batches = torch.stack(each, 1) if self.seeds else each[0]
+        mine = batches[self.start : self.num_batches, ..., self.rank :: self.num_replicas]
+        return mine.to(device).unbind()
+
+    def _order(self, seed: int) -> Tensor:
         # SeedSequence mixes the numbers: neighbouring seeds and epochs give unrelated orders.
-        generator = np.random.default_rng([self.seed, self.epoch, self.stream])
+        generator = np.random.default_rng([seed, self.epoch, self.stream])
         whole = self.length // self.batch_size  # batches of one order
         orders = [
             generator.permutation(self.length)[: whole * self.batch_size]
             for _ in range(-(-self.num_batches // whole))
         ]
-        batches = torch.from_numpy(np.concatenate(orders)).view(-1, self.batch_size)
-        mine = batches[self.start : self.num_batches, self.rank :: self.num_replicas]
-        return mine.to(device).unbind()
+        return torch.from_numpy(np.concatenate(orders)).view(-1, self.batch_size)[: self.num_batches]
 
     def __iter__(self) -> Iterator[Tensor]:
         yield from self.plan()

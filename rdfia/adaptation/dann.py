@@ -12,16 +12,16 @@ comes to work on the target, none of whose labels are used:
 
 import copy
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rdfia.adaptation.losses import SCHEDULES, Schedule, domain_loss, reverse_gradient
+from rdfia.adaptation.losses import SCHEDULES, Schedule, domain_losses, reverse_gradient
 from rdfia.adaptation.network import DomainAdversarialNetwork, of_source
-from rdfia.adaptation.scores import DomainScores, entropy
+from rdfia.adaptation.scores import DomainScores
 from rdfia.common.batches import domains_of, images_and_labels, images_of, labels_of
 from rdfia.common.checks import check_batch, check_images, check_settings
 from rdfia.common.graphed import GraphsSteps
@@ -103,7 +103,7 @@ class DANNModule(GraphsSteps):
     """
 
     compiled = ("network.features", "network.classifier", "network.domain_classifier")  # by --compile
-    on_bar = ("train/class_loss",)
+    on_bar: tuple[str, ...] = ("train/class_loss",)
 
     def __init__(
         self,
@@ -212,9 +212,9 @@ class DANNModule(GraphsSteps):
             numbers["strength"] = self.lambda_max * self.lambda_schedule(self.progress())
             if not self.reversal:
                 numbers["strength"] = -1.0
-        check_batch(inputs[0], inputs[1], self.classes, batch_idx)
+        self.check(inputs[0], inputs[1], batch_idx)
         for target in inputs[2:]:
-            check_batch(target, None, self.classes, batch_idx)
+            self.check(target, None, batch_idx)
         if self.graphs is None:
             loss, found = self._losses(*inputs, **numbers)
             values = torch.stack([*found.values()])
@@ -223,7 +223,15 @@ class DANNModule(GraphsSteps):
             loss, *rest = self.graphs("step", self._whole_step, inputs, numbers | weight)
             values = torch.stack(rest)
         self.log_found(self.logged, values, {"lambda": numbers["strength"]} if numbers else {})
-        return loss
+        return loss.sum()
+
+    def check(self, images: Tensor, labels: Tensor | None, batch_idx: int) -> None:
+        """Check a batch, see `check_batch`."""
+        check_batch(images, labels, self.classes, batch_idx)
+
+    def each(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a function of one network's tensors: itself; see `rdfia.adaptation.stacked`."""
+        return function
 
     @property
     def logged(self) -> tuple[str, ...]:
@@ -248,7 +256,7 @@ class DANNModule(GraphsSteps):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss, and what is logged by the names of `logged`."""
         if target is None:
-            found = self.class_losses(self.network(source), labels)
+            found = self.each(self.class_losses)(self.network(source), labels)
             return found["class_loss"], found
         tell = self.network.tell_domain
         if self.bn_passes == "separate":
@@ -259,22 +267,18 @@ class DANNModule(GraphsSteps):
             target_features = self.network.extract(target)
             target_domain_logits = tell(reverse_gradient(target_features, strength))
         else:
-            features = self.network.extract(torch.cat([source, target]))
-            source_features, target_features = torch.split(features, [len(source), len(target)])
+            features = self.network.extract(torch.cat([source, target], -4))
+            sizes = [source.shape[-4], target.shape[-4]]
+            source_features, target_features = features.split(sizes, -2)
             domain_logits = tell(reverse_gradient(features, strength))
-            source_domain_logits, target_domain_logits = domain_logits.split([len(source), len(target)])
+            source_domain_logits, target_domain_logits = domain_logits.split(sizes, -1)
             with of_source(self.network):
                 logits = self.network.classifier(source_features)
         with torch.no_grad():  # for the log, and for BatchNorm's statistics
             target_logits = self.network.classifier(target_features)
-        adversarial_loss = domain_loss(source_domain_logits, target_domain_logits)
-        right = ((source_domain_logits < 0).float().mean() + (target_domain_logits > 0).float().mean()) / 2
-        found = self.class_losses(logits, labels) | {
-            "domain_loss": adversarial_loss,
-            "domain_accuracy": right,
-            "target_entropy": entropy(target_logits.float().softmax(1)).mean(),
-        }
-        return found["class_loss"] + adversarial_loss, found
+        found = self.each(self.class_losses)(logits, labels)
+        found |= self.each(domain_losses)(source_domain_logits, target_domain_logits, target_logits)
+        return found["class_loss"] + found["domain_loss"], found
 
     def _whole_step(self, *inputs: Tensor, weight: Tensor, **numbers: Tensor) -> Tensor:
         """Update the network and its average; return the loss and what is logged."""
@@ -282,7 +286,7 @@ class DANNModule(GraphsSteps):
         optimizer.zero_grad()
         loss, found = self._losses(*inputs, **numbers)
         with torch.autocast(self.device.type, enabled=False):  # as Lightning's backward
-            loss.backward()
+            loss.sum().backward()
         optimizer.step()
         if self.average is not None:
             update_average(self.average, self.network, weight)

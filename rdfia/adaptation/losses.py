@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from rdfia.adaptation.scores import entropy
+
 Schedule = Literal["ganin", "constant", "linear", "off"]
 
 
@@ -51,3 +53,19 @@ def domain_loss(source_logits: Tensor, target_logits: Tensor) -> Tensor:
     """Return the binary cross-entropy of logits (B,) that are large for target images."""
     source, target = source_logits.float(), target_logits.float()
     return (functional.softplus(source).mean() + functional.softplus(-target).mean()) / 2
+
+
+def domain_losses(source_logits: Tensor, target_logits: Tensor, classes: Tensor) -> dict[str, Tensor]:
+    """Return `domain_loss` of logits (B,), how often they are right, and the entropy of what the target is.
+
+    Args:
+        source_logits: (B,), large for target images.
+        target_logits: (B,).
+        classes: (B, K), logits of the target's classes.
+    """
+    right = ((source_logits < 0).float().mean() + (target_logits > 0).float().mean()) / 2
+    return {
+        "domain_loss": domain_loss(source_logits, target_logits),
+        "domain_accuracy": right,
+        "target_entropy": entropy(classes.float().softmax(1)).mean(),
+    }

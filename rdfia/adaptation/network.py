@@ -25,6 +25,7 @@ class _DomainBatchNorm(nn.modules.batchnorm._BatchNorm):
     source_seen: Tensor
 
     shared = False  # over processes, see `rdfia.common.batch_norm`
+    in_float32 = False  # as stacked ones must: their statistics are not those of half precision
 
     def __init__(self, width: int) -> None:
         super().__init__(width)
@@ -35,6 +36,8 @@ class _DomainBatchNorm(nn.modules.batchnorm._BatchNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise by the batch in training, else by the running statistics of the domain at hand."""
+        if self.in_float32 and x.dtype != torch.float32:
+            return self.forward(x.float()).to(x.dtype)
         if not self.of_source and not (self.shared and self.training):
             return super().forward(x)
         assert self.running_mean is not None
@@ -214,6 +217,14 @@ class DomainAdversarialNetwork(nn.Module):
                     if layer.bias is not None:
                         nn.init.zeros_(layer.bias)
         self.to(memory_format=torch.channels_last)  # convolutions are faster with the channels last
+        self.channels_last = True
+
+    def be_stackable(self) -> None:
+        """Leave out what networks that are stacked cannot do: see `rdfia.common.stacked`."""
+        self.channels_last = False
+        for layer in self.modules():
+            if isinstance(layer, _DomainBatchNorm):
+                layer.in_float32 = True
 
     def extract(self, images: Tensor) -> Tensor:
         """Map images (B, C, H, H) in [0, 1] to features (B, F).
@@ -237,7 +248,9 @@ class DomainAdversarialNetwork(nn.Module):
             images = images * 2 - 1
         elif self.scaling == "standardized":
             images = standardized(images)
-        features: Tensor = self.features(images.contiguous(memory_format=torch.channels_last))
+        if self.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        features: Tensor = self.features(images)
         return features
 
     def tell_domain(self, features: Tensor) -> Tensor:
@@ -261,6 +274,7 @@ def of_source(network: nn.Module, source: bool = True) -> Iterator[None]:
         network: A `DomainAdversarialNetwork`, or a part of it.
         source: False for the target, whose statistics are the usual ones.
     """
+    network = getattr(network, "template", network)  # of stacked ones
     norms = [layer for layer in network.modules() if isinstance(layer, _DomainBatchNorm)]
     for norm in norms:
         norm.of_source = source

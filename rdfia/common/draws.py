@@ -4,6 +4,7 @@ A resumed run draws what the uninterrupted one would have drawn.
 """
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,23 +27,24 @@ class Ahead:
     """Numbers of the next steps, drawn together and copied to the device at once: each copy makes it wait.
 
     Args:
-        draw: Returns the numbers of one step, (B, D) on the CPU, given B and the step's key.
+        draw: Returns the numbers of one step, a tensor on the CPU, given B and the step's key.
         steps: How many are drawn together.
     """
 
     def __init__(self, draw: Callable[..., Tensor], steps: int = 50) -> None:
         self.draw, self.steps = draw, steps
-        self.first: tuple[int, ...] = ()
-        self.block = torch.empty(0, 0, 0)
+        self.asked: tuple[Any, ...] = ()
+        self.first, self.block = 0, torch.empty(0)
 
     def at(self, device: torch.device, count: int, *key: int) -> Tensor:
         """Return ``draw(count, *key)`` on the device; the last number of the key counts steps."""
         *of_all, step = key
-        known = self.first and self.first[:-1] == tuple(of_all) and self.block.shape[1] == count
-        place = step - self.first[-1] if known and self.block.device == device else -1
+        asked = (device, count, *of_all)
+        place = step - self.first if self.asked == asked else -1
         if not 0 <= place < len(self.block):
             block = torch.stack([self.draw(count, *of_all, step + later) for later in range(self.steps)])
             if device.type == "cuda":
                 block = block.pin_memory()
-            self.block, self.first, place = block.to(device, non_blocking=True), key, 0
+            self.block, self.first, place = block.to(device, non_blocking=True), step, 0
+            self.asked = asked
         return self.block[place]

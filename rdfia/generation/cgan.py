@@ -208,7 +208,7 @@ class cGANModule(GANModule):  # noqa: N801 - the name that the project is known 
         """Update both networks, and count the labels."""
         super().training_step(batch, batch_idx)
         (labels,) = self.condition(labels_of(batch))
-        self.new_counts.scatter_add_(0, labels, torch.ones_like(labels, dtype=self.new_counts.dtype))
+        self.new_counts.scatter_add_(-1, labels, torch.ones_like(labels, dtype=self.new_counts.dtype))
 
     def _share_counts(self) -> None:
         """Add what was counted since the last time, over all processes."""

@@ -12,7 +12,7 @@ the discriminator compares like with like, see `rdfia.generation.clusters`.
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import Any, Literal
@@ -38,7 +38,7 @@ from rdfia.generation.clusters import Groups
 from rdfia.generation.digit_judge import DigitScores
 from rdfia.generation.feature_scores import FeatureScores
 from rdfia.generation.latents import draw_latents
-from rdfia.generation.losses import Loss, discriminator_loss, generator_loss, gradient_penalty, score
+from rdfia.generation.losses import Loss, discriminator_loss, generator_loss, gradient_penalty, looks_of
 from rdfia.generation.networks import Discriminator, Generator, Initialization, Upsampling, check_size
 
 # The recipe of the practicals, as keywords of `GANModule`.
@@ -177,6 +177,10 @@ class GANModule(GraphsSteps):
             world_size=world_size,
         )
 
+    def each(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a function of one network's tensors: itself; see `rdfia.generation.stacked`."""
+        return function
+
     def _draw_for_step(self, count: int, step: int) -> Tensor:
         return self.draw(count, 1, step, rank=self.global_rank, world_size=self.trainer.world_size)
 
@@ -198,18 +202,21 @@ class GANModule(GraphsSteps):
         loader: Any = self.trainer.train_dataloader
         batches: list[Tensor] = []
         for number, batch in enumerate(loader, 1):
-            images = images_of(batch).to(self.device)
-            check_size(images)
-            check_batch(images, None, 0, number - 1)
+            images = self._check(batch, number - 1)[0].to(self.device)
             if self.trainer.world_size > 1:  # in the order of one process: they take turns within a batch
                 gathered: Any = self.all_gather(images)
                 images = gathered.transpose(0, 1).flatten(0, 1)
             batches.append(images)
-            seen = sum(map(len, batches))
+            seen = sum(images.shape[-4] for images in batches)
             enough = number >= self.trainer.num_training_batches and seen >= self.groups.count  # in a dry run
             if enough or seen >= FIT_GROUPS_ON:
                 break
-        self.groups.fit(torch.cat(batches), self.seed)
+        self.fit_groups(torch.cat(batches, -4))
+
+    def fit_groups(self, images: Tensor) -> None:
+        """Fit the clusters to images (N, 1, 32, 32) in [0, 1]."""
+        assert self.groups is not None
+        self.groups.fit(images, self.seed)
         broadcast_buffers(self.groups, self.trainer.world_size)
         assert isinstance(self.average_generator, Generator)
         assert self.average_generator.groups is not None
@@ -263,7 +270,7 @@ class GANModule(GraphsSteps):
         """Update the discriminator, then the generator, then the generator's average."""
         images, labels = self._check(batch, batch_idx)
         leave_gradients(self.trainer)
-        latents = self.latents_ahead.at(images.device, len(images), self.batches_done)
+        latents = self.latents_ahead.at(images.device, images.shape[-4], self.batches_done)
         penalised = self.r1_weight > 0 and self.batches_done % R1_EVERY == 0
         generate = (self.batches_done + 1) % self.discriminator_steps == 0
         inputs = (images, latents, *self.condition(labels))
@@ -312,24 +319,25 @@ class GANModule(GraphsSteps):
                 real_logits = discriminate(real.requires_grad_(penalised), *real_condition)
                 penalty = self.r1_weight / 2 * gradient_penalty(real_logits, real) if penalised else 0.0
             fake_logits = discriminate(fake.detach(), *fake_condition)
-            d_loss = discriminator_loss(real_logits, fake_logits, self.loss, self.label_smoothing)
+            smoothed: dict[str, Any] = {"loss": self.loss, "label_smoothing": self.label_smoothing}
+            d_loss = self.each(partial(discriminator_loss, **smoothed))(real_logits, fake_logits)
             discriminator_optimizer.zero_grad()
-            self.manual_backward(d_loss + R1_EVERY * penalty)
+            self.manual_backward((d_loss + R1_EVERY * penalty).sum())
             average_gradients(self.discriminator.parameters(), self.trainer.world_size)
             discriminator_optimizer.step()
 
         g_loss = torch.full_like(d_loss, torch.nan)  # where there is no step
         if generate:
             with self.toggled_optimizer(generator_optimizer):
-                g_loss = generator_loss(self.discriminator(fake, *fake_condition), self.loss)
+                logits = self.discriminator(fake, *fake_condition)
+                g_loss = self.each(partial(generator_loss, loss=self.loss))(logits)
                 generator_optimizer.zero_grad()
-                self.manual_backward(g_loss)
+                self.manual_backward(g_loss.sum())
                 average_gradients(self.generator.parameters(), self.trainer.world_size)
                 generator_optimizer.step()
             update_average(self.average_generator, self.generator, weight)
-        real_score, fake_score = score(real_logits, self.loss), score(fake_logits, self.loss)
-        right = torch.cat([real_score > 0.5, fake_score < 0.5]).float().mean()
-        return torch.stack([d_loss, g_loss, real_score.mean(), fake_score.mean(), right]).detach()
+        looks = self.each(partial(looks_of, loss=self.loss))(real_logits, fake_logits)
+        return torch.stack([d_loss, g_loss, *looks]).detach()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the number of batches, on which latents and average depend."""

@@ -66,11 +66,15 @@ def gradient_penalty(logits: Tensor, images: Tensor) -> Tensor:
     In float32 only: the second derivative of BatchNorm overflows in half precision.
 
     Args:
-        logits: (B,), of ``images``.
-        images: (B, C, H, W) that require gradients.
+        logits: (B,), of ``images``; or (S, B), of S networks.
+        images: (B, C, H, W) that require gradients; or (S, B, C, H, W).
+
+    Returns:
+        A scalar; or (S,).
     """
     (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
-    return gradient.square().sum((1, 2, 3)).mean()
+    squares = gradient.square().sum((-3, -2, -1))
+    return squares.mean() if squares.ndim == 1 else squares.mean(1)
 
 
 def score(logits: Tensor, loss: Loss = "non-saturating") -> Tensor:
@@ -83,3 +87,11 @@ def score(logits: Tensor, loss: Loss = "non-saturating") -> Tensor:
     if loss == "hinge":
         return (logits + 1) / 2
     return logits if loss == "least-squares" else logits.sigmoid()
+
+
+def looks_of(
+    real_logits: Tensor, fake_logits: Tensor, loss: Loss = "non-saturating"
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the mean `score` of real and of generated images, and the share of both that is told right."""
+    real, fake = score(real_logits, loss), score(fake_logits, loss)
+    return real.mean(), fake.mean(), torch.cat([real > 0.5, fake < 0.5]).float().mean()
