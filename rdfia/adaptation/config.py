@@ -183,5 +183,5 @@ class Args(PictureFlags, GraphFlags, TrainerArgs):
 
 # Flags of a table as a whole, and what they are in a single training.
 TABLE_FLAGS: dict[str, Any] = {"compare": ()} | {
-    name: getattr(Args, name) for name in ("seeds", "ablation", "part", *PSEUDO_LABELS)
+    name: getattr(Args, name) for name in ("seeds", "ablation", "part", "stack", *PSEUDO_LABELS)
 }

@@ -137,7 +137,8 @@ class DANNModule(GraphsSteps):
             raise ValueError("with the target's labels there is nothing to adapt; take adapt=False")
         check_settings(locals(), amounts=("lr", "lambda_max"), shares=("dropout", "momentum", "ema_decay"))
         class_names = list(class_names)
-        self.save_hyperparameters(ignore=["network"] if isinstance(network, nn.Module) else [])
+        own = ["network"] if isinstance(network, nn.Module) else []
+        self.save_hyperparameters(ignore=[*own, "members"])  # members are those of stacked ones
         self.adapt, self.reversal, self.labelled = adapt, reversal, labelled
         self.lambda_schedule, self.lambda_max, self.bn_passes = (
             SCHEDULES[lambda_schedule],

@@ -5,6 +5,7 @@ import dataclasses
 import math
 import statistics
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from datamodules import keywords_of, open_dataset
 from datamodules.domain_pair import DomainPairDataModule
+from datamodules.stacked import StackedSeeds
 from datamodules.tensors import ImageTensors
 from rdfia.adaptation import embeddings
 from rdfia.adaptation.config import (
@@ -30,9 +32,10 @@ from rdfia.adaptation.experiment_figures import draw
 from rdfia.adaptation.network import reestimate_statistics
 from rdfia.adaptation.pseudo_labels import PseudoLabelModule, confident
 from rdfia.adaptation.scores import information
+from rdfia.adaptation.stacked import StackedDANN
 from rdfia.common import plots
 from rdfia.common.weights import weights_hash
-from rdfia.engine import devices, resume, runs, tables, training, wandb_run
+from rdfia.engine import devices, resume, runs, stacking, tables, training, wandb_run
 from rdfia.engine.args import keywords
 from rdfia.engine.errors import Diverged
 
@@ -70,7 +73,11 @@ def run(args: Args) -> dict[str, Any]:
     module = DANNModule(**module_flags(args, digits))
     folder = training.open_run(args, module, data, may_change=free)
     table = Trained(seeds)
-    for row, seed, part in tables.trainings(args, rows, tables.by_seed(args), folder, TABLE_FLAGS):
+    planned = list(tables.trainings(args, rows, tables.by_seed(args), folder, TABLE_FLAGS))
+    if args.stack and not args.fast_dev_run:
+        for row in rows:
+            stack_row([one for name, _, one in planned if name == row], digits)
+    for row, seed, part in planned:
         digits.seed, digits.pseudo_labelled = seed, None
         rounds = {flag: getattr(args, flag) for flag in PSEUDO_LABELS} if row == asked else {}
         try:
@@ -86,6 +93,16 @@ def run(args: Args) -> dict[str, Any]:
     if table.trainer is None:
         raise Diverged(f"all rows diverged, see the folders in {folder}")
     return finish(args, table, digits, data, folder) if table.trainer.is_global_zero else {}
+
+
+def stack_row(parts: list[Args], digits: DomainPairDataModule) -> None:
+    """Train a row's seeds at once, as far as they are to be trained."""
+    members = []
+    for one in parts:
+        lightning.seed_everything(one.seed, workers=True, verbose=False)
+        members.append(DANNModule(**module_flags(one, digits)))
+    seeds, batches = [one.seed for one in parts], partial(StackedSeeds, digits)
+    stacking.train_together(parts, seeds, members, StackedDANN, batches, digits.describe())
 
 
 def rows_of(args: Args) -> dict[str, dict[str, Any]]:
@@ -200,6 +217,8 @@ def train(
     scores = {"seconds": training.fit(args, trainer, module, digits)}
     if not args.fast_dev_run and digits.target_labelled:
         for name, path in best.items():
+            if not path.exists():  # trained with other seeds at once, without a validation after each epoch
+                continue
             tested = trainer.test(module, digits, ckpt_path=path, weights_only=True, verbose=False)
             scores[f"target_accuracy_by_{name}"] = merged(tested)["target_accuracy"]
     last: dict[str, Any] = {}
@@ -309,6 +328,8 @@ def finish(
     notes = ["the target has no labels: what needs them is left out"]
     if labelled:
         notes = ["target_accuracy_by_oracle chooses the epoch by target labels: for comparison only"]
+    if args.stack and len(seeds) > 1:
+        notes.append("seeds were trained at once, without a validation after each epoch: the last one counts")
     notes += table.diverged
     if any(module.hparams["batch_norm"] for module in table.modules.values()):
         notes.append("each domain is scored, and looked at, under the BatchNorm statistics kept of it")

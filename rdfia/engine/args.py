@@ -133,6 +133,8 @@ class GraphFlags:
 
     graph: Literal["auto", "on", "off"] = "auto"
     """Training steps as CUDA graphs; `auto` on one GPU, but for 16-mixed and --compile."""
+    stack: bool = False
+    """Train the --seeds of a row at once, networks side by side: on a GPU hardly slower than one."""
 
 
 @dataclass(frozen=True)

@@ -246,6 +246,8 @@ def check_devices(args: RunArgs) -> None:
         raise ValueError("--compile needs a C++ compiler; install g++ or leave it out")
     if getattr(args, "graph", "auto") == "on" and not args.check and (why := why_no_graphs(args)):
         raise ValueError(f"--graph on: {why}")
+    if getattr(args, "stack", False) and each * nodes > 1:
+        raise ValueError("--stack trains on one device; leave it out, or --devices")
     if args.batch_size % (each * nodes):
         raise ValueError(
             f"--batch-size {args.batch_size} cannot be shared by {each * nodes} processes; "

@@ -5,6 +5,8 @@ k-means on the pixels, made once. The discriminator is given the cluster, so it 
 the generator reads the cluster from its latents, so there is nothing to ask for when it is used.
 """
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -14,6 +16,26 @@ from rdfia.common.checks import KeepsPrecision
 # Of the generator's choice. A few of a hundred latents lie between two groups, so that a walk goes over from
 # one to the other; with 4 every other did, and fewer samples were digits (0.89 confident; hard choices 0.92).
 SHARPNESS = 50.0
+
+
+FIT_ON = 10_000  # images
+
+
+def images_to_fit(batches: Iterable[Tensor], count: int, length: float) -> Tensor:
+    """Return the first images of a training (..., N, C, H, W): as many as clusters are fitted to.
+
+    Args:
+        batches: Of images (..., B, C, H, W).
+        count: Of the clusters.
+        length: Batches in an epoch; in a dry run there are few.
+    """
+    taken: list[Tensor] = []
+    for number, images in enumerate(batches, 1):
+        taken.append(images)
+        seen = sum(part.shape[-4] for part in taken)
+        if seen >= FIT_ON or (number >= length and seen >= count):
+            break
+    return torch.cat(taken, -4)
 
 
 class Groups(KeepsPrecision):

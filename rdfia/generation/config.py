@@ -61,7 +61,7 @@ LADDER: dict[str, dict[str, Any]] = {
 
 
 # Flags of a table as a whole, and what they are in a single training.
-TABLE_FLAGS: dict[str, Any] = {"seeds": (), "ablation": (), "compare": (), "part": None}
+TABLE_FLAGS: dict[str, Any] = {"seeds": (), "ablation": (), "compare": (), "part": None, "stack": False}
 # What can be trained for comparison, and the flags in which it differs.
 CONDITIONAL_ROWS: dict[str, dict[str, Any]] = {
     "one-hot": {"conditioning": "one-hot"},

@@ -3,19 +3,23 @@
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import lightning
 
 from datamodules.in_memory import InMemoryDataModule
+from datamodules.stacked import StackedSeeds
 from rdfia.common import plots
 from rdfia.common.environment import is_dry_run
-from rdfia.engine import devices, resume, runs, tables, training, wandb_run
+from rdfia.engine import devices, resume, runs, stacking, tables, training, wandb_run
 from rdfia.engine.errors import Diverged
+from rdfia.generation.cgan import cGANModule
 from rdfia.generation.config import TABLE_FLAGS, SharedArgs
 from rdfia.generation.feature_scores import FeatureScores
 from rdfia.generation.gan import GANModule
+from rdfia.generation.stacked import StackedcGAN, StackedGAN
 
 Flags = TypeVar("Flags", bound=SharedArgs)
 Results = dict[str, Any]
@@ -74,8 +78,12 @@ def compare(
     free = resume.MAY_CHANGE_BUT_LENGTH | TABLE_FLAGS.keys()
     folder = training.open_run(args, module, data, may_change=free)
     table = tables.Table(list(tables.by_seed(args)))
+    planned = list(tables.trainings(args, rows, tables.by_seed(args), folder, neutral))
+    if args.stack and not args.fast_dev_run:
+        for row in rows:
+            stack_row([one for name, _, one in planned if name == row], make, images)
     every: list[Results] = []
-    for row, seed, one in tables.trainings(args, rows, tables.by_seed(args), folder, neutral):
+    for row, seed, one in planned:
         print(f"{row}, seed {seed}")
         try:
             trained = training.finished(one, make(one).build(images), data) or make(one).train()
@@ -99,6 +107,17 @@ def compare(
     if not args.fast_dev_run:
         draw_samples(type(module), list(rows), table.seeds[0], folder, trainer)
     return write_table(table, every, data, folder, trainer)
+
+
+def stack_row(parts: list[Flags], make: Callable[[Flags], Trains], images: InMemoryDataModule) -> None:
+    """Train a row's seeds at once, as far as they are to be trained."""
+    members = []
+    for one in parts:
+        lightning.seed_everything(one.seed, workers=True, verbose=False)
+        members.append(make(one).build(images))
+    kind = StackedcGAN if isinstance(members[0], cGANModule) else StackedGAN
+    seeds, batches = [one.seed for one in parts], partial(StackedSeeds, images)
+    stacking.train_together(parts, seeds, members, kind, batches, images.describe())
 
 
 def draw_samples(

@@ -26,28 +26,19 @@ from rdfia.common.draws import Ahead
 from rdfia.common.exact import exact
 from rdfia.common.graphed import GraphsSteps
 from rdfia.common.literals import validate_literals
-from rdfia.common.optimization import (
-    Decay,
-    average_weight,
-    lr_factor,
-    set_lr,
-    update_average,
-)
+from rdfia.common.optimization import Decay, average_weight, lr_factor, set_lr, update_average
 from rdfia.common.parallel import average_gradients, broadcast_buffers, leave_gradients
-from rdfia.generation.clusters import Groups
+from rdfia.generation import losses
+from rdfia.generation.clusters import Groups, images_to_fit
 from rdfia.generation.digit_judge import DigitScores
 from rdfia.generation.feature_scores import FeatureScores
 from rdfia.generation.latents import draw_latents
-from rdfia.generation.losses import Loss, discriminator_loss, generator_loss, gradient_penalty, looks_of
 from rdfia.generation.networks import Discriminator, Generator, Initialization, Upsampling, check_size
 
 # The recipe of the practicals, as keywords of `GANModule`.
 PRACTICAL: dict[str, Any] = {"latents": "normal", "upsampling": "transposed", "groups": 0, "r1_weight": 0.0}
 PRACTICAL |= {"generator_lr": 2e-4, "discriminator_lr": 2e-4, "lr_schedule": "none", "beta2": 0.999}
 PRACTICAL |= {"ema_decay": 0.0}
-FIT_GROUPS_ON = 10_000  # images
-NUMBERS = ("discriminator_loss", "generator_loss", "real_score", "fake_score", "discriminator_accuracy")
-LOGGED = tuple(f"train/{name}" for name in NUMBERS)
 R1_EVERY = 8  # the penalty costs as much as the rest of the step, and holds as well when it is rare
 
 
@@ -97,7 +88,7 @@ class GANModule(GraphsSteps):
     preview_latents: Tensor
     classes = 0  # that it is told: none
     compiled = ("generator", "discriminator")  # by --compile
-    on_bar = LOGGED[:2]
+    on_bar = losses.LOGGED[:2]
 
     def __init__(
         self,
@@ -109,7 +100,7 @@ class GANModule(GraphsSteps):
         upsampling: Upsampling = "nearest",
         groups: int | None = None,
         initialization: Initialization = "dcgan",
-        loss: Loss = "non-saturating",
+        loss: losses.Loss = "non-saturating",
         label_smoothing: float = 0.0,
         discriminator_steps: int = 1,
         r1_weight: float = 0.5,
@@ -137,7 +128,7 @@ class GANModule(GraphsSteps):
             raise ValueError(f"groups are at most latent_dim, {latent_dim}, got {groups}; 0 for none")
         if label_smoothing and loss == "hinge":
             raise ValueError("the hinge loss has no labels to smooth; take label_smoothing=0")
-        self.save_hyperparameters()
+        self.save_hyperparameters(ignore=["members"])  # of stacked ones
         self.automatic_optimization = False
         self.latent_dim, self.latents, self.seed = latent_dim, latents, seed
         self.latents_ahead = Ahead(self._draw_for_step)
@@ -200,18 +191,15 @@ class GANModule(GraphsSteps):
         if self.groups is None or self.groups.fitted:
             return
         loader: Any = self.trainer.train_dataloader
-        batches: list[Tensor] = []
-        for number, batch in enumerate(loader, 1):
-            images = self._check(batch, number - 1)[0].to(self.device)
-            if self.trainer.world_size > 1:  # in the order of one process: they take turns within a batch
-                gathered: Any = self.all_gather(images)
-                images = gathered.transpose(0, 1).flatten(0, 1)
-            batches.append(images)
-            seen = sum(images.shape[-4] for images in batches)
-            enough = number >= self.trainer.num_training_batches and seen >= self.groups.count  # in a dry run
-            if enough or seen >= FIT_GROUPS_ON:
-                break
-        self.fit_groups(torch.cat(batches, -4))
+        seen = (self._gather(self._check(batch, number)[0]) for number, batch in enumerate(loader))
+        self.fit_groups(images_to_fit(seen, self.groups.count, self.trainer.num_training_batches))
+
+    def _gather(self, images: Tensor) -> Tensor:
+        images = images.to(self.device)
+        if self.trainer.world_size > 1:  # in the order of one process: they take turns within a batch
+            gathered: Any = self.all_gather(images)
+            images = gathered.transpose(0, 1).flatten(0, 1)
+        return images
 
     def fit_groups(self, images: Tensor) -> None:
         """Fit the clusters to images (N, 1, 32, 32) in [0, 1]."""
@@ -287,7 +275,7 @@ class GANModule(GraphsSteps):
         self.batches_done += 1
         names = ("discriminator", "generator")
         rates = {f"train/{name}_lr": rate for name, rate in zip(names, self.rates_now, strict=True)}
-        self.log_step(LOGGED, values, rates | {"train/batch": float(self.batches_done)})
+        self.log_step(losses.LOGGED, values, rates | {"train/batch": float(self.batches_done)})
 
     def _update(
         self,
@@ -299,7 +287,7 @@ class GANModule(GraphsSteps):
         *condition: Tensor,
         weight: float | Tensor,
     ) -> Tensor:
-        """Update both networks, and the average; return what is logged, in the order of `LOGGED`."""
+        """Update both networks, and the average; return what is logged, in the order of `losses.LOGGED`."""
         real = images * 2 - 1
         real_condition = fake_condition = condition
         if self.groups is not None:
@@ -317,12 +305,12 @@ class GANModule(GraphsSteps):
             discriminate = self.discriminator.forward if penalised else self.discriminator
             with float32, exact() if penalised else nullcontext():
                 real_logits = discriminate(real.requires_grad_(penalised), *real_condition)
-                penalty = self.r1_weight / 2 * gradient_penalty(real_logits, real) if penalised else 0.0
+                r1 = losses.gradient_penalty(real_logits, real) if penalised else 0.0
             fake_logits = discriminate(fake.detach(), *fake_condition)
             smoothed: dict[str, Any] = {"loss": self.loss, "label_smoothing": self.label_smoothing}
-            d_loss = self.each(partial(discriminator_loss, **smoothed))(real_logits, fake_logits)
+            d_loss = self.each(partial(losses.discriminator_loss, **smoothed))(real_logits, fake_logits)
             discriminator_optimizer.zero_grad()
-            self.manual_backward((d_loss + R1_EVERY * penalty).sum())
+            self.manual_backward((d_loss + R1_EVERY * self.r1_weight / 2 * r1).sum())
             average_gradients(self.discriminator.parameters(), self.trainer.world_size)
             discriminator_optimizer.step()
 
@@ -330,13 +318,13 @@ class GANModule(GraphsSteps):
         if generate:
             with self.toggled_optimizer(generator_optimizer):
                 logits = self.discriminator(fake, *fake_condition)
-                g_loss = self.each(partial(generator_loss, loss=self.loss))(logits)
+                g_loss = self.each(partial(losses.generator_loss, loss=self.loss))(logits)
                 generator_optimizer.zero_grad()
                 self.manual_backward(g_loss.sum())
                 average_gradients(self.generator.parameters(), self.trainer.world_size)
                 generator_optimizer.step()
             update_average(self.average_generator, self.generator, weight)
-        looks = self.each(partial(looks_of, loss=self.loss))(real_logits, fake_logits)
+        looks = self.each(partial(losses.looks_of, loss=self.loss))(real_logits, fake_logits)
         return torch.stack([d_loss, g_loss, *looks]).detach()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -14,6 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+# What a step tells of itself, in this order.
+NUMBERS = ("discriminator_loss", "generator_loss", "real_score", "fake_score", "discriminator_accuracy")
+LOGGED = tuple(f"train/{name}" for name in NUMBERS)
 Loss = Literal["non-saturating", "minimax", "least-squares", "hinge"]
 
 

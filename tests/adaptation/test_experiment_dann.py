@@ -295,3 +295,16 @@ def test_dann_learns_the_embedded_target(tmp_path):
     assert metrics["dann/target_accuracy"] > metrics["source-only/target_accuracy"] + 0.1
     assert metrics["pseudo-labels/target_accuracy"] > metrics["dann/target_accuracy"]
     assert metrics["pseudo-labels/round_1_label_accuracy"] > metrics["dann/target_accuracy"]
+
+
+def test_seeds_of_a_row_are_trained_at_once(tmp_path, digits, undrawn):
+    flags = {"seeds": (1, 0), "network": "paper", "dropout": 0.0, "compare": ()}
+    alone = run(small(tmp_path, name="alone", **flags))
+    table = run(small(tmp_path, name="together", stack=True, **flags))
+    # No epoch was validated, so none can be chosen.
+    lacking = {name for name in alone["metrics"] if name not in table["metrics"]}
+    assert lacking == {f"dann/target_accuracy_by_{name}" for name in SELECTIONS}
+    assert any("trained at once" in note for note in table["notes"])
+    for name in ("dann/target_loss", "dann/source_accuracy"):
+        values = [found["metrics"][name]["values"] for found in (alone, table)]
+        assert values[1] == pytest.approx(values[0], rel=0.02, abs=0.02)

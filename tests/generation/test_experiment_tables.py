@@ -9,7 +9,9 @@ import shutil
 import pytest
 from test_experiment_gan import small
 
+from rdfia.engine import training
 from rdfia.engine.errors import Diverged
+from rdfia.engine.runs import read_metrics
 from rdfia.generation.config import ABLATION, LADDER
 from rdfia.generation.config import GANArgs as Args
 from rdfia.generation.experiment import Experiment, module_flags, run
@@ -109,3 +111,22 @@ def test_a_gan_that_diverges_stops_and_is_a_row_of_its_table(tmp_path, mnist, mo
         run(dataclasses.replace(args, fast_dev_run=True))
     monkeypatch.setattr(Experiment, "train", None)  # nothing is trained again
     assert run(args)["metrics"] == table["metrics"]
+
+
+def test_seeds_of_a_row_are_trained_at_once(tmp_path, mnist, undrawn, monkeypatch):
+    flags = {"seeds": (2, 0), "interpolate": (), "generator_features": 4, "discriminator_features": 4}
+    alone = run(small(tmp_path, name="alone", **flags))
+    table = run(small(tmp_path, name="together", stack=True, **flags))
+    assert table["metrics"].keys() == alone["metrics"].keys()
+    folders = [tmp_path / "runs" / name / "best_seed_2" for name in ("alone", "together")]
+    assert not list(folders[1].parent.glob("stacked*"))
+    first, second = (read_metrics(folder) for folder in folders)
+    for name in ("train/discriminator_loss", "train/generator_lr", "epoch"):
+        count = len(second[name][1]) if name != "epoch" else 3
+        assert second[name][1][:3] == pytest.approx(first[name][1][:3], rel=1e-4)
+        assert count == len([1 for value in first[name][1]]) or name == "epoch"
+    # The same command goes on from there: nothing is trained again.
+    monkeypatch.setattr(training, "fit", None)
+    assert run(small(tmp_path, name="together", stack=True, **flags))["metrics"] == table["metrics"]
+    with pytest.raises(ValueError, match="--stack trains on one device"):
+        run(small(tmp_path, name="two", stack=True, devices=2, **flags))
