@@ -1,5 +1,6 @@
 # demo: the experiments that have a small form, on the embedded sample. lab: all, on real data (DATA=folder), for a day.
-# FLAGS goes to scripts/lab.py, such as FLAGS="--only gan --seeds 3". test: the fast tests. All make .venv first.
+# FLAGS goes to scripts/lab.py, such as FLAGS="--only gan --seeds 3". test: the fast tests. gpu: ten minutes on a GPU.
+# All make .venv first.
 PYTHON ?= python3
 DATA ?= data
 FLAGS ?=
@@ -15,7 +16,7 @@ BIN := .venv/bin
 	$(BIN)/pip install -q --no-deps torchattacks==3.5.1 # it asks for an old requests
 	touch $@
 
-.PHONY: demo lab test lint bench clean
+.PHONY: demo lab test lint bench gpu clean
 demo: .venv/.demo
 	$(BIN)/python scripts/lab.py --data-dir sample --scale demo $(FLAGS)
 
@@ -30,6 +31,9 @@ lint: .venv/.test
 
 bench: .venv/.test
 	$(BIN)/python scripts/benchmark.py data --data-dir $(DATA)
+
+gpu: .venv/.test
+	$(BIN)/python scripts/gpu_check.py $(FLAGS)
 
 clean:
 	rm -rf .venv runs build *.egg-info

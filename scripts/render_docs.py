@@ -179,6 +179,12 @@ def percent(share: float) -> str:
     return f"{100 * share:.0f} %"
 
 
+def gpu_check() -> dict[str, Any] | None:
+    """Return what ``make gpu`` found on a card; None while no card was met."""
+    path = ROOT / "results" / "gpu_check.json"
+    return dict(json.loads(path.read_text())) if path.exists() else None
+
+
 def draw_layers() -> None:
     """Draw the picture of README that is made of results: accuracy by layer of VGG16."""
     names = rows("svm_layers", "features")
@@ -196,7 +202,21 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    asked = (result, metric, mean, value, spread, rows, best, claim, origin, command, answers, demo)
+    asked = (
+        result,
+        metric,
+        mean,
+        value,
+        spread,
+        rows,
+        best,
+        claim,
+        origin,
+        command,
+        answers,
+        demo,
+        gpu_check,
+    )
     found.globals |= {one.__name__: one for one in asked}
     found.globals |= {"published": str, "setting": str, "torchvision_sets": list(TORCHVISION)}
     found.filters |= {"fixed": fixed, "signed": signed, "percent": percent}

@@ -196,8 +196,9 @@ def test_a_job_that_is_interrupted_goes_on_and_ends_as_if_it_had_not_been(
     assert len({run.rpartition("-")[2] for run in logged}) == 1
 
 
-def test_a_table_is_trained_in_parts_and_joined(cluster, data, tmp_path):
-    words = ["--array=0-1", *COMMANDS["gan"], "--max-epochs", "1", "--seeds", "3", "4", "--name", "run"]
+@pytest.mark.parametrize("options", [["--array=0-1"], ["--array=0-0", "--per-gpu=2"]])
+def test_a_table_is_trained_in_parts_and_joined(cluster, data, tmp_path, options):
+    words = [*options, *COMMANDS["gan"], "--max-epochs", "1", "--seeds", "3", "4", "--name", "run"]
     number, printed = submit(cluster, tmp_path, data, *words)
     assert number, printed
     join = int(re.search(r"^job (\d+) joins", printed.stdout, re.MULTILINE)[1])
@@ -207,7 +208,17 @@ def test_a_table_is_trained_in_parts_and_joined(cluster, data, tmp_path):
     assert len(table["metrics"]["judge_fid"]["values"]) == 2
     logs = {path.name: path.read_text() for path in tmp_path.glob("slurm-*.out")}
     trained = {name: text.count("epoch 1/1") for name, text in logs.items()}
-    assert sorted(trained.values()) == [0, 1, 1], trained  # nothing is trained twice
+    assert sorted(trained.values()) == ([0, 2] if len(options) > 1 else [0, 1, 1]), trained  # nothing twice
+
+
+def test_torchrun_in_a_job_starts_as_many_as_it_says(cluster, data, tmp_path):
+    flags = ["--data-dir", data, "--output-dir", tmp_path, "--max-epochs", "1", "--accelerator", "cpu"]
+    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    line = ["srun", "--nodes=1", "--ntasks=1", *run, *COMMANDS["gan"], *map(str, flags)]
+    done = subprocess.run(line, cwd=ROOT, env=cluster, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("on 2 processes of CPU") == 1
+    assert (tmp_path / "gan" / "results.json").exists()
 
 
 @pytest.mark.parametrize(
@@ -217,7 +228,13 @@ def test_a_table_is_trained_in_parts_and_joined(cluster, data, tmp_path):
         (["--nodes=3"], ["--batch-size", "18"], "Requested node configuration is not available"),
         (["--nodes=1-2"], [], "--nodes and --ntasks-per-node are one number each"),
         (["-N2"], [], "-N2: say --nodes="),
-        (["--gpus-per-task=1"], [], "--gpus-per-task=1: each process would see one GPU alone"),
+        (["--gpus-per-task=2"], [], "--gpus-per-task=2: each process takes one GPU; say --gpus-per-task=1"),
+        (
+            ["--gres=gpu:4"],
+            [],
+            "4 GPUs on a node for 1 processes, each of which takes one; say --ntasks-per-node=4",
+        ),
+        (["--per-gpu=2"], [], "--per-gpu=2 shares a GPU between parts of a table; add --array=0-N"),
         (["--array=1-9:2"], ["--seeds", "0", "1"], "the parts of a table are --array=0-N"),
         (["--array=0-1"], [], "--part is one of a table; add --seeds or --ablation"),
         (["--array=0-1"], ["--seeds", "0", "1", "--overwrite"], "--overwrite with --part deletes"),
