@@ -69,6 +69,28 @@ def _sync_folder(folder: Path) -> None:
 
 
 @contextmanager
+def one_at_a_time(path: Path) -> Iterator[None]:
+    """Let the processes of one machine make a file one after the other: all but the first find it made.
+
+    Where files cannot be locked each makes it, which costs time and nothing else.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    digest = hashlib.sha256(os.fsencode(path.absolute())).hexdigest()[:24]
+    place = Path(tempfile.gettempdir()) / f"rdfia_{os.getuid()}_{digest}.lock"
+    with place.open("w") as file:
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            place.unlink(missing_ok=True)  # those who wait have it open
+
+
+@contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` that becomes ``path`` if the block succeeds.
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from datamodules.audit import digests
-from datamodules.files import atomic_file, say
+from datamodules.files import atomic_file, one_at_a_time, say
 from datamodules.labelled_files import LabelledFiles
 
 BLOCK = 1 << 26  # bytes with a checksum of their own
@@ -47,24 +47,31 @@ def mapped_images(
     found = _read(path, shape)
     if found is None:
         folder.mkdir(parents=True, exist_ok=True)
-        needed, free = np.prod(shape, dtype=np.int64) / 1e9, shutil.disk_usage(folder).free / 1e9
-        if needed > free:
-            raise ValueError(
-                f"{shape[0]:,} decoded images take {needed:.1f} GB, and {folder} has {free:.1f} GB free; "
-                "take smaller images, or a folder on another disk"
-            )
-        say(f"decoding {shape[0]:,} images once, to {needed:.1f} GB in {folder}")
-        with atomic_file(path) as part:
-            pixels = np.lib.format.open_memmap(part, "w+", np.uint8, shape)
-            said = fill(pixels)
-            pixels.flush()
-            summary = {"said": said, "checksums": _checksums(pixels)}
-            del pixels
-        with atomic_file(path.with_suffix(".json")) as part:
-            part.write_text(json.dumps(summary))
-        found = _read(path, shape)
-        if found is None:
-            raise OSError(f"{path} was written and cannot be read; is the disk in order?")
+        with one_at_a_time(path):  # another process of this machine may make it meanwhile
+            found = _read(path, shape) or _make(path, shape, fill)
+    return found
+
+
+def _make(path: Path, shape: tuple[int, ...], fill: Fill) -> tuple[Tensor, dict[str, Any]]:
+    folder = path.parent
+    needed, free = np.prod(shape, dtype=np.int64) / 1e9, shutil.disk_usage(folder).free / 1e9
+    if needed > free:
+        raise ValueError(
+            f"{shape[0]:,} decoded images take {needed:.1f} GB, and {folder} has {free:.1f} GB free; "
+            "take smaller images, or a folder on another disk"
+        )
+    say(f"decoding {shape[0]:,} images once, to {needed:.1f} GB in {folder}")
+    with atomic_file(path) as part:
+        pixels = np.lib.format.open_memmap(part, "w+", np.uint8, shape)
+        said = fill(pixels)
+        pixels.flush()
+        summary = {"said": said, "checksums": _checksums(pixels)}
+        del pixels
+    with atomic_file(path.with_suffix(".json")) as part:
+        part.write_text(json.dumps(summary))
+    found = _read(path, shape)
+    if found is None:
+        raise OSError(f"{path} was written and cannot be read; is the disk in order?")
     return found
 
 

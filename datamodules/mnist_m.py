@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from datamodules.files import SAMPLES, atomic_file, data_root, not_found, say
+from datamodules.files import SAMPLES, atomic_file, data_root, not_found, one_at_a_time, say
 from datamodules.images import decode, decode_all
 from datamodules.in_memory import InMemoryDataModule
 from datamodules.layouts import find_idx, find_mnist_m
@@ -171,15 +171,18 @@ def _cached(path: Path, make: Callable[[], dict[str, Tensor]], done: str) -> dic
     """
     if (kept := _kept(path)) is not None:
         return kept
-    if path.exists():
-        say(f"{path} is damaged, or of an earlier version; made again")
-    started = time.perf_counter()
-    tensors = make()
-    with atomic_file(path) as part:
-        try:
-            save_file(tensors, part, metadata={"crc32": _checksum(tensors)})
-        except SafetensorError as error:  # such as a full disk, which safetensors wraps
-            raise ValueError(f"cannot write {path}: {error}") from error
+    with one_at_a_time(path):
+        if (kept := _kept(path)) is not None:  # another process of this machine made it meanwhile
+            return kept
+        if path.exists():
+            say(f"{path} is damaged, or of an earlier version; made again")
+        started = time.perf_counter()
+        tensors = make()
+        with atomic_file(path) as part:
+            try:
+                save_file(tensors, part, metadata={"crc32": _checksum(tensors)})
+            except SafetensorError as error:  # such as a full disk, which safetensors wraps
+                raise ValueError(f"cannot write {path}: {error}") from error
     say(f"{done} in {time.perf_counter() - started:.1f} s and kept in {path}")
     return tensors
 

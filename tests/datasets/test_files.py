@@ -1,10 +1,13 @@
 import hashlib
 import http.client
+import subprocess
+import sys
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from conftest import ROOT
 
 from datamodules.files import SAMPLES, atomic_file, atomic_folder, data_root, download, not_found
 
@@ -111,3 +114,16 @@ def test_a_download_that_fails_says_what_to_do(tmp_path, server):
     with pytest.raises(ConnectionError, match="could not download"):
         download("http://example.org/data", tmp_path / "got")
     assert not (tmp_path / "got").exists()
+
+
+def test_processes_of_a_machine_make_a_file_one_after_the_other(tmp_path):
+    code = (
+        "import sys, time; from pathlib import Path; from datamodules.files import one_at_a_time\n"
+        "path = Path(sys.argv[1])\n"
+        "with one_at_a_time(path):\n"
+        "    if not path.exists():\n"
+        "        time.sleep(0.5); path.write_text('made'); print('made')\n"
+    )
+    line = [sys.executable, "-c", code, str(tmp_path / "set")]
+    started = [subprocess.Popen(line, stdout=subprocess.PIPE, text=True, cwd=ROOT) for _ in range(3)]
+    assert sorted(process.communicate()[0] for process in started) == ["", "", "made\n"]
