@@ -172,6 +172,30 @@ def test_float32_is_exact_within_and_as_it_was_outside(tmp_path):
         torch.use_deterministic_algorithms(False)
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "torch.set_float32_matmul_precision('high')",
+        "torch.backends.cuda.matmul.fp32_precision = torch.backends.cudnn.conv.fp32_precision = 'tf32'",
+        "torch.backends.cudnn.conv.fp32_precision = 'ieee'",
+        "pass",
+    ],
+)
+def test_whatever_a_user_said_of_tf32_stays(said):
+    code = f"""
+import torch
+from rdfia.common.exact import _before, allow_tf32, exact
+{said}
+before = _before()
+with exact():
+    assert _before() in ((False, False), ("ieee", "ieee")), _before()
+assert _before() == before
+torch.ones(2, 2) @ torch.ones(2, 2)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.slow
 def test_torchrun_trains_as_one_process_does(tmp_path):
     flags = ["--data-dir", "sample", "--accelerator", "cpu", "--precision", "float32", "--max-epochs", "1"]
