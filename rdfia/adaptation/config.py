@@ -10,6 +10,7 @@ from rdfia.engine.args import (
     TrainerArgs,
     check_dataset,
     check_part,
+    check_stack,
     default,
 )
 
@@ -163,6 +164,7 @@ class Args(PictureFlags, GraphFlags, TrainerArgs):
         if any(seed < 0 for seed in self.seeds):
             raise ValueError(f"--seeds are at least 0, got {min(self.seeds)}")
         check_part(self.part, self.overwrite)
+        check_stack(self.stack, self.seeds)
         check_dataset("--source", self.source)
         check_dataset("--target", self.target)
         if self.image_size < 8:

@@ -74,9 +74,10 @@ def run(args: Args) -> dict[str, Any]:
     folder = training.open_run(args, module, data, may_change=free)
     table = Trained(seeds)
     planned = list(tables.trainings(args, rows, tables.by_seed(args), folder, TABLE_FLAGS))
-    if args.stack and not args.fast_dev_run:
-        for row in rows:
-            stack_row([one for name, _, one in planned if name == row], digits)
+    by_row = [[one for name, _, one in planned if name == row] for row in rows] if args.stack else []
+    stacking.check_left(folder, [[one.name for one in parts] for parts in by_row])
+    for parts in by_row:
+        stack_row(parts, digits)
     for row, seed, part in planned:
         digits.seed, digits.pseudo_labelled = seed, None
         rounds = {flag: getattr(args, flag) for flag in PSEUDO_LABELS} if row == asked else {}

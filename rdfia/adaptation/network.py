@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rdfia.common.batch_norm import is_shared, shared_batch_norm
+from rdfia.common.batch_norm import counted_momentum, is_shared, shared_batch_norm
 from rdfia.common.checks import check_images, looks_are_free
 
 
@@ -51,8 +51,8 @@ class _DomainBatchNorm(nn.modules.batchnorm._BatchNorm):
             else:
                 mean = torch.where(self.source_seen, mean, self.running_mean)
                 var = torch.where(self.source_seen, var, self.running_var)
-        elif self.num_batches_tracked is not None:
-            self.num_batches_tracked.add_(1)
+        else:
+            momentum = counted_momentum(self)
         if self.shared and self.training and is_shared():
             return shared_batch_norm(x, mean, var, self.weight, self.bias, momentum, self.eps)
         return functional.batch_norm(x, mean, var, self.weight, self.bias, self.training, momentum, self.eps)

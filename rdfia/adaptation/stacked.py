@@ -43,6 +43,8 @@ class StackedDANN(DANNModule):
     """
 
     members: list[DANNModule]
+    several, on_bar = True, ()
+    compiled = ()  # type: ignore[assignment] # vmap does not go with it
 
     def __init__(self, members: Sequence[DANNModule]) -> None:
         super().__init__(**dict(members[0].hparams))
@@ -53,7 +55,6 @@ class StackedDANN(DANNModule):
                 assert isinstance(stacked.template, DomainAdversarialNetwork)
                 stacked.template.be_stackable()
                 setattr(self, name, stacked)
-        self.on_bar = ()
 
     def each(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Return a function of one network's tensors as one of the tensors of all, side by side."""

@@ -56,8 +56,8 @@ def shared_batch_norm(
     over = [0, *range(2, x.ndim)]
     shape = [1, -1] + [1] * (x.ndim - 2)
     with torch.autocast(x.device.type, enabled=False):  # as torch's: statistics in float32
-        exact = x.float()
-        number = torch.full((1,), x.numel() / x.shape[1], device=x.device)
+        exact = x if x.dtype == torch.float64 else x.float()
+        number = torch.full((1,), x.numel() / x.shape[1], device=x.device, dtype=exact.dtype)
         sums = _OverProcesses.apply(torch.cat([exact.sum(over), number]))
         mean, count = sums[:-1] / sums[-1], sums[-1].detach()
         centred = exact - mean.view(shape)
@@ -65,9 +65,16 @@ def shared_batch_norm(
         with torch.no_grad():
             running_mean.lerp_(mean.to(running_mean), momentum)
             running_var.lerp_((var * count / (count - 1)).to(running_var), momentum)
-        scale = weight.float() * (var + eps).rsqrt()
-        normalised: Tensor = centred * scale.view(shape) + bias.float().view(shape)
+        scale = weight.to(exact) * (var + eps).rsqrt()
+        normalised: Tensor = centred * scale.view(shape) + bias.to(exact).view(shape)
         return normalised.to(x.dtype)
+
+
+def counted_momentum(layer: _BatchNorm) -> float:
+    """Count a batch of a layer and return how far its running statistics move: None is their plain mean."""
+    assert layer.num_batches_tracked is not None
+    layer.num_batches_tracked.add_(1)
+    return 1 / float(layer.num_batches_tracked) if layer.momentum is None else layer.momentum
 
 
 class _Shared(_BatchNorm):
@@ -75,11 +82,9 @@ class _Shared(_BatchNorm):
         """Normalise by the batches of all processes in training, else by the running statistics."""
         if not (self.training and is_shared()):
             return super().forward(x)
-        assert self.num_batches_tracked is not None
         assert self.running_mean is not None
         assert self.running_var is not None
-        self.num_batches_tracked.add_(1)
-        momentum = 0.1 if self.momentum is None else self.momentum
+        momentum = counted_momentum(self)
         kept = (self.running_mean, self.running_var, self.weight, self.bias)
         return shared_batch_norm(x, *kept, momentum, self.eps)
 

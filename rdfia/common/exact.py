@@ -6,25 +6,24 @@ from contextlib import contextmanager
 import torch
 
 # Torch has two ways to say it, and refuses to read the one where the other was used.
-Before = tuple[bool, bool] | tuple[str, str]
+Before = tuple[bool, str] | tuple[str, str]
 
 
 def _before() -> Before:
     try:
-        return torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+        return torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
     except RuntimeError:
         convolutions: str = torch.backends.cudnn.conv.fp32_precision  # type: ignore[attr-defined]
-        products: str = torch.backends.cuda.matmul.fp32_precision
-        return convolutions, products
+        return convolutions, torch.backends.cuda.matmul.fp32_precision
 
 
-def _set(convolutions: bool | str, products: bool | str) -> None:
+def _set(convolutions: bool | str, products: str) -> None:
     if isinstance(convolutions, str):
         torch.backends.cudnn.conv.fp32_precision = convolutions  # type: ignore[attr-defined]
         torch.backends.cuda.matmul.fp32_precision = products
     else:
         torch.backends.cudnn.allow_tf32 = convolutions
-        torch.backends.cuda.matmul.allow_tf32 = bool(products)
+        torch.set_float32_matmul_precision(products)
 
 
 def allow_tf32(allowed: bool) -> None:
@@ -35,7 +34,7 @@ def allow_tf32(allowed: bool) -> None:
     if isinstance(_before()[0], str):
         _set(*(["tf32"] * 2 if allowed else ["ieee"] * 2))
     else:
-        _set(allowed, allowed)
+        _set(allowed, "high" if allowed else "highest")
 
 
 @contextmanager

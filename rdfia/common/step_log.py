@@ -14,8 +14,9 @@ READ_EVERY = 50  # steps
 
 
 class Row(NamedTuple):
-    """What a step was like: its epoch and its batch, from 0, and numbers by name."""
+    """What a step was like: its number over all epochs, its epoch and batch, from 0, and numbers by name."""
 
+    step: int
     epoch: int
     batch: int
     numbers: dict[str, float]
@@ -31,6 +32,7 @@ class LogsSteps(lightning.LightningModule):
     """
 
     on_bar: tuple[str, ...] = ()  # what a progress bar shows
+    several = False  # trainings in one, each of which may diverge by itself
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,8 +51,8 @@ class LogsSteps(lightning.LightningModule):
         """
         self._names = names
         self._values.append(values.detach().float())
-        batch = self.trainer.fit_loop.batch_idx
-        self._steps.append(Row(self.current_epoch, batch, {**numbers, "epoch": self.current_epoch}))
+        loop, epoch = self.trainer.fit_loop, self.current_epoch
+        self._steps.append(Row(loop.total_batch_idx, epoch, loop.batch_idx, {**numbers, "epoch": epoch}))
 
     def steps_are_due(self) -> bool:
         """Return whether rows are to be read: there are many, or the epoch ends."""
@@ -60,7 +62,6 @@ class LogsSteps(lightning.LightningModule):
         """Read the rows that are kept, give them to the loggers and return them; processes do so together."""
         if not self._steps:
             return []
-        last: int = self.trainer.fit_loop.total_batch_idx  # over all epochs
         values = torch.stack(self._values)
         if self.trainer.world_size > 1:
             values = self.trainer.strategy.reduce(values, reduce_op="mean")
@@ -72,11 +73,15 @@ class LogsSteps(lightning.LightningModule):
         for logger in self.loggers:
             usual = self.trainer.log_every_n_steps  # type: ignore[attr-defined] # set at run time
             every = getattr(type(logger), "every_n_steps", usual)  # a dry run's has all names
-            for step, row in enumerate(rows, last - len(rows) + 1):
-                if usual and not (step + 1) % every:
-                    logger.log_metrics(row.numbers, step=step)
+            for row in rows:
+                if usual and not (row.step + 1) % every:
+                    logger.log_metrics(row.numbers, step=row.step)
             logger.save()
         return rows
+
+    def on_fit_start(self) -> None:
+        """Forget the rows of a training that was broken off."""
+        self._steps, self._values, self.last_row = [], [], None
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Read the rows where they are due, and tell the trainer what the last one says."""

@@ -134,7 +134,7 @@ class GraphFlags:
     graph: Literal["auto", "on", "off"] = "auto"
     """Training steps as CUDA graphs; `auto` on one GPU, but for 16-mixed and --compile."""
     stack: bool = False
-    """Train the --seeds of a row at once, networks side by side: on a GPU hardly slower than one."""
+    """Train the --seeds of a row at once, without validation after each epoch; pays on a GPU."""
 
 
 @dataclass(frozen=True)
@@ -161,6 +161,16 @@ class PictureFlags:
         usual = {"resize": "squash", "skip_unreadable": False}
         told = {name: value for name, value in asked.items() if value != usual.get(name)}
         return told | {"memory_gb": self.memory_gb, "cache_dir": self.image_cache}
+
+
+def check_stack(stack: bool, seeds: tuple[int, ...]) -> None:
+    """Check ``--stack``.
+
+    Raises:
+        ValueError: There are not several seeds.
+    """
+    if stack and len(seeds) < 2:
+        raise ValueError("--stack trains several seeds at once; add --seeds 0 1 2")
 
 
 def check_values(args: Any) -> None:

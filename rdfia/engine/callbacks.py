@@ -242,7 +242,7 @@ class EpochLines(Callback):
         if not (self.printed and trainer.is_global_zero and (early or now - self.said >= EVERY)):
             return
         length, epochs = trainer.num_training_batches, trainer.max_epochs or -1
-        if not math.isfinite(length) or epochs < 1:
+        if not math.isfinite(length) or epochs < 1 or self.steps < 2:
             return
         self.said = now
         step = (now - self.first_done) / max(self.steps - 1, 1)

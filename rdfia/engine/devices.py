@@ -93,7 +93,7 @@ def started_by_torchrun() -> bool:
 
 def has_own_gpu() -> bool:
     """Return whether each task of a Slurm job sees a GPU of its own (``--gpus-per-task``, ``--gpu-bind``)."""
-    each = int(os.environ.get("SLURM_NTASKS_PER_NODE", "1"))
+    each = number_of("SLURM_NTASKS_PER_NODE")
     return (
         not started_by_torchrun() and each > 1 == torch.cuda.device_count() and "SLURM_STEP_ID" in os.environ
     )
@@ -122,10 +122,22 @@ def cluster(args: RunArgs) -> tuple[list[ClusterEnvironment], int, int]:
     if accelerator_of(args) == "cuda" and has_own_gpu():
         return [OwnGPU(auto_requeue=False)], 1, each * nodes
     # Lightning's own requeueing keeps another checkpoint, which it would not read beside last.ckpt.
-    if "SLURM_NTASKS" in os.environ and int(os.environ["SLURM_NTASKS"]) > 1 and SLURMEnvironment.detect():
+    if number_of("SLURM_NTASKS") > 1 and SLURMEnvironment.detect():
         return [SLURMEnvironment(auto_requeue=False)], each, nodes
     # One task, or a shell in a job: Lightning starts the processes itself.
     return ([LightningEnvironment()] if "SLURM_NTASKS" in os.environ else []), each, nodes
+
+
+def number_of(variable: str) -> int:
+    """Return the number that a variable of Slurm or torchrun holds, 1 if there is none.
+
+    Raises:
+        ValueError: It holds something else.
+    """
+    held = os.environ.get(variable, "1")
+    if not held.isdigit():
+        raise ValueError(f"${variable} is a number of processes, got {held!r}")
+    return int(held)
 
 
 def processes(args: RunArgs) -> tuple[int, int]:
@@ -138,10 +150,10 @@ def processes(args: RunArgs) -> tuple[int, int]:
     """
     # What has no such flags computes on one device.
     asked = (args.devices, args.num_nodes) if isinstance(args, ParallelArgs) else (1, 1)
-    tasks, nodes = (int(os.environ.get(name, "1")) for name in ("SLURM_NTASKS", "SLURM_NNODES"))
+    tasks, nodes = (number_of(name) for name in ("SLURM_NTASKS", "SLURM_NNODES"))
     if started_by_torchrun():
-        each = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        whole = int(os.environ.get("WORLD_SIZE", "1"))
+        each = number_of("LOCAL_WORLD_SIZE")
+        whole = number_of("WORLD_SIZE")
         if (asked[0] or each) != each or (asked[1] or whole // each) != whole // each:
             raise ValueError(
                 f"torchrun started {each} processes on each of {whole // each} nodes; "
@@ -149,7 +161,7 @@ def processes(args: RunArgs) -> tuple[int, int]:
             )
         return each, whole // each
     interactive = os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive")  # as Lightning sees it
-    if interactive and int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+    if interactive and number_of("SLURM_STEP_NUM_TASKS") > 1:
         raise ValueError("to Lightning an interactive job is one process; export SLURM_JOB_NAME=rdfia first")
     if interactive or tasks == 1:  # or a notebook, an editor or another shell in a job
         return asked[0] or 1, asked[1] or 1
@@ -159,7 +171,7 @@ def processes(args: RunArgs) -> tuple[int, int]:
         raise ValueError(
             f"the Slurm job has --ntasks {tasks}; say how many each node has: sbatch --ntasks-per-node"
         )
-    each = int(os.environ["SLURM_NTASKS_PER_NODE"])
+    each = number_of("SLURM_NTASKS_PER_NODE")
     if (asked[0] or each) != each:
         raise ValueError(
             f"--devices {asked[0]}, but the Slurm job has {each} tasks on each node; leave it out, "

@@ -18,6 +18,8 @@ def refuse_broken_weights(module: lightning.LightningModule, last: Path) -> None
     Raises:
         Diverged: Some are not.
     """
+    if getattr(module, "several", False):  # one of them may be trained again, by itself
+        return
     weights = dict(module.named_parameters())
     whole = torch.stack([value.isfinite().all() for value in weights.values()]).tolist()  # read once
     for name, finite in zip(weights, whole, strict=True):
@@ -61,7 +63,7 @@ class StopWhereLossesDiverge(Callback):
             finite = all(map(math.isfinite, found.values()))
             if trainer.strategy.reduce_boolean_decision(not finite, all=False) and finite:
                 found = {"a loss of another process": math.nan}
-        self._look_at([Row(trainer.current_epoch, batch_idx, found)])
+        self._look_at([Row(trainer.fit_loop.total_batch_idx, trainer.current_epoch, batch_idx, found)])
 
     def _look_at(self, rows: list[Row]) -> None:
         for row in rows:

@@ -5,8 +5,11 @@ each seed's folder gets the ``last.ckpt`` and ``metrics.csv`` of its part, from 
 """
 
 import dataclasses
+import hashlib
+import json
 import math
 import shutil
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,10 @@ from rdfia.engine import resume, training
 from rdfia.engine.args import TrainerArgs
 from rdfia.engine.callbacks import AtomicCheckpoints
 from rdfia.engine.runs import MetricsCSV, read_metrics
+
+STACKED = "stacked_"  # begins the names of their run folders
+# The generator has none in steps that it does not take.
+LOSSES = ("train/discriminator_loss", "train/class_loss", "train/domain_loss")
 
 
 def train_together(
@@ -43,31 +50,64 @@ def train_together(
         batches: Makes the data of some seeds, side by side.
         described: What each is trained on.
     """
-    todo = [
-        number
-        for number, one in enumerate(parts)
-        if not (one.output_dir / one.name / "checkpoints" / "last.ckpt").exists()
-    ]
+    table = parts[0].output_dir
+    todo = [number for number, one in enumerate(parts) if not last_of(table / one.name).exists()]
     if len(todo) < 2:
         return
     free = resume.MAY_CHANGE_BUT_LENGTH
     folders = [training.open_run(parts[n], members[n], described, may_change=free) for n in todo]
-    chosen = [members[number] for number in todo]
+    chosen, own_seeds = [members[number] for number in todo], [seeds[number] for number in todo]
     module = stack(chosen)
-    first = parts[todo[0]]
-    names = "-".join(str(seeds[number]) for number in todo)
-    flags = dataclasses.replace(first, name=f"stacked_{first.name[:60]}_with_{names[:30]}")
-    folder = training.open_run(flags, module, described, may_change=free)
+    together = {"stacked": [parts[number].name for number in todo]}
+    digest = hashlib.sha256(json.dumps(together).encode()).hexdigest()[:8]
+    flags = dataclasses.replace(parts[todo[0]], name=f"{STACKED}{digest}", wandb=False)
+    folder = training.open_run(flags, module, described | together, may_change=free)
     trainer = training.make_trainer(flags, folder, monitor="val/none", mode="max", callbacks=[])
     trainer.limit_val_batches = 0
-    training.fit(flags, trainer, module, batches([seeds[number] for number in todo]))
+    with warnings.catch_warnings():
+        for meant in ("could not find the monitored key", "have no .val_dataloader."):
+            warnings.filterwarnings("ignore", f".*{meant}")
+        training.fit(flags, trainer, module, batches(own_seeds))
+    if flags.fast_dev_run:
+        return
     module.unstack()
-    checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", map_location="cpu", weights_only=True)
+    checkpoint = torch.load(last_of(folder), map_location="cpu", weights_only=True)
     for number, (member, own) in enumerate(zip(chosen, folders, strict=True)):
         if history_of(folder, own, number) and all(p.isfinite().all() for p in member.parameters()):
             kept = member_checkpoint(checkpoint, member, number, len(todo))
-            AtomicCheckpoints().save_checkpoint(kept, own / "checkpoints" / "last.ckpt")
+            AtomicCheckpoints().save_checkpoint(kept, last_of(own))
     shutil.rmtree(folder)
+
+
+def last_of(folder: Path) -> Path:
+    """Return where a training keeps its last checkpoint."""
+    return folder / "checkpoints" / "last.ckpt"
+
+
+def check_left(table: Path, rows: Sequence[Sequence[str]]) -> None:
+    """Check that a table has no stack that stopped and would be forgotten; delete those that are done.
+
+    Args:
+        table: The table's folder.
+        rows: Of each row, names of the trainings that are to be done at once now.
+
+    Raises:
+        ValueError: There is one, of other seeds.
+    """
+    wanted = [[name for name in row if not last_of(table / name).exists()] for row in rows]
+    for folder in table.glob(f"{STACKED}*"):
+        try:
+            names = json.loads((folder / "args.json").read_text())["data"]["stacked"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        if any(last_of(table / name).exists() for name in names):  # a kill came before it was deleted
+            shutil.rmtree(folder)
+        elif names not in wanted:
+            seeds = " ".join(name.rpartition("_")[2] for name in names)
+            raise ValueError(
+                f"{folder} holds a training of seeds {seeds} at once that was stopped; go on with it first, "
+                f"--seeds {seeds} --stack, or delete the folder"
+            )
 
 
 def member_checkpoint(
@@ -94,7 +134,7 @@ def history_of(stacked: Path, folder: Path, number: int) -> bool:
         for step, value in zip(steps, values, strict=True):
             whole = int(value) if name == "epoch" else value
             rows.setdefault(int(step), {})[name.removesuffix(mark)] = whole
-            finite &= math.isfinite(value) or not name.endswith(f"discriminator_loss{mark}")
+            finite &= math.isfinite(value) or name.removesuffix(mark) not in LOSSES
     for step in sorted(rows):
         logger.log_metrics(rows[step], step=step)
     logger.write()

@@ -62,6 +62,8 @@ IGNORED_WARNINGS = (
     "does not have many workers",
     "exists and is not empty",
     "isinstance.treespec",
+    ".broadcast_buffers. is deprecated",  # older versions of torch have no other word
+    "all_gather is deprecated",  # Lightning's
     "The .srun. command is available",  # `processes` says what must be said
 )
 
@@ -289,6 +291,7 @@ def fit(
         module.use_graphs = args.graph != "off" and why_no_graphs(args) is None
     resume = last.exists() and not args.overwrite and not args.fast_dev_run
     trainer.fit(module, datamodule, ckpt_path=last if resume else None, weights_only=True)
+    ShareBatchNorm().revert(module)  # what follows is each process's own
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined] # set at run time
     if any(callback.leaving for callback in callbacks if isinstance(callback, StopCleanly)):
         raise Interrupted(f"interrupted; {last} is complete, the same command resumes from there")

@@ -79,9 +79,10 @@ def compare(
     folder = training.open_run(args, module, data, may_change=free)
     table = tables.Table(list(tables.by_seed(args)))
     planned = list(tables.trainings(args, rows, tables.by_seed(args), folder, neutral))
-    if args.stack and not args.fast_dev_run:
-        for row in rows:
-            stack_row([one for name, _, one in planned if name == row], make, images)
+    by_row = [[one for name, _, one in planned if name == row] for row in rows] if args.stack else []
+    stacking.check_left(folder, [[one.name for one in parts] for parts in by_row])
+    for parts in by_row:
+        stack_row(parts, make, images)
     every: list[Results] = []
     for row, seed, one in planned:
         print(f"{row}, seed {seed}")

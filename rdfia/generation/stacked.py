@@ -40,6 +40,8 @@ class _StackedSteps(GANModule):
     """Training steps of several modules at once, on batches (S, B, 1, 32, 32) and labels (S, B)."""
 
     members: list[GANModule]
+    several, on_bar = True, ()
+    compiled = ()  # type: ignore[assignment] # vmap does not go with it
 
     def stack(self, members: Sequence[GANModule]) -> None:
         """Take the networks of modules of one shape; `unstack` gives them back."""
@@ -51,7 +53,6 @@ class _StackedSteps(GANModule):
         if self.groups is not None:
             del self.groups
             self.groups = _StackedGroups(self.generator, members[0].groups.count)  # type: ignore[assignment, union-attr]
-        self.on_bar = ()
 
     def each(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Return a function of one network's tensors as one of the tensors of all, side by side."""

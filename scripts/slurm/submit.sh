@@ -13,7 +13,7 @@ refuse() {
 }
 
 [[ -x $(command -v "$python") ]] || refuse "no $python; make .venv, or export PYTHON= the one with rdfia"
-options=() array=() nodes=1 tasks=1 gpus= each=1
+options=() array=() nodes=1 tasks=1 gpus= kind=--gpus-per-node= each=1
 while [[ $# -gt 0 && $1 != *.py ]]; do
   case $1 in
     --nodes | --ntasks-per-node | --gpus-per-node | --gres | --array | --per-gpu) # the value is the next word
@@ -26,8 +26,8 @@ while [[ $# -gt 0 && $1 != *.py ]]; do
     --gpus-per-task=1) options+=("$1") ;;
     --gpus-per-task*) refuse "$1: each process takes one GPU; say --gpus-per-task=1" ;;
     --per-gpu=*) each=${1#*=} ;;
-    --gres=gpu | --gres=gpu:*[!0-9]) gpus=1 options+=("$1") ;;
-    --gres=gpu:*) gpus=${1##*:} options+=("$1") ;;
+    --gres=gpu | --gres=gpu:*[!0-9]) gpus=1 kind=--gres=gpu: options+=("$1") ;;
+    --gres=gpu:*) gpus=${1##*:} kind=--gres=gpu: options+=("$1") ;;
     --nodes=*) nodes=${1#*=} options+=("$1") ;;
     --ntasks-per-node=*) tasks=${1#*=} options+=("$1") ;;
     --gpus-per-node=*) gpus=${1##*[=:]} options+=("$1") ;;
@@ -39,7 +39,7 @@ done
 [[ $# -gt 0 ]] || refuse "no trainer script; say scripts/slurm/submit.sh [options] scripts/train_gan.py"
 [[ $nodes =~ ^[0-9]+$ && $tasks =~ ^[0-9]+$ ]] || refuse "--nodes and --ntasks-per-node are one number each"
 [[ -z $gpus || $gpus == "$tasks" ]] ||
-  refuse "$gpus GPUs on a node for $tasks processes, each of which takes one; say --ntasks-per-node=$gpus"
+  refuse "$kind$gpus for $tasks processes, each of which takes one; say --ntasks-per-node=$gpus"
 [[ $each =~ ^[1-9][0-9]*$ ]] || refuse "--per-gpu=$each: how many parts share a GPU, such as 8"
 [[ $each == 1 || ${#array[@]} -gt 0 ]] || refuse "--per-gpu=$each shares a GPU between parts of a table; add --array=0-N"
 export RDFIA_PER_GPU=$each

@@ -297,6 +297,7 @@ def test_dann_learns_the_embedded_target(tmp_path):
     assert metrics["pseudo-labels/round_1_label_accuracy"] > metrics["dann/target_accuracy"]
 
 
+@pytest.mark.slow
 def test_seeds_of_a_row_are_trained_at_once(tmp_path, digits, undrawn):
     flags = {"seeds": (1, 0), "network": "paper", "dropout": 0.0, "compare": ()}
     alone = run(small(tmp_path, name="alone", **flags))

@@ -77,7 +77,11 @@ def largest_difference(first, second):
     return found
 
 
-@pytest.mark.parametrize("name", KINDS)
+FAST = ("gan", "gan_every_second", "cgan", "dann")
+NAMES = [pytest.param(name, marks=[pytest.mark.slow] * (name not in FAST)) for name in KINDS]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_graphed_step_is_the_usual_one(name, monkeypatch):
     captured = []
     monkeypatch.setattr(graphed, "capture", lambda work: captured.append(name) or on_tape(work))
@@ -112,7 +116,7 @@ def test_rates_and_lambda_change_from_step_to_step(kind, monkeypatch):
 
 
 @pytest.mark.parametrize("first", [False, True])
-@pytest.mark.parametrize("name", ["gan", "dann"])
+@pytest.mark.parametrize("name", ["gan", pytest.param("dann", marks=pytest.mark.slow)])
 def test_checkpoints_of_one_go_on_with_the_other(name, first, tmp_path, monkeypatch):
     monkeypatch.setattr(graphed, "capture", on_tape)
     train(name, first, tmp_path / "begun.ckpt")

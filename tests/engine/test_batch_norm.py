@@ -29,6 +29,7 @@ def trained(tmp_path_factory):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["dann", "gan"])
 def test_two_processes_train_the_network_that_one_does(trained, name):
     begun, alone, first, second = trained[name]

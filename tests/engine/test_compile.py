@@ -21,7 +21,11 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("name", KINDS)
+FAST = ("gan", "dann")
+NAMES = [pytest.param(name, marks=[pytest.mark.slow] * (name not in FAST)) for name in KINDS]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_no_graph_breaks_and_at_most_four_a_network(name):
     torch.compiler.reset()
     counters.clear()

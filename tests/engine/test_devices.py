@@ -158,7 +158,7 @@ def test_float32_is_exact_within_and_as_it_was_outside(tmp_path):
     allow_tf32(True)
     with exact():
         assert not torch.backends.cudnn.allow_tf32
-        assert not torch.backends.cuda.matmul.allow_tf32
+        assert torch.get_float32_matmul_precision() == "highest"
     assert torch.backends.cudnn.allow_tf32
     training.make_trainer(arguments(tmp_path), tmp_path, monitor="x", mode="min", callbacks=[])
     assert not torch.backends.cudnn.allow_tf32
@@ -176,6 +176,8 @@ def test_float32_is_exact_within_and_as_it_was_outside(tmp_path):
     "said",
     [
         "torch.set_float32_matmul_precision('high')",
+        "torch.set_float32_matmul_precision('medium')",
+        "torch.backends.fp32_precision = 'tf32'",
         "torch.backends.cuda.matmul.fp32_precision = torch.backends.cudnn.conv.fp32_precision = 'tf32'",
         "torch.backends.cudnn.conv.fp32_precision = 'ieee'",
         "pass",
@@ -188,8 +190,10 @@ from rdfia.common.exact import _before, allow_tf32, exact
 {said}
 before = _before()
 with exact():
-    assert _before() in ((False, False), ("ieee", "ieee")), _before()
+    assert _before() in ((False, "highest"), ("ieee", "ieee")), _before()
 assert _before() == before
+if isinstance(before[0], bool):
+    assert torch.get_float32_matmul_precision() == before[1]
 torch.ones(2, 2) @ torch.ones(2, 2)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)

@@ -5,18 +5,21 @@ import itertools
 import json
 import math
 import shutil
+import signal
 
 import pytest
+import torch
 from test_experiment_gan import small
 
 from rdfia.engine import training
-from rdfia.engine.errors import Diverged
+from rdfia.engine.errors import Diverged, Interrupted
 from rdfia.engine.runs import read_metrics
 from rdfia.generation.config import ABLATION, LADDER
 from rdfia.generation.config import GANArgs as Args
 from rdfia.generation.experiment import Experiment, module_flags, run
 from rdfia.generation.experiment_tables import verdict
 from rdfia.generation.gan import GANModule
+from rdfia.generation.stacked import StackedGAN
 
 
 def test_the_ladder_climbs_from_the_practicals_recipe_to_the_default_one_change_at_a_time():
@@ -128,5 +131,56 @@ def test_seeds_of_a_row_are_trained_at_once(tmp_path, mnist, undrawn, monkeypatc
     # The same command goes on from there: nothing is trained again.
     monkeypatch.setattr(training, "fit", None)
     assert run(small(tmp_path, name="together", stack=True, **flags))["metrics"] == table["metrics"]
+    with pytest.raises(ValueError, match="--stack trains several seeds at once; add --seeds"):
+        small(tmp_path, stack=True, seeds=(1,))
     with pytest.raises(ValueError, match="--stack trains on one device"):
         run(small(tmp_path, name="two", stack=True, devices=2, **flags))
+
+
+def test_a_stack_that_was_stopped_goes_on_and_is_not_forgotten(tmp_path, mnist, undrawn, monkeypatch):
+    flags = {"seeds": (2, 0), "interpolate": (), "generator_features": 4, "discriminator_features": 4}
+    flags |= {"groups": 0, "stack": True}
+    whole = run(small(tmp_path, name="whole", **flags))
+    step = StackedGAN.training_step
+
+    def stopped(self, batch, batch_idx):
+        if self.batches_done == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(StackedGAN, "training_step", stopped)
+    with pytest.raises(Interrupted):
+        run(small(tmp_path, name="cut", **flags))
+    monkeypatch.setattr(StackedGAN, "training_step", step)
+    for other in ({"seeds": (2, 1)}, {"stack": False}):
+        with pytest.raises(ValueError, match="a training of seeds 2 0 at once that was stopped; go on"):
+            run(small(tmp_path, name="cut", **flags | other))
+    cut = run(small(tmp_path, name="cut", **flags))
+    for name, metric in whole["metrics"].items():
+        if "seconds" not in name:
+            assert cut["metrics"][name] == metric, name
+    histories = [
+        (tmp_path / "runs" / name / "best_seed_0" / "metrics.csv").read_text() for name in ("whole", "cut")
+    ]
+    assert histories[0] == histories[1]
+
+
+def test_one_of_a_stack_that_diverges_is_trained_again_alone(tmp_path, mnist, undrawn, monkeypatch):
+    flags = {"seeds": (2, 0), "interpolate": (), "generator_features": 4, "discriminator_features": 4}
+    stack = StackedGAN.stack
+
+    def broken(self, members):
+        stack(self, members)
+        with torch.no_grad():
+            next(self.generator.parameters())[1] = torch.nan
+
+    monkeypatch.setattr(StackedGAN, "stack", broken)
+    trained = []
+    fit = training.fit
+    monkeypatch.setattr(training, "fit", lambda args, *rest: trained.append(args.name) or fit(args, *rest))
+    table = run(small(tmp_path, **flags, groups=0, stack=True))
+    assert table["status"] == "finished"  # alone, its weights are whole
+    assert trained[0].startswith("stacked_")
+    last = tmp_path / "runs" / "gan" / "best_seed_0" / "checkpoints" / "last.ckpt"
+    state = torch.load(last, weights_only=True)["state_dict"]
+    assert all(value.isfinite().all() for value in state.values())
