@@ -78,6 +78,7 @@ def undrawn(monkeypatch):
     monkeypatch.setattr(experiment_figures, "draw", lambda *args: None)
 
 
+@pytest.mark.slow
 def test_another_seed_is_added_and_what_is_done_only_scored_again(tmp_path, digits, undrawn):
     once = run(small(tmp_path, max_epochs=1, compare=()))["metrics"]
     twice = run(small(tmp_path, max_epochs=1, compare=(), seeds=(0, 1)))["metrics"]
@@ -159,6 +160,7 @@ def test_bad_input_is_named_and_leaves_nothing(tmp_path, digits, flags, message)
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_too_few_pseudo_labels_are_named_and_keep_what_is_done(tmp_path, digits, undrawn):
     short = small(tmp_path, max_epochs=1, compare=(), pseudo_label_rounds=1, pseudo_label_epochs=1)
     with pytest.raises(ValueError, match=r"no prediction reaches 1.0, .* lower --threshold"):
@@ -197,6 +199,7 @@ def test_a_row_that_diverges_says_so_and_the_others_are_trained(tmp_path, digits
         run(small(tmp_path, max_epochs=1, name="other"))
 
 
+@pytest.mark.slow
 def test_a_table_is_kept_when_its_last_row_or_its_pseudo_labels_diverge(
     tmp_path, digits, monkeypatch, undrawn
 ):

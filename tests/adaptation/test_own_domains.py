@@ -73,6 +73,7 @@ def test_a_target_without_labels_is_adapted_to_and_not_scored_by_them(domains, c
         run(small(domains, "drawings", name="other", compare=("target-trained",)))
 
 
+@pytest.mark.slow
 def test_own_classes_are_learned_and_scored(domains):
     results = run(small(domains, "drawings", resize="pad"))
     assert results["metrics"]["dann/target_accuracy"]["mean"] > 0.9

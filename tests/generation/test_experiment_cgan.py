@@ -25,6 +25,7 @@ def test_a_dry_run_touches_everything_and_writes_nothing(tmp_path, mnist, capsys
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
+@pytest.mark.slow
 def test_a_table_of_both_kinds_of_discriminator(tmp_path, mnist):
     table = run_conditional(small(tmp_path, compare=("no-label-in-discriminator",)))
     folder = tmp_path / "runs" / "cgan"

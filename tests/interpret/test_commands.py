@@ -336,6 +336,7 @@ def test_classes_of_a_folder_named_by_synset_are_known(tmp_path):
     assert "top_1" in results["metrics"]
 
 
+@pytest.mark.slow
 def test_what_transfers_what_a_target_costs_and_a_patch(tmp_path, monkeypatch):
     def load(name, *, weights, data_dir):  # only one network's weights are embedded
         own = weights if name == "squeezenet1_1" else "random"

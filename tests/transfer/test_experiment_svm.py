@@ -132,6 +132,7 @@ def test_features_of_photographs_tell_digits_apart(tmp_path):
         run(small(tmp_path, tmp_path, **digits, splits=2))
 
 
+@pytest.mark.slow
 def test_a_dry_run_splits_by_seed_and_writes_nothing(tmp_path):
     write_scene15(tmp_path / "data", train=60, test=42)
     results = run(
