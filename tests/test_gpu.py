@@ -1,5 +1,7 @@
 """On a CUDA device: ``pytest -m gpu``."""
 
+import warnings
+
 import lightning
 import pytest
 import torch
@@ -10,10 +12,14 @@ from lightning.pytorch.utilities import CombinedLoader
 from datamodules.mnist import MNISTDataModule
 from datamodules.mnist_to_mnist_m import MNISTToMNISTMDataModule
 from datamodules.scene15 import Scene15DataModule
+from datamodules.stacked import StackedSeeds
+from rdfia.adaptation.config import Args
 from rdfia.adaptation.dann import DANNModule
 from rdfia.common.exact import allow_tf32
+from rdfia.engine.training import make_trainer
 from rdfia.generation.cgan import cGANModule
 from rdfia.generation.gan import PRACTICAL, GANModule
+from rdfia.generation.stacked import StackedGAN
 from rdfia.interpret import adversarial, black_box_attacks, robust_attacks, saliency
 from rdfia.interpret.class_visualization import visualize_classes
 from rdfia.transfer.fine_tune import FineTuneModule
@@ -45,12 +51,19 @@ def make(name: str, folder) -> tuple[lightning.LightningModule, lightning.Lightn
 
 
 def train(
-    name: str, folder, *, precision: str = "32-true", compiled: bool = False, device: str = DEVICE
+    name: str,
+    folder,
+    *,
+    precision: str = "32-true",
+    compiled: bool = False,
+    graphs: bool = False,
+    device: str = DEVICE,
 ) -> tuple[lightning.Trainer, lightning.LightningModule, lightning.LightningDataModule]:
-    """Train twenty batches."""
+    """Train forty batches: of each kind of step three are warm-up, then comes the capture."""
     module, data = make(name, folder)
     for part in module.compiled if compiled else ():
         module.get_submodule(part).compile()
+    module.use_graphs = graphs
     half = precision == "16-mixed" and device == "cuda"
     # From the usual scale of 65,536 the first steps overflow and are left out: these would lag behind.
     scaler = torch.amp.GradScaler(device, init_scale=256)
@@ -60,7 +73,7 @@ def train(
         precision=None if half else precision,
         plugins=MixedPrecision("16-mixed", device, scaler) if half else None,
         max_epochs=1,
-        limit_train_batches=20,
+        limit_train_batches=40,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -71,7 +84,7 @@ def train(
 
 
 def losses(*given, **settings) -> dict[str, float]:
-    """Return the losses after twenty batches."""
+    """Return the losses after forty batches."""
     trainer, _, _ = train(*given, **settings)
     return {name: float(value) for name, value in trainer.callback_metrics.items() if "loss" in name}
 
@@ -94,6 +107,64 @@ def test_compiled_networks_follow_the_others(name, tmp_path):
     expected, found = losses(name, tmp_path / "a"), losses(name, tmp_path / "b", compiled=True)
     for loss, value in expected.items():
         assert found[loss] == pytest.approx(value, rel=0.1, abs=0.05), loss
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("name", ["dann", "gan", "gan_default", "cgan"])
+def test_graphed_steps_follow_the_others(name, precision, tmp_path):
+    expected = losses(name, tmp_path / "a", precision=precision)
+    found = losses(name, tmp_path / "b", precision=precision, graphs=True)
+    assert found
+    for loss, value in expected.items():
+        assert found[loss] == pytest.approx(value, rel=0.1, abs=0.05), loss
+
+
+@pytest.mark.parametrize("graphs", [False, True])
+def test_stacked_seeds_train(graphs, tmp_path):
+    members = [GANModule(**PRACTICAL, seed=seed) for seed in range(4)]
+    together = StackedGAN(members)
+    together.use_graphs = graphs
+    trainer = lightning.Trainer(
+        accelerator=DEVICE,
+        devices=1,
+        precision="bf16-mixed",
+        max_epochs=1,
+        limit_train_batches=12,
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+    )
+    trainer.fit(together, StackedSeeds(MNISTDataModule("sample", image_size=32), range(4)))
+    together.unstack()
+    for member in members:
+        assert all(weight.isfinite().all() for weight in member.parameters())
+
+
+@pytest.mark.parametrize("name", ["dann", "gan_default", "cgan", "fine_tune"])
+def test_steps_wait_for_nothing(name, tmp_path):
+    module, data = make(name, tmp_path)
+
+    class Watch(lightning.Callback):
+        def on_train_batch_start(self, trainer, module, batch, batch_idx):
+            torch.cuda.set_sync_debug_mode("warn" if batch_idx > 1 else "default")
+
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+            torch.cuda.set_sync_debug_mode("default")
+
+    args = Args(precision="bf16-mixed", max_epochs=1, output_dir=tmp_path)
+    trainer = make_trainer(args, tmp_path / "run", monitor="val/x", mode="max", callbacks=[Watch()])
+    trainer.limit_val_batches, trainer.limit_train_batches = 0, 8
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        trainer.fit(module, data)
+    waits = [f"{one.filename}:{one.lineno}" for one in said if "synchronizing" in str(one.message)]
+    assert len(waits) <= 2, waits
+
+
+def test_peak_memory_is_known(tmp_path):
+    train("gan", tmp_path)
+    assert torch.cuda.max_memory_allocated() > 2**20
 
 
 @pytest.mark.parametrize("name", ["dann", "gan", "cgan"])

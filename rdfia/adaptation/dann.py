@@ -102,7 +102,7 @@ class DANNModule(GraphsSteps):
         torch.Size([2, 10])
     """
 
-    compiled = ("network.features", "network.classifier", "network.domain_classifier")  # by --compile
+    compiled: tuple[str, ...] = ("network.features", "network.classifier", "network.domain_classifier")
     on_bar: tuple[str, ...] = ("train/class_loss",)
 
     def __init__(

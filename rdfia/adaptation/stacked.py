@@ -1,15 +1,13 @@
 """DANN of several seeds trained at once, their networks stacked; each ends as it would have alone."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from rdfia.adaptation.dann import DANNModule
 from rdfia.adaptation.network import DomainAdversarialNetwork
 from rdfia.common.checks import check_batch
-from rdfia.common.stacked import Stacked
+from rdfia.common.stacked import Stacked, StackedSteps
 
 
 class _StackedNetwork(Stacked):
@@ -35,7 +33,7 @@ class _StackedNetwork(Stacked):
         return self.classifier(self.extract(*inputs))
 
 
-class StackedDANN(DANNModule):
+class StackedDANN(StackedSteps, DANNModule):
     """Several `DANNModule` at once; dropout draws other masks than each alone would.
 
     Args:
@@ -43,8 +41,6 @@ class StackedDANN(DANNModule):
     """
 
     members: list[DANNModule]
-    several, on_bar = True, ()
-    compiled = ()  # type: ignore[assignment] # vmap does not go with it
 
     def __init__(self, members: Sequence[DANNModule]) -> None:
         super().__init__(**dict(members[0].hparams))
@@ -56,20 +52,11 @@ class StackedDANN(DANNModule):
                 stacked.template.be_stackable()
                 setattr(self, name, stacked)
 
-    def each(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a function of one network's tensors as one of the tensors of all, side by side."""
-        return torch.vmap(function)
-
     def check(self, images: Tensor, labels: Tensor | None, batch_idx: int) -> None:
         """Check batches (S, B, C, H, H) and labels (S, B)."""
         check_batch(
             images.flatten(0, 1), None if labels is None else labels.flatten(), self.classes, batch_idx
         )
-
-    def log_step(self, names: Sequence[str], values: Tensor, numbers: Any) -> None:
-        """Keep the rows of all: (len(names), S) values, named ``<name>@<number>``."""
-        own = [f"{name}@{number}" for name in names for number in range(values.shape[1])]
-        super().log_step(own, values.flatten(), numbers)
 
     def unstack(self) -> None:
         """Give the members what was trained."""

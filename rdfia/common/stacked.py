@@ -5,7 +5,7 @@ one if each operation does the work of all (``torch.func.stack_module_state`` an
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
 
 from rdfia.common.checks import KeepsPrecision
+from rdfia.common.step_log import LogsSteps
 
 
 class _Method(nn.Module):
@@ -92,6 +93,23 @@ class Stacked(nn.Module):
     def forward(self, *inputs: Tensor) -> Any:
         """Map inputs (S, ...) to outputs (S, ...)."""
         return self.call("", "forward", *inputs)
+
+
+class StackedSteps(LogsSteps):
+    """Training steps of several networks at once, on batches (S, B, ...); first among a module's bases."""
+
+    several = True
+    on_bar: tuple[str, ...] = ()
+    compiled: tuple[str, ...] = ()  # vmap and torch.compile do not go together here
+
+    def each(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a function of one network's tensors as one of the tensors of all, side by side."""
+        return torch.vmap(function)
+
+    def log_step(self, names: Sequence[str], values: Tensor, numbers: Mapping[str, float]) -> None:
+        """Keep the rows of all: (len(names), S) values, named ``<name>@<number>``."""
+        own = [f"{name}@{number}" for name in names for number in range(values.shape[1])]
+        super().log_step(own, values.flatten(), numbers)
 
 
 def part_of_optimizer(state: dict[str, Any], number: int) -> dict[str, Any]:

@@ -87,8 +87,8 @@ class GANModule(GraphsSteps):
 
     preview_latents: Tensor
     classes = 0  # that it is told: none
-    compiled = ("generator", "discriminator")  # by --compile
-    on_bar = losses.LOGGED[:2]
+    compiled: tuple[str, ...] = ("generator", "discriminator")  # by --compile
+    on_bar: tuple[str, ...] = losses.LOGGED[:2]
 
     def __init__(
         self,

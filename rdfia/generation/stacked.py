@@ -1,6 +1,6 @@
 """GANs of several seeds trained at once, their networks stacked; each ends as it would have alone."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from rdfia.common.batches import images_of, labels_of
 from rdfia.common.checks import check_batch
-from rdfia.common.stacked import Stacked
+from rdfia.common.stacked import Stacked, StackedSteps
 from rdfia.generation.cgan import cGANModule
 from rdfia.generation.gan import GANModule
 from rdfia.generation.networks import check_size
@@ -36,12 +36,10 @@ class _StackedGroups:
         return found
 
 
-class _StackedSteps(GANModule):
+class _StackedGANs(StackedSteps, GANModule):
     """Training steps of several modules at once, on batches (S, B, 1, 32, 32) and labels (S, B)."""
 
     members: list[GANModule]
-    several, on_bar = True, ()
-    compiled = ()  # type: ignore[assignment] # vmap does not go with it
 
     def stack(self, members: Sequence[GANModule]) -> None:
         """Take the networks of modules of one shape; `unstack` gives them back."""
@@ -53,10 +51,6 @@ class _StackedSteps(GANModule):
         if self.groups is not None:
             del self.groups
             self.groups = _StackedGroups(self.generator, members[0].groups.count)  # type: ignore[assignment, union-attr]
-
-    def each(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a function of one network's tensors as one of the tensors of all, side by side."""
-        return torch.vmap(function)
 
     def _draw_for_step(self, count: int, step: int) -> Tensor:
         return torch.stack([member.draw(count, 1, step) for member in self.members])
@@ -81,11 +75,6 @@ class _StackedSteps(GANModule):
                     own = name.removeprefix("groups.")
                     value.copy_(torch.stack([m.groups.state_dict()[own] for m in self.members]))  # type: ignore[union-attr]
 
-    def log_step(self, names: Sequence[str], values: Tensor, numbers: Any) -> None:
-        """Keep the rows of all: (len(names), S) values, named ``<name>@<number>``."""
-        own = [f"{name}@{number}" for name in names for number in range(values.shape[1])]
-        super().log_step(own, values.flatten(), numbers)
-
     def unstack(self) -> None:
         """Give the members what was trained."""
         for number, member in enumerate(self.members):
@@ -95,7 +84,7 @@ class _StackedSteps(GANModule):
             member.batches_done = self.batches_done
 
 
-class StackedGAN(_StackedSteps):
+class StackedGAN(_StackedGANs):
     """Several `GANModule` at once.
 
     Args:
@@ -107,7 +96,7 @@ class StackedGAN(_StackedSteps):
         self.stack(members)
 
 
-class StackedcGAN(_StackedSteps, cGANModule):
+class StackedcGAN(_StackedGANs, cGANModule):
     """Several `cGANModule` at once.
 
     Args:
