@@ -36,7 +36,7 @@ class _DomainBatchNorm(nn.modules.batchnorm._BatchNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise by the batch in training, else by the running statistics of the domain at hand."""
-        if self.in_float32 and x.dtype != torch.float32:
+        if self.in_float32 and x.dtype in (torch.bfloat16, torch.float16):
             return self.forward(x.float()).to(x.dtype)
         if not self.of_source and not (self.shared and self.training):
             return super().forward(x)

@@ -54,4 +54,5 @@ def update_average(average: nn.Module, model: nn.Module, weight: float | Tensor)
         torch._foreach_add_(kept, change)
     else:
         torch._foreach_lerp_(kept, current, weight)
-    torch._foreach_copy_(list(average.buffers()), list(model.buffers()))
+    if buffers := list(average.buffers()):  # there is BatchNorm
+        torch._foreach_copy_(buffers, list(model.buffers()))

@@ -5,6 +5,7 @@ import functools
 import json
 import math
 import os
+import re
 import shutil
 from contextlib import suppress
 from typing import Literal, TypeVar
@@ -210,9 +211,15 @@ def check_gpu(args: RunArgs) -> None:
         return
     if torch.cuda.is_available():
         major, minor = torch.cuda.get_device_capability()
-        known = [(int(arch[3:-1]), int(arch[-1])) for arch in torch.cuda.get_arch_list() if arch[:3] == "sm_"]
-        if known and not any(one[0] == major and one[1] <= minor for one in known):
-            built = ", ".join(f"{one[0]}.{one[1]}" for one in known)
+        # Kernels run on cards of the same major version and a minor one that is not lower; PTX on all later.
+        arches = [re.fullmatch(r"(sm|compute)_(\d+)(\d)[a-z]?", arch) for arch in torch.cuda.get_arch_list()]
+        known = [(one[1], int(one[2]), int(one[3])) for one in arches if one]
+        fits = [
+            (one == major and least <= minor) if kind == "sm" else (one, least) <= (major, minor)
+            for kind, one, least in known
+        ]
+        if known and not any(fits):
+            built = ", ".join(f"{one}.{least}" for _, one, least in known)
             name = torch.cuda.get_device_name()
             raise ValueError(
                 f"this torch is built for compute capability {built}, and {name} has {major}.{minor}; {WHEEL}"

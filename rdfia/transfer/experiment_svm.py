@@ -90,7 +90,7 @@ class Extraction:
         memory = args.memory_gb * 1e9 - (0 if photographs.mapped else photographs.pixels.nbytes)
         if device.type != "cpu":
             # Bytes go there once, a quarter of it at most; features get what is left, but for a fifth.
-            if photographs.images.nbytes < free_memory(device) / 4:
+            if photographs.pixels.nbytes < free_memory(device) / 4:
                 photographs = photographs.to(device)
             memory = min(args.memory_gb * 1e9, 0.8 * free_memory(device))
         self.photographs = photographs

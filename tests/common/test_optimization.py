@@ -33,3 +33,9 @@ def test_a_rate_is_set_for_all_that_is_trained():
     optimizer = torch.optim.SGD(groups, lr=0.1)
     set_lr(optimizer, 0.25)
     assert [group["lr"] for group in optimizer.param_groups] == [0.25, 0.25]
+
+
+def test_an_average_of_what_has_no_buffers():
+    average, model = nn.Linear(1, 1), nn.Linear(1, 1)
+    update_average(average, model, 1.0)
+    assert torch.equal(average.weight, model.weight)

@@ -78,10 +78,19 @@ def test_a_job_without_gpus_trains_on_the_cpu(monkeypatch, gpus, variable, value
 
 
 @pytest.mark.parametrize(
-    ("capability", "fits"), [((8, 6), True), ((9, 0), True), ((7, 0), False), ((10, 0), False)]
+    ("capability", "more", "fits"),
+    [
+        ((8, 6), (), True),
+        ((9, 0), (), True),
+        ((7, 0), (), False),
+        ((10, 0), (), False),
+        ((10, 0), ("compute_90",), True),
+        ((10, 0), ("sm_100a",), True),
+        ((7, 0), ("gfx942",), False),
+    ],
 )
-def test_a_gpu_that_the_wheel_was_not_built_for_is_named(gpus, capability, fits):
-    gpus(1, capability)
+def test_a_gpu_that_the_wheel_was_not_built_for_is_named(gpus, capability, more, fits):
+    gpus(1, capability, ("sm_80", "sm_90", *more))
     if fits:
         devices.check_gpu(TrainerArgs())
         return
