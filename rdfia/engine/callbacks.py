@@ -128,7 +128,7 @@ class StopCleanly(Callback):
         trainer.strategy.barrier()
 
     def _asked_to_stop(self, trainer: lightning.Trainer) -> bool:
-        """Return whether any process has a signal; several ask each other about once a second.
+        """Return whether any process has a signal; several ask each other about four times a second.
 
         Each question makes a GPU wait, and all processes must ask after the same batch: they agree on the
         next one, too.
@@ -142,7 +142,7 @@ class StopCleanly(Callback):
         mine = torch.tensor([float(self.received is not None), (now - self.asked) / self.batches])
         found = trainer.strategy.reduce(mine.to(trainer.strategy.root_device), reduce_op="max")
         stop, seconds = found.tolist()
-        self.wait = max(1, min(READ_EVERY, int(1 / max(seconds, 1e-3))))
+        self.wait = max(1, min(READ_EVERY, int(0.25 / max(seconds, 1e-3))))
         self.batches, self.asked = 0, now
         return bool(stop)
 
