@@ -14,7 +14,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 DAY = 86_400  # seconds; no file takes longer to write
@@ -81,13 +81,12 @@ def one_at_a_time(path: Path) -> Iterator[None]:
         return
     digest = hashlib.sha256(os.fsencode(path.absolute())).hexdigest()[:24]
     place = Path(tempfile.gettempdir()) / f"rdfia_{os.getuid()}_{digest}.lock"
-    with place.open("w") as file:
+    with ExitStack() as held:
         with suppress(OSError):
+            file = held.enter_context(place.open("w"))
+            held.callback(place.unlink, missing_ok=True)  # those who wait have it open
             fcntl.flock(file, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            place.unlink(missing_ok=True)  # those who wait have it open
+        yield
 
 
 @contextmanager

@@ -122,8 +122,8 @@ class ImageTensors(Dataset[Batch]):
         return self._like(self.pixels, labels, chosen if self.rows is None else self.rows[chosen])
 
     def to(self, device: torch.device) -> "ImageTensors":
-        """Return the same data on ``device``; what is mapped from a file stays."""
-        if self.mapped:
+        """Return the same data on ``device``; what is there, or mapped from a file, stays as it is."""
+        if self.mapped or self.device == device:
             return self
         return self._like(self.images.to(device), self.labels.to(device), None)
 

@@ -12,7 +12,7 @@ comes to work on the target, none of whose labels are used:
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -229,10 +229,6 @@ class DANNModule(GraphsSteps):
     def check(self, images: Tensor, labels: Tensor | None, batch_idx: int) -> None:
         """Check a batch, see `check_batch`."""
         check_batch(images, labels, self.classes, batch_idx)
-
-    def each(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a function of one network's tensors: itself; see `rdfia.adaptation.stacked`."""
-        return function
 
     @property
     def logged(self) -> tuple[str, ...]:

@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import lightning
-import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from datamodules import keywords_of, open_dataset
 from datamodules.domain_pair import DomainPairDataModule
 from datamodules.stacked import StackedSeeds
-from datamodules.tensors import ImageTensors
 from rdfia.adaptation import embeddings
 from rdfia.adaptation.config import (
     ABLATION,
@@ -244,17 +242,12 @@ def looked_at(
         # Drawn at random: the first half of MNIST's test set is cleaner than the second.
         drawn = domain.part(embeddings.sample(len(domain), size))
         features.append(module.outputs(drawn.batches(), source=source)[0])
-    _, probabilities = module.outputs(beside(digits.target.train_data, device).batches())
+    _, probabilities = module.outputs(digits.target.train_data.to(device).batches())
     return {
         "a_distance": embeddings.proxy_a_distance(*features),
         # Of training images, and without labels: a recipe may be chosen by it.
         "target_train_information": float(information(probabilities)),
     }
-
-
-def beside(data: ImageTensors, device: torch.device) -> ImageTensors:
-    """Return images where the network is: bytes go to a GPU once, and become floats there."""
-    return data if device.type == "cpu" else data.to(device)
 
 
 def statistics_alone(module: DANNModule, digits: DomainPairDataModule) -> DANNModule:
@@ -263,7 +256,7 @@ def statistics_alone(module: DANNModule, digits: DomainPairDataModule) -> DANNMo
     They are those of its training images; no label is looked at.
     """
     other = copy.deepcopy(module)
-    target = beside(digits.target.train_data, module.device)
+    target = digits.target.train_data.to(module.device)
     batches = (images.to(module.device) for images in target.batches() if len(images) > 1)
     reestimate_statistics(other.evaluated, batches)
     return other
@@ -280,7 +273,7 @@ def self_train(
         if args.pseudo_labels == "rounds":
             least = 0.0 if args.fast_dev_run else args.threshold
             balanced = not args.fast_dev_run
-            probabilities = module.outputs(beside(target, module.device).batches())[1]
+            probabilities = module.outputs(target.to(module.device).batches())[1]
             numbers, labels = confident(probabilities, least, balanced=balanced)
             if len(numbers) < args.batch_size:
                 first = "lower it" if number == 1 else f"take --pseudo-label-rounds {number - 1}"

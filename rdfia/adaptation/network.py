@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rdfia.common.batch_norm import counted_momentum, is_shared, shared_batch_norm
+from rdfia.common.batch_norm import counted_momentum, shared_batch_norm
 from rdfia.common.checks import check_images, looks_are_free
+from rdfia.common.parallel import place
 
 
 class _DomainBatchNorm(nn.modules.batchnorm._BatchNorm):
@@ -53,7 +54,7 @@ class _DomainBatchNorm(nn.modules.batchnorm._BatchNorm):
                 var = torch.where(self.source_seen, var, self.running_var)
         else:
             momentum = counted_momentum(self)
-        if self.shared and self.training and is_shared():
+        if self.shared and self.training and place()[1] > 1:
             return shared_batch_norm(x, mean, var, self.weight, self.bias, momentum, self.eps)
         return functional.batch_norm(x, mean, var, self.weight, self.bias, self.training, momentum, self.eps)
 

@@ -12,6 +12,8 @@ from lightning.pytorch.plugins.layer_sync import LayerSync
 from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from rdfia.common.parallel import place
+
 
 class _OverProcesses(torch.autograd.Function):
     """The sum over all processes, whose gradient is the sum of theirs; again and again, as R1 needs."""
@@ -26,11 +28,6 @@ class _OverProcesses(torch.autograd.Function):
     def backward(context: Any, *gradients: Tensor) -> Tensor:
         total: Tensor = _OverProcesses.apply(gradients[0])
         return total
-
-
-def is_shared() -> bool:
-    """Return whether there are other processes to share with."""
-    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
 
 
 def shared_batch_norm(
@@ -80,7 +77,7 @@ def counted_momentum(layer: _BatchNorm) -> float:
 class _Shared(_BatchNorm):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise by the batches of all processes in training, else by the running statistics."""
-        if not (self.training and is_shared()):
+        if not self.training or place()[1] == 1:
             return super().forward(x)
         assert self.running_mean is not None
         assert self.running_var is not None

@@ -1,4 +1,4 @@
-"""Gradients of a module on several processes, averaged by the module itself.
+"""Several processes: which this one is, and gradients that a module averages itself.
 
 DDP expects all weights to have a gradient in each backward pass. The two losses of a GAN leave the other's
 network without, and so do frozen layers; to look for such weights (``find_unused_parameters``) costs a walk
@@ -11,6 +11,13 @@ import lightning
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
+
+
+def place() -> tuple[int, int]:
+    """Return this process's rank and how many there are."""
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    return 0, 1
 
 
 def leave_gradients(trainer: lightning.Trainer) -> None:

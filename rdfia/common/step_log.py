@@ -3,7 +3,7 @@
 To read a number makes a GPU wait for all that it was given to do, so nothing is read within a step.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import lightning
@@ -40,6 +40,10 @@ class LogsSteps(lightning.LightningModule):
         self._steps: list[Row] = []
         self._names: Sequence[str] = ()
         self._values: list[Tensor] = []
+
+    def each(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a function of one network's tensors: itself, but for `rdfia.common.stacked.StackedSteps`."""
+        return function
 
     def log_step(self, names: Sequence[str], values: Tensor, numbers: Mapping[str, float]) -> None:
         """Keep the row of this step; its names are the same in all steps of a training.

@@ -192,7 +192,7 @@ def why_no_graphs(args: RunArgs) -> str | None:
         return "that needs a GPU"
     if math.prod(processes(args)) > 1:
         return "that is for one process"
-    if settle(args).precision == "16-mixed":
+    if args.precision == "16-mixed":
         return "16-mixed leaves steps out as it goes; take bf16-mixed"
     return "not with --compile" if getattr(args, "compile", False) else None
 

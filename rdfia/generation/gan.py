@@ -12,7 +12,7 @@ the discriminator compares like with like, see `rdfia.generation.clusters`.
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import Any, Literal
@@ -167,10 +167,6 @@ class GANModule(GraphsSteps):
             rank=rank,
             world_size=world_size,
         )
-
-    def each(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a function of one network's tensors: itself; see `rdfia.generation.stacked`."""
-        return function
 
     def _draw_for_step(self, count: int, step: int) -> Tensor:
         return self.draw(count, 1, step, rank=self.global_rank, world_size=self.trainer.world_size)

@@ -25,6 +25,7 @@ from datamodules.files import atomic_file
 from rdfia.common.backbones import Backbone
 from rdfia.common.environment import is_first_process
 from rdfia.common.exact import exact
+from rdfia.common.parallel import place
 from rdfia.common.progress import progress as shown
 from rdfia.common.weights import weights_hash
 from rdfia.transfer.gram import Features, gram_matrix, signed_root, standardized, unit_length
@@ -102,7 +103,7 @@ def compute_features(
     """
     features: dict[str, Tensor] = {}
     starts = range(0, len(indices), batch_size)
-    rank, world_size = _processes()
+    rank, world_size = place()
     if len(starts) < world_size:  # too few to share
         rank, world_size = 0, 1
     done = 0
@@ -134,13 +135,6 @@ def compute_features(
     return features
 
 
-def _processes() -> tuple[int, int]:
-    """Return this process's rank and how many there are."""
-    if distributed.is_available() and distributed.is_initialized():
-        return distributed.get_rank(), distributed.get_world_size()
-    return 0, 1
-
-
 def load_cached(folder: Path | None, recipe: Mapping[str, Any]) -> Tensor | None:
     """Return what `save_cached` wrote for this recipe, mapped into memory; None if there is none.
 
@@ -158,7 +152,7 @@ def load_cached(folder: Path | None, recipe: Mapping[str, Any]) -> Tensor | None
                     warnings.warn(f"{_cache_path(folder, recipe)} is damaged; made again", stacklevel=2)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError):
         pass  # absent or damaged: made again
-    world_size = _processes()[1]
+    world_size = place()[1]
     if world_size > 1:
         found: list[bool] = [False] * world_size
         distributed.all_gather_object(found, values is not None)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, distributed
 
 from rdfia.common.exact import exact
+from rdfia.common.parallel import place
 from rdfia.common.progress import progress
 
 # The least part of their squared length by which features must differ: what float32 keeps, squared.
@@ -45,8 +46,7 @@ def gram_matrix(
     along = torch.zeros(count, dtype=torch.float64)  # of what is left of the features, with the shift
     shift: Tensor | None = None
     held = held or count
-    together = distributed.is_available() and distributed.is_initialized()
-    rank, world_size = (distributed.get_rank(), distributed.get_world_size()) if together else (0, 1)
+    rank, world_size = place()
 
     def shifted(rows: slice) -> Tensor:
         """Return features of some images less the shift: the mean of the first ones, which is near all."""
@@ -80,6 +80,10 @@ def gram_matrix(
                 _fill(gram, block, passing, inside, beside)
     if world_size > 1:
         gram = _sum_over_processes(gram)
+    # All processes find it together: one that raised by itself would leave the others waiting. What is
+    # infinite between two images is so between one and itself.
+    if not gram.diagonal().isfinite().all():
+        raise ValueError("a feature is infinite or not a number")
     if shift is None:
         return gram
     # (x + s)(y + s) = xy + xs + ys + ss, of features less the shift.
@@ -108,8 +112,6 @@ def _fill(gram: Tensor, rows: slice, columns: slice, left: Tensor, right: Tensor
     with torch.autocast(left.device.type, enabled=False), _exact_bfloat16(left.dtype == torch.bfloat16):
         for a, b in pairs:
             products += a.float() @ b.float().T
-    if not torch.isfinite(products).all():
-        raise ValueError("a feature is infinite or not a number")
     gram[rows, columns] = products.cpu()
     gram[columns, rows] = products.T.cpu()
 

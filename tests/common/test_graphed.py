@@ -3,6 +3,7 @@
 import lightning
 import pytest
 import torch
+from conftest import quiet_trainer
 from tape import on_tape
 
 from datamodules import MNISTDataModule, MNISTToMNISTMDataModule
@@ -48,15 +49,10 @@ def train(name: str, graphs: bool, folder=None, *, epochs: int = 1, ckpt_path=No
         def on_train_batch_end(self, trainer, module, *rest):
             rows.extend(module.read_steps())
 
-    trainer = lightning.Trainer(
-        accelerator="cpu",
+    trainer = quiet_trainer(
         max_epochs=epochs,
         limit_train_batches=BATCHES,
         limit_val_batches=0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
         callbacks=[Watch()],
     )
     trainer.fit(module, data, ckpt_path=ckpt_path, weights_only=True)

@@ -1,8 +1,8 @@
 """Several seeds trained at once: each ends as it would have alone."""
 
-import lightning
 import pytest
 import torch
+from conftest import quiet_trainer
 from tape import on_tape
 
 from datamodules import MNISTDataModule, MNISTToMNISTMDataModule
@@ -39,16 +39,11 @@ def data_of(name, seed):
 
 def fit(module, data, precision="64-true"):
     """Train some batches: in float64, in which no rounding becomes a step of Adam."""
-    trainer = lightning.Trainer(
-        accelerator="cpu",
+    trainer = quiet_trainer(
         precision=precision,
         max_epochs=1,
         limit_train_batches=BATCHES,
         limit_val_batches=0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
     )
     trainer.fit(module, data)
     return trainer

@@ -1,8 +1,8 @@
 """Networks that are compiled: no graph is broken in two, and there are few."""
 
-import lightning
 import pytest
 import torch
+from conftest import quiet_trainer
 from torch._dynamo.testing import CompileCounter
 from torch._dynamo.utils import counters
 
@@ -37,11 +37,8 @@ def test_no_graph_breaks_and_at_most_four_a_network(name):
         data = MNISTToMNISTMDataModule("sample", batch_size=16)
     else:
         data = MNISTDataModule("sample", image_size=32, batch_size=16)
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     few = {"limit_train_batches": 10, "limit_val_batches": 2}
-    lightning.Trainer(accelerator="cpu", max_epochs=2, precision="bf16-mixed", **few, **quiet).fit(
-        module, data
-    )
+    quiet_trainer(max_epochs=2, precision="bf16-mixed", **few).fit(module, data)
     assert not counters["graph_break"]
     found = {part: backend.frame_count for part, backend in watched.items()}
     assert all(1 <= count <= 4 for count in found.values()), found
