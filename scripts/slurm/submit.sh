@@ -13,7 +13,7 @@ refuse() {
 }
 
 [[ -x $(command -v "$python") ]] || refuse "no $python; make .venv, or export PYTHON= the one with rdfia"
-options=() array=() nodes=1 tasks=1 gpus= kind=--gpus-per-node= each=1
+options=() array=() nodes=1 tasks=1 gpus= kind= each=1
 while [[ $# -gt 0 && $1 != *.py ]]; do
   case $1 in
     --nodes | --ntasks-per-node | --gpus-per-node | --gres | --array | --per-gpu) # the value is the next word
@@ -30,7 +30,7 @@ while [[ $# -gt 0 && $1 != *.py ]]; do
     --gres=gpu:*) gpus=${1##*:} kind=--gres=gpu: options+=("$1") ;;
     --nodes=*) nodes=${1#*=} options+=("$1") ;;
     --ntasks-per-node=*) tasks=${1#*=} options+=("$1") ;;
-    --gpus-per-node=*) gpus=${1##*[=:]} options+=("$1") ;;
+    --gpus-per-node=*) kind=--gpus-per-node= gpus=${1##*[=:]} options+=("$1") ;;
     --array=*) array=("$1") ;;
     *) options+=("$1") ;;
   esac

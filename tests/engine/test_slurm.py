@@ -232,7 +232,7 @@ def test_torchrun_in_a_job_starts_as_many_as_it_says(cluster, data, tmp_path):
         (
             ["--gres=gpu:4"],
             [],
-            "4 GPUs on a node for 1 processes, each of which takes one; say --ntasks-per-node=4",
+            "--gres=gpu:4 for 1 processes, each of which takes one; say --ntasks-per-node=4",
         ),
         (["--per-gpu=2"], [], "--per-gpu=2 shares a GPU between parts of a table; add --array=0-N"),
         (["--array=1-9:2"], ["--seeds", "0", "1"], "the parts of a table are --array=0-N"),
