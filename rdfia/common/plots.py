@@ -125,7 +125,7 @@ def curves(
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         axes.grid(alpha=0.3)
-        if lines:
+        if any(lines):  # a line without a name says what its axis says
             axes.legend()
     if title:
         figure.suptitle(title)

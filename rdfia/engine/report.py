@@ -286,8 +286,12 @@ def write_run_page(folder: Path, results: Mapping[str, Any], trainer: lightning.
         results: The content of its results.json.
         trainer: Says whether it is a dry run.
     """
-    if is_dry_run(trainer) or not trainer.is_global_zero:
-        return
+    if not is_dry_run(trainer) and trainer.is_global_zero:
+        write_page(folder, results)
+
+
+def write_page(folder: Path, results: Mapping[str, Any]) -> None:
+    """Write ``index.html`` of a run folder: all numbers of its results.json, and its figures."""
     files = sorted(path.stem for path in (folder / "figures").glob("*") if path.suffix in (".png", ".gif"))
     question = Question(
         "",

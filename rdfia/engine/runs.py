@@ -141,13 +141,20 @@ def read_metrics(folder: Path) -> dict[str, tuple[list[float], list[float]]]:
     return history
 
 
+def write_figure(folder: Path, name: str, figure: Figure) -> Path:
+    """Write ``figures/<name>.png``; return its path."""
+    path = folder / "figures" / f"{name}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path) as part:
+        figure.savefig(part, format="png", dpi=120, bbox_inches="tight")  # labels may stand out
+    return path
+
+
 def save_figure(folder: Path, name: str, figure: Figure, trainer: lightning.Trainer) -> None:
     """Write ``figures/<name>.png`` and show it in Weights & Biases if that is on; nothing in a dry run."""
     if is_dry_run(trainer):
         return
-    path = folder / "figures" / f"{name}.png"
-    with atomic_file(path) as part:
-        figure.savefig(part, format="png", dpi=120, bbox_inches="tight")  # labels may stand out
+    path = write_figure(folder, name, figure)
     for logger in wandb_loggers(trainer):
         logger.log_image(name.split("_epoch_")[0], [str(path)])
 
@@ -182,6 +189,28 @@ def save_film(folder: Path, name: str, frames: list[np.ndarray], trainer: lightn
             print(f"no {film.with_suffix('.mp4').name}: ffmpeg failed, {error}", file=sys.stderr)
 
 
+def summarized(metrics: Mapping[str, Sequence[float | None]]) -> dict[str, dict[str, Any]]:
+    """Return values by name, one per seed, with their mean and sample standard deviation.
+
+    What is not a number becomes None, and mean and deviation are those of the rest. A share may come with
+    ``<name>_of``, of how many it is one: it is written with the share, and with the share's 95 % interval
+    (Wilson 1927).
+    """
+    summary: dict[str, dict[str, Any]] = {}
+    for name, values in metrics.items():
+        if name.removesuffix("_of") in metrics and name.endswith("_of"):
+            continue
+        known = [None if value is None or not math.isfinite(value) else value for value in values]
+        numbers = torch.tensor([value for value in known if value is not None], dtype=torch.float64)
+        mean = numbers.mean().item() if len(numbers) else None
+        spread = numbers.std().item() if len(numbers) > 1 else None
+        summary[name] = {"mean": mean, "std": spread, "values": known}
+        count = metrics.get(f"{name}_of", [None])[0]
+        if count is not None and mean is not None:
+            summary[name] |= {"of": int(count), "interval": list(wilson(mean, int(count)))}
+    return summary
+
+
 def write_results(
     folder: Path,
     trainer: lightning.Trainer,
@@ -205,26 +234,13 @@ def write_results(
         technique: Such as ``gan``.
         seeds: One for each value of a metric.
         data: Name, counts and sha256 of the data.
-        metrics: Values by name, one per seed; what is not a number becomes None, and mean and standard
-            deviation are those of the rest. A share may come with ``<name>_of``, of how many it is one: it is
-            written with the share, and with the share's 95 % interval (Wilson 1927).
+        metrics: Values by name, one per seed, see `summarized`.
         selection: How the checkpoint was chosen.
         wall_seconds: Time of training.
         notes: What a reader must know.
         status: ``finished``, or what became of it instead, such as ``diverged``.
     """
-    summary: dict[str, dict[str, Any]] = {}
-    for name, values in metrics.items():
-        if name.removesuffix("_of") in metrics and name.endswith("_of"):
-            continue
-        known = [None if value is None or not math.isfinite(value) else value for value in values]
-        numbers = torch.tensor([value for value in known if value is not None], dtype=torch.float64)
-        mean = numbers.mean().item() if len(numbers) else None
-        spread = numbers.std().item() if len(numbers) > 1 else None
-        summary[name] = {"mean": mean, "std": spread, "values": known}
-        count = metrics.get(f"{name}_of", [None])[0]
-        if count is not None and mean is not None:
-            summary[name] |= {"of": int(count), "interval": list(wilson(mean, int(count)))}
+    summary = summarized(metrics)
     training = {
         "command": shlex.join(["python", *sys.argv]),
         "commit": git_commit(),

@@ -16,11 +16,12 @@ from datamodules.folder import ImageFolderDataModule
 from datamodules.in_memory import InMemoryDataModule
 from datamodules.tensors import ImageTensors, joined
 from rdfia.common.backbones import Backbone, load_backbone
+from rdfia.common.features import compute_features
 from rdfia.common.memory import free_memory, give_back_memory
 from rdfia.engine import devices, runs, training, wandb_run
 from rdfia.transfer import experiment_svm_figures as figures
 from rdfia.transfer.config import SVMArgs, layers_by_network
-from rdfia.transfer.features import compute_features, layer_gram, open_layers
+from rdfia.transfer.features import layer_gram, open_layers
 from rdfia.transfer.gram import principal_components
 from rdfia.transfer.linear_svm import Trial, balanced_accuracy, learning_curve, try_svm
 from rdfia.transfer.svm_module import FeatureExtractorSVM

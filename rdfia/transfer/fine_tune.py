@@ -21,10 +21,10 @@ from rdfia.common.backbones import load_backbone
 from rdfia.common.batches import images_and_labels, images_of
 from rdfia.common.checks import check_batch, check_classes
 from rdfia.common.draws import Ahead, drawn
+from rdfia.common.features import layer_features, train_up_to
 from rdfia.common.parallel import average_gradients, leave_gradients
 from rdfia.common.step_log import LogsSteps
 from rdfia.common.views import Augmentation, augmented, check_augmentations
-from rdfia.transfer.features import layer_features
 
 Stage = Literal["head", "top", "all"]
 
@@ -145,7 +145,8 @@ class FineTuneModule(LogsSteps):
             if number:
                 self.head.append(nn.ReLU())
             self.head.append(nn.Linear(before, after))
-        used = self._used(image_size)
+        # Trainable until the first epoch begins: DDP only knows those that are when it starts.
+        used = train_up_to(self.backbone, layer, image_size)
         in_top = {id(weight) for name in top for weight in self.backbone.find_layer(name).parameters()}
         tops = [weight for weight in used if id(weight) in in_top]
         if not tops and (top != [layer] or unfreeze_top_at is not None):  # which may only be pooled
@@ -167,18 +168,6 @@ class FineTuneModule(LogsSteps):
         self.confusion = MulticlassConfusionMatrix(classes, **fast)
         self.counts: Tensor | None = None
         self.loss = nn.ModuleDict({f"{n}_": MeanMetric(nan_strategy="disable") for n in names})
-
-    def _used(self, image_size: int) -> list[nn.Parameter]:
-        """Return the CNN's weights that the layer's output depends on, and make them trainable.
-
-        They stay so until the first epoch begins: DDP only knows those that are trainable when it starts.
-        """
-        weights = list(self.backbone.requires_grad_(True).parameters())
-        output = self.backbone.tap(torch.zeros(1, 3, image_size, image_size), [self.layer])[self.layer].sum()
-        gradients = torch.autograd.grad(output, weights, allow_unused=True)
-        for weight, gradient in zip(weights, gradients, strict=True):
-            weight.requires_grad_(gradient is not None)
-        return [weight for weight in weights if weight.requires_grad]
 
     def train(self, mode: bool = True) -> "FineTuneModule":
         """Keep the CNN in eval mode, but for BatchNorm of what is being trained, where that is wanted."""

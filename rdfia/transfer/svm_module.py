@@ -18,10 +18,10 @@ from torchmetrics.classification import MulticlassAccuracy
 from datamodules.files import atomic_file
 from rdfia.common.backbones import load_backbone
 from rdfia.common.batches import images_and_labels, images_of
+from rdfia.common.features import layer_features
 from rdfia.common.literals import validate_literals
 from rdfia.common.memory import free_memory
 from rdfia.common.weights import weights_hash
-from rdfia.transfer.features import layer_features
 from rdfia.transfer.gram import gram_matrix, signed_root, standard_scale
 from rdfia.transfer.linear_svm import LinearClassifier, Scaling, c_grid, choose_c, fit_svm
 

@@ -109,7 +109,8 @@ def measure_svm(args: Args) -> dict[str, Any]:
     from datamodules.scene15 import Scene15DataModule
     from datamodules.tensors import ImageTensors
     from rdfia.common.backbones import load_backbone
-    from rdfia.transfer.features import compute_features, open_layers
+    from rdfia.common.features import compute_features
+    from rdfia.transfer.features import open_layers
     from rdfia.transfer.gram import gram_matrix
     from rdfia.transfer.linear_svm import c_grid, fit_svm
     from rdfia.transfer.svm_module import FeatureExtractorSVM
@@ -119,8 +120,7 @@ def measure_svm(args: Args) -> dict[str, Any]:
     scenes.setup()
     backbone = load_backbone("vgg16", data_dir=root)
     usual = torchvision.models.vgg16(weights=None).eval()
-    convolutions = backbone.network.get_submodule("features")
-    usual.features.load_state_dict(convolutions.state_dict())
+    usual.features.load_state_dict(backbone.network.get_submodule("features").state_dict())
     pool5, relu5_3 = usual.features, usual.features[:-1]
     backbone.to(memory_format=torch.channels_last)
     files = [path for path, _ in sorted(scenes.test_files)]
@@ -137,7 +137,7 @@ def measure_svm(args: Args) -> dict[str, Any]:
     def bare() -> None:
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             for batch in batches:
-                convolutions(batch)
+                pool5(batch)
 
     batches = torch.rand(len(chosen), 3, 224, 224).contiguous(memory_format=torch.channels_last).split(32)
     work: dict[str, Callable[[], None]] = {

@@ -6,15 +6,9 @@ import torch
 from torch.nn import functional
 
 from rdfia.common.backbones import load_backbone
+from rdfia.common.features import compute_features, layer_features, load_cached, save_cached
 from rdfia.common.weights import weights_hash
-from rdfia.transfer.features import (
-    compute_features,
-    layer_features,
-    layer_gram,
-    load_cached,
-    open_layers,
-    save_cached,
-)
+from rdfia.transfer.features import layer_gram, open_layers
 
 IMAGES = torch.rand(9, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 HASH = "of these images"
@@ -145,7 +139,7 @@ def test_a_damaged_cache_is_made_anew(tmp_path):
 
 WRITER = """
 import pathlib, sys, torch
-from rdfia.transfer.features import save_cached
+from rdfia.common.features import save_cached
 for _ in range(30):
     save_cached(pathlib.Path(sys.argv[1]), {"same": "recipe"}, torch.full((50_000,), float(sys.argv[2])))
 """
