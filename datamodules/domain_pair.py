@@ -1,5 +1,7 @@
 """Two data sets of the same classes, a batch of each in every training step."""
 
+import functools
+import operator
 import warnings
 from typing import Any
 
@@ -10,26 +12,46 @@ from torch import Tensor
 
 from datamodules.files import say
 from datamodules.in_memory import InMemoryDataModule
-from datamodules.tensors import BatchLoader, ImageTensors, ShuffledBatches, eval_loader, on_device
+from datamodules.tensors import BatchLoader, ImageTensors, ShuffledBatches, eval_loader, joined, on_device
+
+UNKNOWN = -2  # label of images of the target whose class the source has not
 
 
-def match_classes(domain: InMemoryDataModule, classes: tuple[str, ...]) -> None:
+def match_classes(
+    domain: InMemoryDataModule, classes: tuple[str, ...], *, keep_unknown: bool = False
+) -> None:
     """Make the labels of a data module that is set up the places of its classes in ``classes``.
 
-    Images of other classes are left out.
+    Images of other classes are left out, or with ``keep_unknown`` get the label `UNKNOWN`.
     """
-    label_of = torch.tensor([classes.index(name) if name in classes else -1 for name in domain.classes])
+    other = UNKNOWN if keep_unknown else -1
+    label_of = torch.tensor([classes.index(name) if name in classes else other for name in domain.classes])
     gone = [name for name in domain.classes if name not in classes]
     count = 0
     for part in ("train", "val", "test"):
         data: ImageTensors = getattr(domain, f"{part}_data")
         labels = label_of[data.labels]
-        kept = (labels >= 0).nonzero()[:, 0]
-        count += len(labels) - len(kept)
+        kept = (labels != -1).nonzero()[:, 0]
+        count += int((labels < 0).sum())
         setattr(domain, f"{part}_data", data.part(kept, labels[kept]))
+        if hasattr(domain, f"{part}_files"):  # of those that are files
+            setattr(domain, f"{part}_files", getattr(domain, f"{part}_files")[kept.numpy()])
     if gone:
-        say(f"{domain.title}: {count:,} images of {', '.join(gone)} left out, which the other side has not")
+        done = "are to be told as unknown" if keep_unknown else "left out"
+        say(f"{domain.title}: {count:,} images of {', '.join(gone)} {done}, which the other side has not")
     domain.classes = classes
+
+
+def take_all(domain: InMemoryDataModule, parts: tuple[str, ...], becomes: dict[str, str]) -> None:
+    """Join parts of a data module that is set up, and let parts of it be all of these, or another part."""
+    for kind in ("data", "files"):
+        if not hasattr(domain, f"train_{kind}"):
+            continue
+        found = {part: getattr(domain, f"{part}_{kind}") for part in ("train", "val", "test")}
+        join: Any = joined if kind == "data" else operator.add
+        found["all"] = functools.reduce(join, [found[part] for part in parts])
+        for part, taken in becomes.items():
+            setattr(domain, f"{part}_{kind}", found[taken])
 
 
 class DomainPairDataModule(lightning.LightningDataModule):
@@ -47,6 +69,10 @@ class DomainPairDataModule(lightning.LightningDataModule):
         target: Its labels are for validation and test; it may have none. Its classes may be in another order:
             they are matched by name, and its labels are made those of the source.
         shared_classes: Keep the classes that both have; else those that one lacks are an error.
+        open_set: Keep classes that one lacks, too; images of those of the target alone get the label
+            `UNKNOWN`.
+        transductive: Adapt to all target images and test on the same, as published tables of photographs do;
+            all source images are trained on but those held out for validation, which are its test, too.
         batch_size: Images of each domain in one training step, over all processes together.
         seed: Of both orders.
 
@@ -68,11 +94,14 @@ class DomainPairDataModule(lightning.LightningDataModule):
         target: InMemoryDataModule,
         *,
         shared_classes: bool = False,
+        open_set: bool = False,
+        transductive: bool = False,
         batch_size: int = 128,
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.source, self.target, self.shared_classes = source, target, shared_classes
+        self.open_set, self.transductive = open_set, transductive
         self.batch_size, self.seed = batch_size, seed
         self.pseudo_labelled: ImageTensors | None = None
 
@@ -89,7 +118,11 @@ class DomainPairDataModule(lightning.LightningDataModule):
         classes = self.classes
         for domain in (self.source, self.target):
             if domain.classes and domain.classes != classes:
-                match_classes(domain, classes)
+                match_classes(domain, classes, keep_unknown=self.open_set)
+        if self.transductive:
+            take_all(self.source, ("train", "test"), {"train": "all", "test": "val"})
+            take_all(self.target, ("train", "val", "test"), dict.fromkeys(("train", "val", "test"), "all"))
+            self.transductive = False  # it is done
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -99,7 +132,7 @@ class DomainPairDataModule(lightning.LightningDataModule):
             ValueError: One side lacks a class of the other, or they share fewer than two.
         """
         own, other = self.source.classes, self.target.classes
-        if not other:
+        if not other or self.open_set:
             return own
         shared = tuple(name for name in own if name in other)
         lacking = {"target": set(own) - set(other), "source": set(other) - set(own)}

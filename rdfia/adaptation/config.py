@@ -1,8 +1,14 @@
 """Configuration of domain adaptation: flags, the rows of its tables."""
 
+import difflib
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
+import tyro
+
+from rdfia.adaptation.methods import METHODS
 from rdfia.engine.args import (
     DatasetName,
     GraphFlags,
@@ -14,13 +20,22 @@ from rdfia.engine.args import (
     default,
 )
 
-# What can be trained for comparison, and the flags in which it differs from what is asked for.
+BY_RECIPE = -1  # a number that --recipe says
+# What can be trained, and the flags in which it differs from what is asked for.
 ROWS: dict[str, dict[str, Any]] = {
-    "source-only": {"adapt": False, "reversal": True, "labelled": "source"},
-    "no-reversal": {"adapt": True, "reversal": False, "labelled": "source"},
-    "dann": {"adapt": True, "reversal": True, "labelled": "source"},
-    "target-trained": {"adapt": False, "reversal": True, "labelled": "target"},
-}
+    "source-only": {"adapt": False, "reversal": True, "labelled": "source", "method": "dann"},
+    "no-reversal": {"adapt": True, "reversal": False, "labelled": "source", "method": "dann"},
+    "target-trained": {"adapt": False, "reversal": True, "labelled": "target", "method": "dann"},
+} | {method: {"adapt": True, "reversal": True, "labelled": "source", "method": method} for method in METHODS}
+# Without a network of their own: precomputed features are aligned, then classified.
+CLASSICAL = tuple(
+    name
+    for classifier in ("svm", "nearest-mean")
+    for name in (
+        classifier,
+        *(f"{alignment}-{classifier}" for alignment in ("coral", "subspace", "transport")),
+    )
+)
 # One change each to the paper's recipe (--network paper).
 ABLATION: dict[str, dict[str, Any]] = {
     "both, as published": {"scaling": "symmetric", "dropout": 0.0},
@@ -56,29 +71,32 @@ SELECTIONS = {
     "source": "val/source_accuracy",
     "information": "val/target_information",
     "density": "val/target_density",
+    "dev": "val/dev_risk",
     "oracle": "val/target_accuracy",
 }
+LOW_IS_BEST = ("dev",)
+WITHOUT_TARGET_LABELS = tuple(name for name in SELECTIONS if name != "oracle")
 
 
 @dataclass(frozen=True)
 class Args(PictureFlags, GraphFlags, TrainerArgs):
-    """Train DANN from one data set to another of the same classes, and the baselines it is compared with."""
+    """Adapt from one data set to another of the same classes by DANN or another method, beside baselines."""
 
     GROUPS: ClassVar[dict[str, str]] = {
         "training": "max_epochs",
         "pictures": "resize",
         "domains": "seeds",
-        "adaptation": "adapt",
-        "model": "network",
+        "adaptation": "method",
+        "model": "recipe",
         "optimization": "optimizer",
         "self_training": "pseudo_label_rounds",
     }
 
     name: str = "dann"
     """Name of the run folder. Running again with the same name resumes the run."""
-    max_epochs: int = 10
+    max_epochs: Annotated[int, default("10; office: 20")] = BY_RECIPE
     """Number of passes over the training data."""
-    batch_size: int = 128
+    batch_size: Annotated[int, default("128; office: 32")] = BY_RECIPE
     """Images of each domain per step, summed over all processes."""
     seeds: Annotated[tuple[int, ...], default("--seed alone")] = ()
     """Random seeds; one training each, mean and deviation over them. Overrides --seed."""
@@ -88,51 +106,101 @@ class Args(PictureFlags, GraphFlags, TrainerArgs):
     """Source data set, whose labels are trained on."""
     target: DatasetName = "mnist-m"
     """Target data set; only its images are used. Labels are for scores, and it may have none."""
+    domains: Annotated[tuple[DatasetName, ...], default("--source and --target alone")] = ()
+    """Data sets of which each is adapted to each other, in one table. Overrides --source and --target."""
     shared_classes: bool = False
     """Keep the classes that source and target share; else those that one lacks are an error."""
-    image_size: int = 28
+    open_set: bool = False
+    """Keep classes that one side lacks: those of the target alone are to be told as unknown."""
+    transductive: bool = False
+    """Adapt to all target images, unlabelled, and test on the same, as published tables of photographs do."""
+    image_size: Annotated[int | None, default("28; 224 on a pretrained network")] = None
     """Side of the images in pixels."""
-    compare: tuple[Literal["source-only", "no-reversal", "dann", "target-trained"], ...] = ("source-only",)
-    """Baselines to train as well, with the same settings; none after an empty --compare."""
+    compare: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ROWS")] = ("source-only",)
+    """Other methods to train too, as --method has them; source-only, no-reversal, target-trained; and on
+    --precomputed features svm, nearest-mean, each also with coral-, subspace- or transport- before it."""
     ablation: bool = False
     """Also run the one-factor ablation of the paper's recipe (requires --network paper)."""
+    embedding: Literal["tsne", "umap"] = "tsne"
+    """Method that lays out features in the plane; `umap` needs umap-learn."""
+    method: Annotated[str, tyro.conf.arg(metavar="METHOD")] = "dann"
+    """Method of adaptation: dann, cdan, cdan-e, coral, dan, jan, information, mcc, mcd or self-training."""
     adapt: bool = True
-    """Adapt to the target with a domain classifier (DANN); --no-adapt trains on the labelled domain alone."""
+    """Adapt to the target; --no-adapt trains on the labelled domain alone."""
     reversal: bool = True
-    """Reverse the gradient of the domain classifier; --no-reversal is a control."""
+    """Reverse the gradient of DANN's domain classifier; --no-reversal is a control."""
     labelled: Literal["source", "target"] = "source"
     """Domain whose labels are trained on; `target` (requires --no-adapt) is the upper bound."""
     lambda_schedule: Literal["ganin", "constant", "linear", "off"] = "ganin"
-    """Schedule of the gradient-reversal weight lambda over training."""
+    """Schedule over training of lambda, the weight of adaptation (of DANN: of the reversed gradient)."""
     lambda_max: float = 1.0
-    """Largest value of the gradient-reversal weight lambda."""
-    network: Literal["modern", "paper"] = "modern"
-    """Architecture. `paper` also sets those below as Ganin et al. (2016), except scaling and dropout."""
-    scaling: Annotated[
-        Literal["none", "symmetric", "standardized"] | None, default("standardized; paper: standardized")
+    """Largest value of lambda, the weight of adaptation."""
+    temperature: float = 2.5
+    """Temperature of the predictions that `mcc` compares."""
+    recipe: Literal["default", "office"] = "default"
+    """Defaults of the flags below; `office` is usual for photographs: ResNet-50, a bottleneck of 256, SGD."""
+    network: Annotated[str | None, default("modern; paper: paper; office: resnet50/avgpool")] = None
+    """Architecture: `modern`, `paper` (which sets those below as Ganin et al. 2016, except scaling and
+    dropout), or a pretrained network up to a layer, as resnet50/avgpool or timm:<model>/<layer>."""
+    weights: str = "imagenet"
+    """Weights of a pretrained network: `imagenet`, `random`, or a file."""
+    trunk_trained: str = "all"
+    """Layers of a pretrained network that are trained: `all`, `none`, or the first of them by name."""
+    trunk_batch_norm: Literal["kept", "adapted"] = "kept"
+    """Statistics of BatchNorm in a pretrained network: as they came, or of each domain."""
+    precomputed: bool = False
+    """Extract the features of a pretrained network once and train on them (--trunk-trained none)."""
+    views: int = 4
+    """Number of views of each training image for --precomputed: as it is, then random crops and flips."""
+    cache_dir: Path = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "rdfia" / "features"
+    """Folder of the cache of --precomputed features."""
+    augment: Annotated[
+        tuple[Literal["crop", "flip", "randaugment", "trivial"], ...] | None,
+        default("none; paper: none; office: crop flip"),
     ] = None
-    """Input scaling: none, to [-1, 1], or to mean 0 and deviation 1 per image."""
-    batch_norm: Annotated[bool | None, default("True; paper: False")] = None
+    """Augmentations of the training images."""
+    scaling: Annotated[
+        Literal["auto", "none", "symmetric", "standardized"] | None,
+        default("auto; paper: standardized; office: auto"),
+    ] = None
+    """Input scaling: none, to [-1, 1], or to mean 0 and deviation 1 per image, which is `auto` but for
+    pretrained networks."""
+    batch_norm: Annotated[bool | None, default("True; paper: False; office: True")] = None
     """Use BatchNorm after each layer."""
-    dropout: Annotated[float | None, default("0.5; paper: 0.5")] = None
+    dropout: Annotated[float | None, default("0.5; paper: 0.5; office: 0.0")] = None
     """Dropout probability of feature maps and hidden units."""
-    domain_width: Annotated[int | None, default("100; paper: 100")] = None
+    bottleneck: Annotated[int | None, default("0, 256 on a pretrained network; paper: 0; office: 256")] = None
+    """Width of a layer before a linear classifier; 0 for none, and a classifier of two hidden layers."""
+    domain_width: Annotated[int | None, default("100; paper: 100; office: 1024")] = None
     """Hidden units of the domain classifier."""
-    initialization: Annotated[Literal["pytorch", "he"] | None, default("pytorch; paper: pytorch")] = None
+    domain_layers: Annotated[int | None, default("1; paper: 1; office: 2")] = None
+    """Hidden layers of the domain classifier."""
+    initialization: Annotated[
+        Literal["pytorch", "he"] | None, default("pytorch; paper: pytorch; office: pytorch")
+    ] = None
     """Weight initialisation."""
     bn_passes: Annotated[
-        Literal["separate", "concatenated"] | None, default("separate; paper: concatenated")
+        Literal["separate", "concatenated"] | None,
+        default("separate; paper: concatenated; office: concatenated"),
     ] = None
     """Passes of source and target: separate (each has BatchNorm statistics of its own) or concatenated."""
-    optimizer: Annotated[Literal["adam", "sgd"] | None, default("adam; paper: sgd")] = None
+    optimizer: Annotated[Literal["adam", "sgd"] | None, default("adam; paper: sgd; office: sgd")] = None
     """Optimizer."""
-    lr: Annotated[float | None, default("0.001; paper: 0.01")] = None
+    lr: Annotated[float | None, default("0.001; paper: 0.01; office: 0.01")] = None
     """Initial learning rate."""
-    momentum: Annotated[float | None, default("0.5; paper: 0.9")] = None
+    trunk_lr: float = 0.1
+    """Learning rate of a pretrained network, times that of the rest."""
+    momentum: Annotated[float | None, default("0.5; paper: 0.9; office: 0.9")] = None
     """Momentum of SGD, or beta1 of Adam."""
-    lr_schedule: Annotated[Literal["none", "ganin", "cosine"] | None, default("cosine; paper: ganin")] = None
+    nesterov: Annotated[bool | None, default("False; paper: False; office: True")] = None
+    """Use Nesterov's momentum in SGD."""
+    weight_decay: Annotated[float | None, default("0.0; paper: 0.0; office: 0.001")] = None
+    """L2 penalty of all weights."""
+    lr_schedule: Annotated[
+        Literal["none", "ganin", "cosine"] | None, default("cosine; paper: ganin; office: ganin")
+    ] = None
     """Learning-rate decay over training."""
-    ema_decay: Annotated[float | None, default("0.999; paper: 0.0")] = None
+    ema_decay: Annotated[float | None, default("0.999; paper: 0.0; office: 0.0")] = None
     """Decay of the exponential moving average (EMA) of the weights, which is evaluated; 0 disables it."""
     pseudo_label_rounds: int = 0
     """Number of self-training rounds after adaptation, on pseudo-labels of the target; 0 for none."""
@@ -145,14 +213,30 @@ class Args(PictureFlags, GraphFlags, TrainerArgs):
 
     def needs(self) -> tuple[str, ...]:
         """Return source and target."""
-        return self.source, self.target
+        return self.domains or (self.source, self.target)
 
     def needs_labels(self) -> dict[str, str]:
         """Return that the target needs none."""
-        return {self.target: "optional"}
+        return {} if self.domains else {self.target: "optional"}
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether the network is a pretrained one, told by the slash before its layer."""
+        return "/" in self.network if self.network else self.recipe == "office"
 
     def __post_init__(self) -> None:
+        photographs = self.recipe == "office"
+        of_recipe = {"max_epochs": 20 if photographs else 10, "batch_size": 32 if photographs else 128}
+        for name, value in of_recipe.items():
+            if getattr(self, name) == BY_RECIPE:
+                object.__setattr__(self, name, value)
+        if self.image_size is None:
+            object.__setattr__(self, "image_size", 224 if self.pretrained else 28)
+        if self.precomputed:
+            object.__setattr__(self, "trunk_trained", "none")
         super().__post_init__()
+        self._check_methods()
+        self._check_network()
         if self.pseudo_label_rounds < 0 or self.pseudo_label_epochs < 1:
             raise ValueError("--pseudo-label-rounds is at least 0 and --pseudo-label-epochs at least 1")
         if self.ablation and self.network != "paper":
@@ -165,10 +249,13 @@ class Args(PictureFlags, GraphFlags, TrainerArgs):
             raise ValueError(f"--seeds are at least 0, got {min(self.seeds)}")
         check_part(self.part, self.overwrite)
         check_stack(self.stack, self.seeds)
-        check_dataset("--source", self.source)
-        check_dataset("--target", self.target)
-        if self.image_size < 8:
-            raise ValueError(f"--image-size is at least 8, got {self.image_size}")
+        for domain in self.domains:
+            check_dataset("--domains", domain)
+        if self.domains and len(set(self.domains)) < max(2, len(self.domains)):
+            raise ValueError(f"--domains are different data sets, at least two; got {' '.join(self.domains)}")
+        if not self.domains:
+            check_dataset("--source", self.source)
+            check_dataset("--target", self.target)
         if self.source == self.target:
             raise ValueError(f"--source and --target are two data sets, got {self.source} twice")
         if self.pseudo_label_rounds and self.labelled == "target":
@@ -176,14 +263,59 @@ class Args(PictureFlags, GraphFlags, TrainerArgs):
         if self.labelled == "target" and self.adapt:
             raise ValueError("--labelled target is the upper bound, with nothing to adapt; add --no-adapt")
 
+    def _check_methods(self) -> None:
+        for flag, names, known in (
+            ("--method", (self.method,), METHODS),
+            ("--compare", self.compare, (*ROWS, *CLASSICAL)),
+        ):
+            for name in names:
+                if name not in known:
+                    near = difflib.get_close_matches(name, known, 1, 0.6)
+                    hint = f"; did you mean {near[0]}?" if near else ""
+                    raise ValueError(f"{flag} {name!r} is none of {', '.join(known)}{hint}")
+        if features := [name for name in self.compare if name in CLASSICAL and not self.precomputed]:
+            raise ValueError(f"--compare {features[0]} is of features that are there; add --precomputed")
+        if not self.reversal and self.method != "dann":
+            raise ValueError(
+                f"--no-reversal is a control of dann; --method {self.method} has no reversal to leave"
+            )
+        if self.pseudo_label_rounds and self.method == "mcd":
+            raise ValueError("--pseudo-label-rounds go on with one classifier, and mcd has two; take another")
+        if self.stack and {self.method, *self.compare} & {*METHODS} - {"dann"}:
+            raise ValueError("--stack trains DANN's networks at once, no other method's; leave it out")
+        if self.open_set and self.shared_classes:
+            raise ValueError("--open-set keeps classes that --shared-classes leaves out; take one of them")
+
+    def _check_network(self) -> None:
+        assert self.image_size is not None
+        if self.image_size < 8:
+            raise ValueError(f"--image-size is at least 8, got {self.image_size}")
+        if self.network and "/" not in self.network and self.network not in ("modern", "paper"):
+            mend = "modern, paper, or a pretrained network and a layer, as resnet50/avgpool"
+            raise ValueError(f"--network is {mend}; got {self.network!r}")
+        if self.recipe == "office" and self.network == "paper":
+            raise ValueError("--network paper has a recipe of its own; leave --recipe office out")
+        trained = self.trunk_trained, self.trunk_batch_norm, self.weights
+        if not self.pretrained and (self.precomputed or trained != ("all", "kept", "imagenet")):
+            flag = "--precomputed" if self.precomputed else "--trunk-trained, --trunk-batch-norm or --weights"
+            raise ValueError(f"{flag}: of a pretrained network; add --network resnet50/avgpool, say")
+        if self.precomputed and self.weights == "random":
+            raise ValueError("--precomputed features are of pretrained weights, not of --weights random")
+        if self.precomputed and self.augment:
+            raise ValueError("--precomputed features are of --views, drawn before; leave --augment out")
+        if self.views < 1:
+            raise ValueError(f"--views is at least 1, got {self.views}")
+        if self.bottleneck is not None and self.bottleneck < 0:
+            raise ValueError(f"--bottleneck is at least 0, got {self.bottleneck}")
+
     def row(self) -> str:
         """Return which row of the table is asked for."""
         if not self.adapt:
             return "target-trained" if self.labelled == "target" else "source-only"
-        return "dann" if self.reversal else "no-reversal"
+        return self.method if self.reversal else "no-reversal"
 
 
 # Flags of a table as a whole, and what they are in a single training.
-TABLE_FLAGS: dict[str, Any] = {"compare": ()} | {
+TABLE_FLAGS: dict[str, Any] = {"compare": (), "domains": ()} | {
     name: getattr(Args, name) for name in ("seeds", "ablation", "part", "stack", *PSEUDO_LABELS)
 }

@@ -40,6 +40,35 @@ def tsne(features: Tensor, *, perplexity: float = 30.0, seed: int = 0) -> Tensor
     return torch.from_numpy(layout.fit_transform(points))
 
 
+def umap(features: Tensor, *, seed: int = 0) -> Tensor:
+    """Lay out features (N, F) in the plane by UMAP: (N, 2) float32, the same for the same seed.
+
+    McInnes, Healy & Melville, 2018.
+
+    Raises:
+        ValueError: A feature is not a number, or umap-learn is not installed.
+    """
+    if not features.isfinite().all():
+        raise ValueError("UMAP needs finite features; these hold nan or inf")
+    try:
+        from umap import UMAP
+    except ImportError as error:
+        raise ValueError("--embedding umap needs umap-learn; run: pip install 'rdfia[umap]'") from error
+    count = len(features)
+    if count < 4:
+        return tsne(features, seed=seed)
+    start = "random" if count < 10 else "spectral"
+    model = UMAP(n_neighbors=min(15, count - 1), init=start, random_state=seed, n_jobs=1)
+    return torch.from_numpy(model.fit_transform(features.flatten(1).float().cpu().numpy())).float()
+
+
+def chance_distance(source: Tensor, target: Tensor, *, seed: int = 0) -> float:
+    """Return `proxy_a_distance` of the same features with the domains drawn at random: what chance gives."""
+    every = torch.cat([source, target])
+    order = sample(len(every), len(every), seed + 1)
+    return proxy_a_distance(every[order[: len(source)]], every[order[len(source) :]], seed=seed)
+
+
 def proxy_a_distance(source: Tensor, target: Tensor, *, seed: int = 0) -> float:
     """Return ``2 (1 - 2 e)``, where e is a linear classifier's error at telling the domains apart.
 

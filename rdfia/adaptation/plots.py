@@ -1,9 +1,14 @@
 """Figures of domain adaptation."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from statistics import fmean
 
+import torch
 from matplotlib.figure import Figure
+from torch import Tensor
 
+from rdfia.adaptation.selection import Run
 from rdfia.common.plots import Line, curves
 
 
@@ -21,10 +26,67 @@ def dann_curves(history: Mapping[str, Line], smooth: int = 1) -> Figure:
             "class, target (to look at only)": "val/target_accuracy",
             "domain": "train/domain_accuracy",
         },
-        "lambda": {"strength of the reversal": "train/lambda"},
+        "loss of the adaptation": {"": "train/adaptation_loss"},
+        "lambda": {"weight of the adaptation": "train/lambda"},
+        "learning rate": {"": "train/lr"},
     }
     found = {
         label: {line: history[metric] for line, metric in lines.items() if metric in history}
         for label, lines in panels.items()
     }
+    found = {label: lines for label, lines in found.items() if lines} or found
     return curves(found, x_label="batch", smooth=smooth)
+
+
+def trust(runs: Sequence[Run], correlations: Mapping[str, Sequence[float]]) -> Figure:
+    """Draw each score that needs no target labels against the accuracy on the target, a point a training.
+
+    Args:
+        runs: The trainings.
+        correlations: Of each score its rank correlation with the accuracy, by pair.
+    """
+    names, rows = list(runs[0].scores), list(dict.fromkeys(run.row for run in runs))
+    figure = Figure(figsize=(3.6 * len(names), 4.2), layout="constrained")
+    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+        for number, row in enumerate(rows):
+            own = [run for run in runs if run.row == row and math.isfinite(run.scores[name])]
+            x, y = [run.scores[name] for run in own], [run.accuracy for run in own]
+            axes.scatter(x, y, s=12, alpha=0.7, linewidths=0, color=f"C{number}", label=row)
+        found = correlations.get(name, ())
+        told = f"{fmean(found):.2f} (mean of {len(found)} pairs)" if found else "-"
+        axes.set_title(f"{name.replace('_', ' ')}\nrank correlation {told}", fontsize=9)
+        axes.set_xlabel("score, high is best")
+        axes.set_ylabel("target accuracy")
+        axes.grid(alpha=0.3)
+    figure.legend(
+        *axes.get_legend_handles_labels(), loc="outside lower center", ncols=min(len(rows), 6), fontsize=8
+    )
+    return figure
+
+
+def gained_by_class(before: Tensor, after: Tensor, truth: Tensor, classes: Sequence[str]) -> Figure:
+    """Draw how much of each class is right before and after the adaptation.
+
+    Args:
+        before: Predicted classes (N,).
+        after: Too.
+        truth: (N,); images without a class are left out.
+        classes: Names of the K classes.
+    """
+    shares = []
+    for predicted in (before, after):
+        right = torch.bincount(truth[(predicted == truth) & (truth >= 0)], minlength=len(classes))
+        shares.append(right / torch.bincount(truth[truth >= 0], minlength=len(classes)).clamp(min=1))
+    figure = Figure(figsize=(7, 1.2 + 0.3 * len(classes)), layout="constrained")
+    axes = figure.subplots()
+    places = list(range(len(classes)))
+    axes.hlines(places, shares[0].tolist(), shares[1].tolist(), color="0.6", zorder=1)
+    axes.scatter(shares[0].tolist(), places, color="C1", label="source-only", zorder=2)
+    axes.scatter(shares[1].tolist(), places, color="C0", label="adapted", zorder=2)
+    counts = torch.bincount(truth[truth >= 0], minlength=len(classes)).tolist()
+    axes.set_yticks(places, [f"{name} ({count})" for name, count in zip(classes, counts, strict=True)])
+    axes.invert_yaxis()
+    axes.set_xlabel("share of the class's target images that is right")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure

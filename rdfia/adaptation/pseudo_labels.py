@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rdfia.adaptation.dann import Batch, DANNModule
-from rdfia.adaptation.network import freeze_running_stats, of_source
+from rdfia.adaptation.dann import DANNModule
+from rdfia.adaptation.domain_statistics import freeze_running_stats, of_source
+from rdfia.adaptation.module import AdaptationModule, Batch
 from rdfia.common.batches import domains_of, images_and_labels, images_of, labels_of
-from rdfia.common.checks import check_batch
 from rdfia.common.draws import Ahead, drawn
 from rdfia.common.literals import validate_literals
 from rdfia.common.views import jittered
@@ -88,8 +88,7 @@ class PseudoLabelModule(DANNModule):
         threshold: Least probability of a pseudo-label that is used, in the mixed form.
         weight: Of the target's loss, at the end in the mixed form.
         jitter: Turn, scale and shift the images of each batch: the labels must hold for those too.
-        seed: Of the jitter.
-        dann: See `DANNModule`.
+        dann: See `AdaptationModule`.
 
     Example:
         >>> module = PseudoLabelModule(threshold=0.0)
@@ -107,7 +106,6 @@ class PseudoLabelModule(DANNModule):
         threshold: float = 0.9,
         weight: float = 1.0,
         jitter: bool = True,
-        seed: int = 0,
         **dann: Any,
     ) -> None:
         validate_literals(PseudoLabelModule.__init__, {"form": form})
@@ -115,18 +113,23 @@ class PseudoLabelModule(DANNModule):
         if not 0 <= threshold <= 1:
             raise ValueError(f"threshold lies between 0 and 1, got {threshold}")
         self.form, self.threshold, self.weight = form, threshold, weight
-        self.jitter, self.seed = jitter, seed
+        self.jitter = jitter
         self.moves = [Ahead(functools.partial(self._draw_moves, domain)) for domain in (0, 1)]
 
     def _draw_moves(self, domain: int, count: int, step: int) -> Tensor:
         place = {"rank": self.global_rank, "world_size": self.trainer.world_size}
         return drawn(count, 4, (self.seed, step, domain), **place)
 
-    def begin_with(self, adapted: DANNModule) -> None:
-        """Take over the network that ``adapted`` is evaluated by."""
-        self.network.load_state_dict(adapted.evaluated.state_dict())
-        if self.average is not None:
-            self.average.load_state_dict(adapted.evaluated.state_dict())
+    def begin_with(self, adapted: AdaptationModule) -> None:
+        """Take over features and classifier that ``adapted`` is evaluated by."""
+        trained = adapted.evaluated.state_dict()
+        for network in (self.network, self.average):
+            if network is not None:
+                own = network.state_dict()
+                fits = {name: value for name, value in trained.items() if "domain_classifier" not in name}
+                if all(trained[name].shape == own[name].shape for name in trained.keys() & own.keys()):
+                    fits = trained
+                network.load_state_dict({**own, **fits})
 
     @torch.no_grad()
     def label(self, images: Tensor) -> Tensor:
@@ -144,9 +147,12 @@ class PseudoLabelModule(DANNModule):
         given = labels_of(domains["target"])
         if given is None:
             given = torch.full((len(target),), -1, device=target.device)
-        check_batch(source, labels, self.classes, batch_idx)
+        self.check(source, labels, batch_idx)
         known = given.clamp(min=0) if self.form == "rounds" else None  # -1: no label
-        check_batch(target, known, self.classes, batch_idx)
+        self.check(target, known, batch_idx)
+        given_views = source, target
+        if target.ndim == 3:  # features of several views, the first of which is the image as it is
+            source, target = source[:, 0], target[:, 0]
         with torch.no_grad():
             # BatchNorm's statistics, of the images as they are tested: jitter blurs, which changes them.
             self.network(target)
@@ -156,7 +162,9 @@ class PseudoLabelModule(DANNModule):
         if self.form == "mixed":
             given = self.label(target)
             weight = rising_weight(self.progress(), final=self.weight)
-        if self.jitter:
+        if given_views[1].ndim == 3:
+            source, target = (self.view(images, domain) for domain, images in enumerate(given_views))
+        elif self.jitter:
             source, target = (
                 jittered(images, (), numbers=moves.at(images.device, len(images), self.trainer.global_step))
                 for images, moves in zip((source, target), self.moves, strict=True)

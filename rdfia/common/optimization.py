@@ -23,12 +23,16 @@ def lr_factor(progress: float, decay: Decay) -> float:
 
 
 def set_lr(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Set the learning rate of all that an optimizer trains; in place where it is a tensor."""
+    """Set the learning rate of all that an optimizer trains; in place where it is a tensor.
+
+    A group of parameters that has a ``factor`` gets that times the rate.
+    """
     for group in optimizer.param_groups:
+        own = rate * group.get("factor", 1.0)
         if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(rate)
+            group["lr"].fill_(own)
         else:
-            group["lr"] = rate
+            group["lr"] = own
 
 
 def average_weight(decay: float, step: int) -> float:

@@ -198,8 +198,17 @@ def keywords(function: Callable[..., Any], args: Any) -> dict[str, Any]:
 
     By the signature, and not by a list of names, in which a new flag could be forgotten and then ignored.
     """
-    taken = inspect.signature(function).parameters
+    taken = parameters(function)
     return {name: value for name, value in vars(args).items() if name in taken and value is not None}
+
+
+def parameters(function: Callable[..., Any]) -> set[str]:
+    """Return the names of what a function takes, or a class; with those that it hands on to its parents."""
+    taken = set(inspect.signature(function).parameters)
+    for parent in function.__mro__[1:] if isinstance(function, type) else ():
+        if any(one.kind is one.VAR_KEYWORD for one in inspect.signature(function).parameters.values()):
+            taken |= set(inspect.signature(parent).parameters)
+    return taken
 
 
 def check_dataset(flag: str, name: str) -> None:

@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from datamodules.mnist_to_mnist_m import MNISTToMNISTMDataModule
 from rdfia.adaptation.dann import PAPER, DANNModule
+from rdfia.adaptation.domain_statistics import of_source, reestimate_statistics
 from rdfia.adaptation.losses import SCHEDULES, domain_loss, ganin, reverse_gradient
-from rdfia.adaptation.network import of_source, reestimate_statistics
 from rdfia.common.optimization import lr_factor
 from rdfia.engine.callbacks import RandomState
 
@@ -411,7 +411,10 @@ def test_the_paper_recipe_is_accepted_and_saved(tmp_path):
         ({"lr": -1.0}, "lr is not"),
         ({"dropout": 1.0}, "dropout is"),
         ({"ema_decay": 1.5}, "ema_decay"),
-        ({"network": "papers"}, "network is paper or modern, got 'papers'"),
+        (
+            {"network": "papers"},
+            "network is paper, modern, or a backbone and its layer .*; got 'papers'",
+        ),
         ({"lambda_schedule": "gannin"}, "lambda_schedule is ganin, constant, linear or off"),
         ({"optimizer": "adamw"}, "optimizer is adam or sgd"),
     ],

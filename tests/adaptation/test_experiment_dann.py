@@ -11,10 +11,11 @@ import pytest
 import torch
 from conftest import write_mnist, write_mnist_m, write_usps
 
-from rdfia.adaptation import experiment, experiment_figures
-from rdfia.adaptation.config import ABLATION, SELECTIONS, Args
+from rdfia.adaptation import experiment_pair, experiment_training
+from rdfia.adaptation.config import ABLATION, LOW_IS_BEST, SELECTIONS, Args
 from rdfia.adaptation.dann import PAPER, DANNModule
 from rdfia.adaptation.experiment import run
+from rdfia.engine.candidates import KeepsCandidates
 from rdfia.engine.errors import Diverged
 from rdfia.engine.runs import read_metrics
 
@@ -50,7 +51,7 @@ def test_a_run_leaves_the_table_and_figures_and_goes_on(tmp_path, digits, capsys
     rows = {*everything, "dann", "pseudo-labels"}
     assert {name.split("/")[0] for name in metrics} == rows
     for row in rows:
-        for selection in ("source", "information", "density", "oracle"):
+        for selection in (*SELECTIONS, "all_by_rank"):
             assert 0 <= metrics[f"{row}/target_accuracy_by_{selection}"]["mean"] <= 1
         # no domain loss where nothing is trained to tell the domains
         assert (f"{row}/target_domain_loss" in metrics) == (row in ("dann", "no-reversal"))
@@ -58,7 +59,7 @@ def test_a_run_leaves_the_table_and_figures_and_goes_on(tmp_path, digits, capsys
     assert results["selection"] == "last epoch"
     assert results["data"]["target"]["name"] == "MNIST-M, common release"
     figures = {path.stem for path in (folder / "figures").iterdir()}
-    assert figures == {"domains", "curves", "tsne", "gained", "target_accuracy"} | {
+    assert figures == {"domains", "curves", "tsne", "changed", "gained_by_class", "target_accuracy"} | {
         f"{figure}_{row}" for row in rows for figure in ("confusion", "predicted")
     }
     history = read_metrics(folder / "dann_seed_0")
@@ -75,7 +76,7 @@ def test_a_run_leaves_the_table_and_figures_and_goes_on(tmp_path, digits, capsys
 @pytest.fixture
 def undrawn(monkeypatch):
     """Leave out the figures, which take longest."""
-    monkeypatch.setattr(experiment_figures, "draw", lambda *args: None)
+    monkeypatch.setattr(experiment_pair, "draw", lambda *args: None)
 
 
 @pytest.mark.slow
@@ -92,7 +93,7 @@ def test_the_ablation_makes_one_change_at_a_time(tmp_path, digits, undrawn, monk
     some = {
         name: ABLATION[name] for name in ("both, as published", "Adam, BatchNorm, separate passes", "float32")
     }
-    monkeypatch.setattr(experiment, "ABLATION", some)
+    monkeypatch.setattr(experiment_pair, "ABLATION", some)
     asked = small(tmp_path, max_epochs=1, compare=(), ablation=True, precision="bf16-mixed")
     metrics = run(asked)["metrics"]
     assert {name.split("/")[0] for name in metrics} == {*some, "dann"}
@@ -179,14 +180,14 @@ def test_too_few_pseudo_labels_are_named_and_keep_what_is_done(tmp_path, digits,
 
 
 def test_a_row_that_diverges_says_so_and_the_others_are_trained(tmp_path, digits, monkeypatch, capsys):
-    train, broken = experiment.train, {"source-only"}
+    train, broken = experiment_training.train, {"source-only"}
 
     def diverging(part, *given, **more):
         if part.row() in broken:
             raise Diverged("train/class_loss is nan")
         return train(part, *given, **more)
 
-    monkeypatch.setattr(experiment, "train", diverging)
+    monkeypatch.setattr(experiment_training, "train", diverging)
     results = run(small(tmp_path, max_epochs=1))
     assert results["metrics"]["source-only/target_accuracy"]["values"] == [None]
     assert results["metrics"]["dann/target_accuracy"]["mean"] > 0
@@ -203,15 +204,15 @@ def test_a_row_that_diverges_says_so_and_the_others_are_trained(tmp_path, digits
 def test_a_table_is_kept_when_its_last_row_or_its_pseudo_labels_diverge(
     tmp_path, digits, monkeypatch, undrawn
 ):
-    train = experiment.train
+    train = experiment_training.train
 
     def diverging(part, *given, **more):
         if part.name == broken:
             raise Diverged("train/class_loss is nan")
         return train(part, *given, **more)
 
-    monkeypatch.setattr(experiment, "train", diverging)
-    monkeypatch.setattr(experiment, "ABLATION", {"Adam": {"optimizer": "adam", "lr": 0.001}})
+    monkeypatch.setattr(experiment_training, "train", diverging)
+    monkeypatch.setattr(experiment_pair, "ABLATION", {"Adam": {"optimizer": "adam", "lr": 0.001}})
     short = small(tmp_path, max_epochs=1, compare=())
     broken = "dann_seed_0"
     results = run(dataclasses.replace(short, ablation=True, name="ablation"))
@@ -277,16 +278,14 @@ def test_each_selection_keeps_the_epoch_it_names(tmp_path, digits, undrawn):
     folder = tmp_path / "runs" / "dann" / "dann_seed_0"
     history = read_metrics(folder)
     last = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    candidates = KeepsCandidates(folder / "checkpoints", SELECTIONS, low=LOW_IS_BEST)
+    candidates.load_state_dict(last["callbacks"]["KeepsCandidates"])
     for name, metric in SELECTIONS.items():
-        values = history[metric][1]
-        kept = torch.load(
-            folder / "checkpoints" / ("best.ckpt" if name == "source" else f"best_{name}.ckpt"),
-            weights_only=True,
-        )
+        values = [value * (-1 if name in LOW_IS_BEST else 1) for value in history[metric][1]]
+        kept = torch.load(candidates.best(name), weights_only=True)
         assert values[kept["epoch"]] == max(values)
-        # last.ckpt knows it too: a run killed hard goes on with what it had
-        states = [state for key, state in last["callbacks"].items() if f"'{metric}'" in key]
-        assert [float(state["best_model_score"]) for state in states] == pytest.approx([max(values)])
+        scores = [one["scores"][name] for one in candidates.history]  # a run killed hard goes on with those
+        assert scores == pytest.approx(values)
 
 
 @pytest.mark.slow

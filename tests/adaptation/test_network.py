@@ -69,5 +69,8 @@ def test_a_network_that_does_not_fit_is_refused():
         DANNModule(network=nn.Conv2d(1, 4, 3))
     with pytest.raises(ValueError, match="BatchNorm 1 is without weights or running statistics"):
         DANNModule(network=nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, affine=False)))
-    with pytest.raises(ValueError, match="network is paper or modern, got 'papre'"):
+    with pytest.raises(
+        ValueError,
+        match=r"network is paper, modern, or a backbone and its layer .*; got 'papre'",
+    ):
         DANNModule(network="papre")

@@ -24,9 +24,10 @@ from conftest import ROOT
 
 from rdfia.__main__ import EXPERIMENTS
 from rdfia.adaptation import config as adaptation
-from rdfia.adaptation.dann import PAPER, DANNModule
+from rdfia.adaptation.dann import OFFICE, PAPER, DANNModule
+from rdfia.adaptation.methods import METHODS, module_of
 from rdfia.engine import devices
-from rdfia.engine.args import LONGEST_NAME, GraphFlags, PictureFlags, TrainerArgs
+from rdfia.engine.args import LONGEST_NAME, GraphFlags, PictureFlags, TrainerArgs, parameters
 from rdfia.engine.cli import out_of_memory, run_script
 from rdfia.engine.errors import Failed
 from rdfia.generation import config as generation
@@ -248,18 +249,20 @@ def test_help_gives_the_defaults_of_each_recipe():
     dann, gan = (inspect.signature(kind).parameters for kind in (DANNModule, GANModule))
     drawn = visualization.BEST
     recipes = [
-        (adaptation.Args, {name: one.default for name, one in dann.items()}, "paper", PAPER),
-        (generation.GANArgs, {name: one.default for name, one in gan.items()}, "practical", PRACTICAL),
-        (visualization.ClassVisualization, drawn, "practical", visualization.PRACTICAL),
+        (adaptation.Args, {n: one.default for n, one in dann.items()}, {"paper": PAPER, "office": OFFICE}),
+        (generation.GANArgs, {name: one.default for name, one in gan.items()}, {"practical": PRACTICAL}),
+        (visualization.ClassVisualization, drawn, {"practical": visualization.PRACTICAL}),
     ]
+    by_other_flags = ("groups", "network", "bottleneck", "image_size", "augment", "data_dir")
     told = 0
-    for flags, best, other, changes in recipes:
+    for flags, best, others in recipes:
         for name, kind in typing.get_type_hints(flags, include_extras=True).items():
             given = [one.help_behavior_hint for one in getattr(kind, "__metadata__", ())]
-            if name in best and given and name != "groups":  # whose default depends on another flag
-                assert given == [f"(default: {best[name]}; {other}: {(best | changes)[name]})"], name
+            if name in best and given and name not in by_other_flags:
+                values = [f"{other}: {(best | changes)[name]}" for other, changes in others.items()]
+                assert given == [f"(default: {'; '.join([str(best[name]), *values])})"], name
                 told += 1
-    assert told == 11 + 16 + 9
+    assert told == 14 + 16 + 9
 
 
 def test_experiments_run_without_scripts_too():
@@ -278,7 +281,10 @@ def test_experiments_run_without_scripts_too():
     assert "error:" in refused.stderr
 
 
-@pytest.mark.parametrize(("module", "preset"), [(DANNModule, PAPER), (GANModule, PRACTICAL)])
+PRESETS = [(DANNModule, PAPER), (DANNModule, OFFICE), (GANModule, PRACTICAL)]
+
+
+@pytest.mark.parametrize(("module", "preset"), PRESETS)
 def test_the_values_of_a_preset_are_of_the_types_that_its_module_takes(module, preset):
     hints = typing.get_type_hints(module.__init__)
     assert len(preset) >= 5
@@ -304,11 +310,12 @@ def unread(flags: type) -> set[str]:
     shared = inspect.getsource(PictureFlags.reading) if issubclass(flags, PictureFlags) else ""
     shared = shared.replace("self.", "args.")
     code = "\n".join(path.read_text() for path in folder.rglob("*.py") if path.name != "config.py")
+    methods = [module_of(name) for name in METHODS]
     taken = {
         name
-        for module in (DANNModule, GANModule, cGANModule, FineTuneModule, visualize_classes)
+        for module in (*methods, GANModule, cGANModule, FineTuneModule, visualize_classes)
         if module.__module__.startswith(flags.__module__.rpartition(".")[0])
-        for name in inspect.signature(module).parameters
+        for name in parameters(module)
     }
     engine = {one.name for kind in (TrainerArgs, GraphFlags) for one in dataclasses.fields(kind)}
     own = {one.name for one in dataclasses.fields(flags)} - engine
@@ -326,7 +333,7 @@ def test_no_flag_is_forgotten(flags):
 
 def test_a_flag_that_nobody_reads_is_found():
     forgotten = dataclasses.make_dataclass(
-        "Args", [("weight_decay", float, 0.0)], bases=(adaptation.Args,), frozen=True
+        "Args", [("label_noise", float, 0.0)], bases=(adaptation.Args,), frozen=True
     )
     forgotten.__module__ = adaptation.Args.__module__
-    assert unread(forgotten) == {"weight_decay"}
+    assert unread(forgotten) == {"label_noise"}

@@ -1,0 +1,57 @@
+"""MCC: no two classes are confused on the target.
+
+Jin et al., "Minimum class confusion for versatile domain adaptation", ECCV 2020.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rdfia.adaptation.module import AdaptationModule, Seen
+from rdfia.adaptation.scores import entropy
+
+
+def class_confusion(logits: Tensor, temperature: float = 2.5) -> Tensor:
+    """Return how much the predictions of logits (B, K) confuse each class with the others, from 0 to 1.
+
+    Args:
+        logits: (B, K).
+        temperature: Divides the logits: predictions are less certain than they look.
+    """
+    probabilities = (logits.float() / temperature).softmax(1)
+    # Images whose prediction is certain count more: by 1 + exp(-entropy), whose mean is made 1.
+    weights = 1 + torch.exp(-entropy(probabilities).detach())
+    weights = weights / weights.mean()
+    confusion = (probabilities * weights[:, None]).T @ probabilities
+    confusion = confusion / confusion.sum(1, keepdim=True)
+    return 1 - confusion.trace() / len(confusion)
+
+
+class MCCModule(AdaptationModule):
+    """MCC; see `AdaptationModule`.
+
+    Args:
+        temperature: See `class_confusion`.
+        shared: See `AdaptationModule`.
+
+    Example:
+        >>> import torch
+        >>> MCCModule(classes=5).eval()(torch.rand(2, 3, 28, 28)).shape
+        torch.Size([2, 5])
+    """
+
+    def __init__(self, *, temperature: float = 2.5, **shared: Any) -> None:
+        super().__init__(**shared)
+        if not temperature > 0:
+            raise ValueError(f"temperature is above 0, got {temperature:g}")
+        self.temperature = temperature
+
+    def compare(
+        self, source: Seen, target: Seen, *more: Tensor, strength: float | Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the weighted confusion of the target's classes."""
+        with torch.autocast(target.logits.device.type, enabled=False):
+            loss = class_confusion(target.logits, self.temperature)
+        doubt = entropy(target.logits.detach().float().softmax(1)).mean()
+        return strength * loss, {"adaptation_loss": loss, "target_entropy": doubt}
