@@ -3,6 +3,7 @@
 import difflib
 import os
 from dataclasses import dataclass
+from itertools import permutations
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -108,6 +109,8 @@ class Args(PictureFlags, GraphFlags, TrainerArgs):
     """Target data set; only its images are used. Labels are for scores, and it may have none."""
     domains: Annotated[tuple[DatasetName, ...], default("--source and --target alone")] = ()
     """Data sets of which each is adapted to each other, in one table. Overrides --source and --target."""
+    pairs: Annotated[tuple[tuple[DatasetName, DatasetName], ...], default("--source and --target alone")] = ()
+    """Pairs of a source and a target, one after the other, in one table, where --domains has all pairs."""
     shared_classes: bool = False
     """Keep the classes that source and target share; else those that one lacks are an error."""
     open_set: bool = False
@@ -212,12 +215,19 @@ class Args(PictureFlags, GraphFlags, TrainerArgs):
     """Least probability of a prediction that becomes a pseudo-label."""
 
     def needs(self) -> tuple[str, ...]:
-        """Return source and target."""
-        return self.domains or (self.source, self.target)
+        """Return all domains."""
+        return tuple(dict.fromkeys(domain for pair in self.all_pairs for domain in pair))
 
     def needs_labels(self) -> dict[str, str]:
-        """Return that the target needs none."""
-        return {} if self.domains else {self.target: "optional"}
+        """Return that those that are targets alone need none."""
+        sources = {source for source, _ in self.all_pairs}
+        return {target: "optional" for _, target in self.all_pairs if target not in sources}
+
+    @property
+    def all_pairs(self) -> tuple[tuple[str, str], ...]:
+        """Each source and target that is trained on."""
+        several = self.pairs or tuple(permutations(self.domains, 2))
+        return several or ((self.source, self.target),)
 
     @property
     def pretrained(self) -> bool:
@@ -249,15 +259,22 @@ class Args(PictureFlags, GraphFlags, TrainerArgs):
             raise ValueError(f"--seeds are at least 0, got {min(self.seeds)}")
         check_part(self.part, self.overwrite)
         check_stack(self.stack, self.seeds)
-        for domain in self.domains:
-            check_dataset("--domains", domain)
+        if self.domains and self.pairs:
+            raise ValueError("--domains are all pairs of data sets, --pairs some; give one of them")
         if self.domains and len(set(self.domains)) < max(2, len(self.domains)):
             raise ValueError(f"--domains are different data sets, at least two; got {' '.join(self.domains)}")
-        if not self.domains:
-            check_dataset("--source", self.source)
-            check_dataset("--target", self.target)
-        if self.source == self.target:
-            raise ValueError(f"--source and --target are two data sets, got {self.source} twice")
+        flags = (
+            ("--pairs",) * 2
+            if self.pairs
+            else ("--domains",) * 2
+            if self.domains
+            else ("--source", "--target")
+        )
+        for source, target in self.all_pairs:
+            check_dataset(flags[0], source)
+            check_dataset(flags[1], target)
+            if source == target:
+                raise ValueError(f"source and target are two data sets, got {source} twice")
         if self.pseudo_label_rounds and self.labelled == "target":
             raise ValueError("--pseudo-label-rounds after training on the target's labels proves nothing")
         if self.labelled == "target" and self.adapt:
@@ -316,6 +333,6 @@ class Args(PictureFlags, GraphFlags, TrainerArgs):
 
 
 # Flags of a table as a whole, and what they are in a single training.
-TABLE_FLAGS: dict[str, Any] = {"compare": (), "domains": ()} | {
+TABLE_FLAGS: dict[str, Any] = {"compare": (), "domains": (), "pairs": ()} | {
     name: getattr(Args, name) for name in ("seeds", "ablation", "part", "stack", *PSEUDO_LABELS)
 }

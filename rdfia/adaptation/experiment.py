@@ -15,4 +15,4 @@ def run(args: Args) -> dict[str, Any]:
         Diverged: All of them did.
     """
     args = devices.settle(args)
-    return run_pairs(args) if args.domains else run_pair(args)
+    return run_pairs(args) if args.domains or args.pairs else run_pair(args)

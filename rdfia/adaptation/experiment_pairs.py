@@ -5,7 +5,6 @@ import math
 import shlex
 import sys
 from collections.abc import Sequence
-from itertools import permutations
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -25,14 +24,21 @@ Values = dict[str, list[float]]
 
 def pairs_of(args: Args) -> dict[str, Args]:
     """Return the flags of each pair, by its name."""
-    names = {domain: Path(domain).name for domain in args.domains}
+    domains = args.needs()
+    names = {domain: Path(domain).name for domain in domains}
     if len(set(names.values())) < len(names):
-        names = {domain: domain.strip("./").replace("/", "-") for domain in args.domains}
+        names = {domain: domain.strip("./").replace("/", "-") for domain in domains}
     folder = args.output_dir / args.name
     found = {}
-    for source, target in permutations(args.domains, 2):
+    for source, target in args.all_pairs:
         name = f"{names[source]}-to-{names[target]}"
-        changes: dict[str, Any] = {"domains": (), "source": source, "target": target, "part": None}
+        changes: dict[str, Any] = {
+            "domains": (),
+            "pairs": (),
+            "source": source,
+            "target": target,
+            "part": None,
+        }
         found[name] = dataclasses.replace(
             args, **changes, name=name, output_dir=folder, overwrite=args.overwrite
         )

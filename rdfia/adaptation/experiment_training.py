@@ -185,7 +185,9 @@ def looked_at(
     device = training.back_on_device(trainer, module)
     size = 64 if args.fast_dev_run else 2000
     features = []
-    for domain, source in ((pair.source.test_data, True), (pair.target.test_data, False)):
+    # Where all are trained on there are few others: of the source, those held out.
+    ours = pair.source.train_data if args.transductive else pair.source.test_data
+    for domain, source in ((ours, True), (pair.target.test_data, False)):
         # Drawn at random: the first half of MNIST's test set is cleaner than the second.
         drawn = domain.part(embeddings.sample(len(domain), size))
         features.append(module.outputs(drawn.batches(), source=source)[0])

@@ -144,7 +144,7 @@ def test_other_pairs(tmp_path, digits, undrawn, pair):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"target": "mnist"}, "--source and --target are two data sets, got mnist twice"),
+        ({"target": "mnist"}, "source and target are two data sets, got mnist twice"),
         ({"target": "usps"}, r"prepare_data.py usps"),
         ({"batch_size": 400}, "larger than the 110"),
         ({"network": "modern", "ablation": True}, "add --network paper"),
