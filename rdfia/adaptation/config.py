@@ -184,7 +184,7 @@ class Args(PictureFlags, GraphFlags, TrainerArgs):
     """Weight initialisation."""
     bn_passes: Annotated[
         Literal["separate", "concatenated"] | None,
-        default("separate; paper: concatenated; office: concatenated"),
+        default("separate; paper: concatenated; office: separate"),
     ] = None
     """Passes of source and target: separate (each has BatchNorm statistics of its own) or concatenated."""
     optimizer: Annotated[Literal["adam", "sgd"] | None, default("adam; paper: sgd; office: sgd")] = None

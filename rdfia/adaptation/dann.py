@@ -35,7 +35,8 @@ PAPER: dict[str, Any] = {
 
 
 # What is usual for photographs and a pretrained network, as keywords of any method: Long et al., NeurIPS 2018
-# (CDAN), and the Transfer-Learning-Library; but BatchNorm of the pretrained network keeps its statistics.
+# (CDAN), whose own code passes the domains one after the other, and the Transfer-Learning-Library; but
+# BatchNorm of the pretrained network keeps its statistics.
 # (Their batches hold 32 images of each domain, of 224 pixels.)
 OFFICE: dict[str, Any] = {
     "network": "resnet50/avgpool",
@@ -43,7 +44,7 @@ OFFICE: dict[str, Any] = {
     "dropout": 0.0,
     "domain_width": 1024,
     "domain_layers": 2,
-    "bn_passes": "concatenated",
+    "bn_passes": "separate",
     "optimizer": "sgd",
     "lr": 0.01,
     "momentum": 0.9,
