@@ -40,6 +40,15 @@ def data_root(data_dir: str | Path | None = None) -> Path:
     return root
 
 
+def weights_root(data_dir: str | Path | None = None) -> Path | None:
+    """Return the folder that ``weights/`` may lie in, as `data_root`; None if none is named nor there.
+
+    Own pictures need no data folder, and embedded or downloaded weights neither.
+    """
+    named = data_dir or os.environ.get("RDFIA_DATA")
+    return data_root(data_dir) if named or Path("data").is_dir() else None
+
+
 def say(text: str) -> None:
     """Print once, whatever the number of processes and the level of logging."""
     # Imported here: where data lies can be looked up without torch.

@@ -22,7 +22,9 @@ from torch.nn.functional import pad
 from datamodules.files import atomic_file
 from datamodules.images import decode_all, shaping
 from datamodules.listing import find_each
-from rdfia.adaptation.dann import DANNModule
+from rdfia.adaptation.methods import module_of
+from rdfia.adaptation.module import AdaptationModule
+from rdfia.common.backbones import Backbone
 from rdfia.transfer.fine_tune import FineTuneModule
 from rdfia.transfer.svm_module import FeatureExtractorSVM
 
@@ -30,7 +32,7 @@ from rdfia.transfer.svm_module import FeatureExtractorSVM
 KINDS: dict[str, Any] = {
     "multi_class": FeatureExtractorSVM,
     "head_lr": FineTuneModule,
-    "lambda_schedule": DANNModule,
+    "lambda_schedule": AdaptationModule,
 }
 
 
@@ -55,15 +57,19 @@ class TrainedClassifier(nn.Module):
     as into any network, by the names of its layers.
 
     Args:
-        module: `FeatureExtractorSVM` that is fitted, `FineTuneModule` or `DANNModule`.
+        module: `FeatureExtractorSVM` that is fitted, `FineTuneModule`, or one of domain adaptation.
         name: What it is called in figures.
     """
 
-    def __init__(self, module: FeatureExtractorSVM | FineTuneModule | DANNModule, name: str) -> None:
+    def __init__(self, module: FeatureExtractorSVM | FineTuneModule | AdaptationModule, name: str) -> None:
         super().__init__()
+        if isinstance(module, AdaptationModule):
+            for network in {module.network, module.evaluated}:
+                if network.trunk is not None:
+                    network.trunk.own()  # to be looked into, and exported
         self.module, self.name = module.eval().requires_grad_(False), name
         settings: dict[str, Any] = dict(module.hparams)
-        self.image_size = int(settings.get("image_size", 28 if isinstance(module, DANNModule) else 224))
+        self.image_size = int(settings.get("image_size", 28 if isinstance(module, AdaptationModule) else 224))
         self.resize = str(settings.get("resize", "squash"))
         self.channels = int(settings.get("channels", 3))
         self.kind = "probability"
@@ -77,27 +83,37 @@ class TrainedClassifier(nn.Module):
         self.without_weights: tuple[str, ...] = ()
 
     @property
+    def backbone(self) -> Backbone | None:
+        """The pretrained network inside; None in domain adaptation of small images."""
+        if isinstance(self.module, AdaptationModule):
+            trunk = self.module.evaluated.trunk
+            return None if trunk is None else trunk.network
+        return self.module.backbone
+
+    @property
     def network(self) -> nn.Module:
         """The network inside, whose modules have the names of layers."""
-        if isinstance(self.module, DANNModule):
-            return self.module.evaluated
-        return self.module.backbone.network
+        if self.backbone is not None:
+            return self.backbone.network
+        assert isinstance(self.module, AdaptationModule)
+        return self.module.evaluated
 
     @property
     def mean(self) -> Tensor:
         """What the network inside subtracts from each channel, (C, 1, 1), on its device."""
-        if isinstance(self.module, DANNModule):  # which scales by rules of its own
-            return torch.zeros(self.channels, 1, 1, device=next(self.module.parameters()).device)
-        return self.module.backbone.mean
+        if self.backbone is not None:
+            return self.backbone.mean
+        # It scales by rules of its own.
+        return torch.zeros(self.channels, 1, 1, device=next(self.module.parameters()).device)
 
     @property
     def std(self) -> Tensor:
         """What the network inside divides each channel by, (C, 1, 1), on its device."""
-        return torch.ones_like(self.mean) if isinstance(self.module, DANNModule) else self.module.backbone.std
+        return torch.ones_like(self.mean) if self.backbone is None else self.backbone.std
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (B, C, H, W) in [0, 1] to scores (B, classes): logits, votes or margins."""
-        if isinstance(self.module, DANNModule):
+        if isinstance(self.module, AdaptationModule):
             network = self.module.evaluated
             logits: Tensor = network.classifier(network.extract_unchecked(images))
             return logits
@@ -114,17 +130,22 @@ class TrainedClassifier(nn.Module):
     @property
     def layers(self) -> dict[str, str]:
         """Paths of layers in ``network`` by their common names."""
-        if isinstance(self.module, DANNModule):
-            inside = self.module.evaluated.features.named_modules()
-            return {f"features.{path}": f"features.{path}" for path, _ in inside if path}
-        return self.module.backbone.layers
+        if self.backbone is not None:
+            return self.backbone.layers
+        assert isinstance(self.module, AdaptationModule)
+        inside = self.module.evaluated.features.named_modules()
+        return {f"features.{path}": f"features.{path}" for path, _ in inside if path}
 
     def usable_layers(self) -> list[str]:
         """Return the names of the layers that scores come from, from first to last."""
-        if isinstance(self.module, DANNModule):
+        if self.backbone is None:
             return list(self.layers)
-        last = self.module.layer if isinstance(self.module, FineTuneModule) else self.module.layers[-1]
-        names = self.module.backbone.usable_layers()
+        if isinstance(self.module, AdaptationModule):
+            assert self.module.evaluated.trunk is not None
+            last = self.module.evaluated.trunk.layer
+        else:
+            last = self.module.layer if isinstance(self.module, FineTuneModule) else self.module.layers[-1]
+        names = self.backbone.usable_layers()
         return names[: names.index(last) + 1] if last in names else names
 
     def find_layer(self, name: str) -> nn.Module:
@@ -137,14 +158,14 @@ class TrainedClassifier(nn.Module):
         if name not in names:
             known = ", ".join(names)
             raise ValueError(f"{self.name} has no layer {name!r} that scores come from; it has {known}")
-        if isinstance(self.module, DANNModule):
-            return self.module.evaluated.get_submodule(name)
-        return self.module.backbone.find_layer(name)
+        if self.backbone is None:
+            return self.network.get_submodule(name)
+        return self.backbone.find_layer(name)
 
     def tap(self, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
         """Return the outputs of layers for images (B, C, H, W), by name, in one forward pass."""
-        if not isinstance(self.module, DANNModule):
-            return self.module.backbone.tap(images, layers)
+        if self.backbone is not None:
+            return self.backbone.tap(images, layers)
         found: dict[str, Tensor] = {}
 
         def keep(name: str, module: nn.Module, inputs: Any, output: Tensor) -> None:
@@ -290,7 +311,7 @@ def _trainings(place: Path) -> list[Path]:
     if not found or not flags.exists():
         return found
     asked = json.loads(flags.read_text())
-    row = "dann" if asked.get("reversal", True) else "no-reversal"
+    row = asked.get("method", "dann") if asked.get("reversal", True) else "no-reversal"
     if not asked.get("adapt", True):
         row = "target-trained" if asked.get("labelled") == "target" else "source-only"
     first = (asked.get("seeds") or [asked.get("seed", 0)])[0]
@@ -304,8 +325,8 @@ def load_classifier(place: str | Path, data_dir: str | Path | None = None) -> Tr
 
     Args:
         place: The run folder, or a checkpoint.
-        data_dir: Where ``weights/`` lies now, for an SVM, whose checkpoint leaves the network out; by default
-            where it lay.
+        data_dir: Where ``weights/`` lies now, for a classifier whose checkpoint leaves the network out, as
+            that of an SVM; by default where it lay.
 
     Raises:
         FileNotFoundError: There is no checkpoint.
@@ -313,23 +334,28 @@ def load_classifier(place: str | Path, data_dir: str | Path | None = None) -> Tr
     """
     path = find_checkpoint(place)
     try:
-        settings = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["hyper_parameters"]
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        settings = checkpoint["hyper_parameters"]
     except Exception as error:  # torch.load raises whatever it comes across
         raise ValueError(f"{path} is not a readable checkpoint ({type(error).__name__})") from error
     found = [kind for sign, kind in KINDS.items() if sign in settings]
     if len(found) != 1:
-        raise ValueError(f"{path} is of no classifier that rdfia trains: SVM, fine-tuned network or DANN")
+        kinds = "SVM, fine-tuned network or adapted one"
+        raise ValueError(f"{path} is of no classifier that rdfia trains: {kinds}")
     changes: dict[str, Any] = {}
-    if found[0] is FineTuneModule:
+    kind = found[0]
+    if kind is AdaptationModule:
+        kind = module_of(checkpoint.get("method", "dann"))
+    if kind is FineTuneModule or settings.get("trunk_trained", "none") != "none":
         changes["weights"] = "random"  # those of the checkpoint are loaded on top
-    elif found[0] is FeatureExtractorSVM and (data_dir or os.environ.get("RDFIA_DATA")):
+    elif data_dir or os.environ.get("RDFIA_DATA"):
         changes["data_dir"] = str(data_dir or os.environ["RDFIA_DATA"])
     try:
         with warnings.catch_warnings():
             # An SVM's checkpoint leaves the network out, which Lightning finds lacking.
             warnings.filterwarnings("ignore", "Found keys that are in the model state dict")
-            module = found[0].load_from_checkpoint(path, map_location="cpu", weights_only=True, **changes)
+            module = kind.load_from_checkpoint(path, map_location="cpu", weights_only=True, **changes)
     except RuntimeError as error:
-        raise ValueError(f"{path} does not fit {found[0].__name__}: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"{path} does not fit {kind.__name__}: {str(error).splitlines()[0]}") from error
     run = path.parent.parent if path.parent.name == "checkpoints" else path
     return TrainedClassifier(module, run.parent.name if "_seed_" in run.name else run.stem)

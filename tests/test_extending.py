@@ -23,6 +23,7 @@ def files() -> dict[str, str]:
 def test_the_page_names_each_file_of_its_example():
     assert list(files()) == [
         "datamodules/rings.py",
+        "rdfia/adaptation/methods/bnm.py",
         "rdfia/rotation/__init__.py",
         "rdfia/rotation/module.py",
         "rdfia/rotation/config.py",
@@ -40,10 +41,12 @@ def copy(tmp_path_factory):
     for name, code in files().items():
         (root / name).parent.mkdir(exist_ok=True)
         (root / name).write_text(code)
-    (line,) = re.findall(r"```text\n(.*?\n)```", PAGE)
-    registry = root / "datamodules" / "__init__.py"
-    text = registry.read_text().replace("DATASETS = {\n", f"DATASETS = {{\n{line}")
-    registry.write_text(text)
+    lines = re.findall(r"```text\n(.*?\n)```", PAGE)
+    registries = {"DATASETS": "datamodules/__init__.py", "METHODS": "rdfia/adaptation/methods/__init__.py"}
+    for line, (table, place) in zip(lines, registries.items(), strict=True):
+        text = (root / place).read_text()
+        assert f"{table} = {{\n" in text
+        (root / place).write_text(text.replace(f"{table} = {{\n", f"{table} = {{\n{line}"))
     return root
 
 
@@ -76,6 +79,21 @@ def test_the_technique_trains_resumes_and_says_what_is_wrong(copy):
     assert wrong.returncode == 2
     assert "--dataset 'ring' is none of rings, mnist, mnist-m, scene15, usps, fashion" in wrong.stderr
     assert "Traceback" not in wrong.stderr
+
+
+def test_the_method_trains_and_is_as_it_is_by_hand(copy):
+    by_hand = (
+        "import torch; from rdfia.adaptation.methods.bnm import nuclear_norm_loss as loss;"
+        "print(round(float(loss(99 * torch.eye(2))), 6))"
+    )
+    assert call(copy, "-c", by_hand).stdout.strip() == "-1.0"
+    flags = ("--data-dir", "sample", "--method", "bnm", "--accelerator", "cpu", "--fast-dev-run")
+    done = call(copy, "scripts/train_dann.py", *flags)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^bnm +\d", done.stdout, re.MULTILINE)
+    wrong = call(copy, "scripts/train_dann.py", "--method", "bmn")
+    assert wrong.returncode == 2
+    assert "did you mean bnm?" in wrong.stderr
 
 
 def test_the_code_of_the_page_is_as_ours_is(copy):

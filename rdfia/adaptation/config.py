@@ -293,9 +293,7 @@ class Args(PictureFlags, GraphFlags, TrainerArgs):
         if features := [name for name in self.compare if name in CLASSICAL and not self.precomputed]:
             raise ValueError(f"--compare {features[0]} is of features that are there; add --precomputed")
         if not self.reversal and self.method != "dann":
-            raise ValueError(
-                f"--no-reversal is a control of dann; --method {self.method} has no reversal to leave"
-            )
+            raise ValueError(f"--no-reversal is a control of dann, not of --method {self.method}")
         if self.pseudo_label_rounds and self.method == "mcd":
             raise ValueError("--pseudo-label-rounds go on with one classifier, and mcd has two; take another")
         if self.stack and {self.method, *self.compare} & {*METHODS} - {"dann"}:

@@ -22,6 +22,7 @@ class ScoredOnBothDomains(GraphsSteps):
     average: DomainAdversarialNetwork | None
     adapt: bool
     classes: int
+    loaded_as = ""  # name of the module that predicts from checkpoints of this one, where it is another
 
     def __init__(self) -> None:
         super().__init__()
@@ -122,7 +123,7 @@ class ScoredOnBothDomains(GraphsSteps):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save which method this is, and the hash of a pretrained network that is not saved."""
         super().on_save_checkpoint(checkpoint)
-        checkpoint["method"] = type(self).__name__
+        checkpoint["method"] = self.loaded_as or type(self).__name__
         if self.network.trunk is not None and self.network.trunk.weights_hash:
             checkpoint["trunk"] = self.network.trunk.weights_hash
 

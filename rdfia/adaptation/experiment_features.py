@@ -9,7 +9,7 @@ from torch import Tensor
 
 from datamodules.domain_pair import DomainPairDataModule
 from datamodules.features import FeatureDataModule, FeatureTensors
-from datamodules.files import data_root
+from datamodules.files import weights_root
 from datamodules.in_memory import InMemoryDataModule
 from datamodules.tensors import ImageTensors
 from rdfia.adaptation.config import Args
@@ -94,8 +94,9 @@ def precomputed(args: Args, pair: DomainPairDataModule) -> DomainPairDataModule:
     assert args.image_size is not None
     assert args.network is not None or args.recipe == "office"
     network = args.network or "resnet50/avgpool"
-    folder = str(data_root(args.data_dir))
-    trunk = Trunk(network, trained="none", weights=args.weights, data_dir=folder, image_size=args.image_size)
+    root = weights_root(args.data_dir)
+    where: dict[str, Any] = {"weights": args.weights, "data_dir": None if root is None else str(root)}
+    trunk = Trunk(network, trained="none", image_size=args.image_size, **where)
     device = torch.device(devices.accelerator_of(args))
     cache = None if args.fast_dev_run else args.cache_dir.expanduser()
     extraction = Extraction(trunk, args.views, device, cache)

@@ -11,7 +11,7 @@ from typing import Any
 import lightning
 
 from datamodules.domain_pair import DomainPairDataModule
-from datamodules.files import data_root
+from datamodules.files import weights_root
 from datamodules.stacked import StackedSeeds
 from rdfia.adaptation import embeddings
 from rdfia.adaptation.config import (
@@ -56,7 +56,7 @@ def module_flags(args: Args, pair: DomainPairDataModule, kind: type[AdaptationMo
     of_data: dict[str, Any] = {"classes": len(pair.classes), "class_names": pair.classes}
     of_data["resize"] = pair.target.resized  # for new images, which are of the target
     if args.pretrained:
-        of_data["data_dir"] = str(data_root(args.data_dir))
+        of_data["data_dir"] = weights_root(args.data_dir)
     taken = recipe | keywords(kind, args) | ROWS[args.row()] | of_data
     left_out = {"method"} if args.pretrained else {"method", "data_dir"}
     return {name: value for name, value in taken.items() if name not in left_out}

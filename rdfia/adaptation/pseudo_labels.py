@@ -97,6 +97,7 @@ class PseudoLabelModule(DANNModule):
         torch.Size([2])
     """
 
+    loaded_as = "DANNModule"
     can_use_graphs = False  # labels are made, and weights rise, within a step
 
     def __init__(

@@ -40,6 +40,7 @@ class StackedDANN(StackedSteps, DANNModule):
         members: Of the same settings and networks.
     """
 
+    loaded_as = "DANNModule"
     members: list[DANNModule]
 
     def __init__(self, members: Sequence[DANNModule]) -> None:

@@ -8,7 +8,7 @@ import lightning
 import torch
 
 from datamodules import open_dataset
-from datamodules.files import data_root
+from datamodules.files import weights_root
 from datamodules.folder import ImageFolderDataModule
 from datamodules.tensors import eval_loader
 from rdfia.common import plots
@@ -31,7 +31,7 @@ def run(args: FineTuneArgs) -> dict[str, Any]:
     images = open_dataset(args.dataset, args.data_dir, channels=3, **reading, **args.reading(), **watching)
     images.prepare_data()
     lightning.seed_everything(args.seed, workers=True, verbose=False)
-    fixed: dict[str, Any] = {"data_dir": data_root(args.data_dir), "classes": len(images.classes)}
+    fixed: dict[str, Any] = {"data_dir": weights_root(args.data_dir), "classes": len(images.classes)}
     fixed |= {"image_size": reading["image_size"], "class_names": images.classes}
     images.setup()
     if args.balanced:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from datamodules import open_dataset
-from datamodules.files import data_root, say
+from datamodules.files import say, weights_root
 from datamodules.folder import ImageFolderDataModule
 from datamodules.in_memory import InMemoryDataModule
 from datamodules.tensors import ImageTensors, joined
@@ -189,7 +189,7 @@ def run(args: SVMArgs) -> dict[str, Any]:
 
 def where(args: SVMArgs) -> dict[str, Any]:
     """Return where `load_backbone` finds the weights."""
-    return {"weights": args.weights, "data_dir": data_root(args.data_dir), "channels": args.channels}
+    return {"weights": args.weights, "data_dir": weights_root(args.data_dir), "channels": args.channels}
 
 
 def data_module(args: SVMArgs) -> InMemoryDataModule:
