@@ -5,6 +5,7 @@ Examples:
     python scripts/benchmark.py decoding --data-dir /path/to/data
     python scripts/benchmark.py svm --data-dir /path/to/data
     python scripts/benchmark.py dann --data-dir /path/to/data
+    python scripts/benchmark.py photographs
     python scripts/benchmark.py gan --data-dir /path/to/data
     python scripts/benchmark.py seeing --data-dir /path/to/data
     python scripts/benchmark.py ddp --data-dir sample
@@ -23,6 +24,9 @@ values of C, fit and test, by us and by scikit-learn's SVC on the features, whos
 dann: training steps of train_dann.py (bf16, through Lightning, with logging), beside the same steps written
 without Lightning, and beside the usual loop (torchvision datasets, PIL, ToTensor, a DataLoader with 2 workers
 for each domain, float32) on the same network and batches of 128 + 128.
+
+photographs: training steps of DANN on ResNet-18, all of it trained, on batches of 32 + 32 random images of
+224 pixels, through Lightning with logging, beside the same steps in plain PyTorch; in float32 and in bf16.
 
 gan: training steps of train_gan.py --preset practical (bf16, through Lightning, with logging), beside the
 same steps written without Lightning, and beside the loop of PyTorch's DCGAN tutorial (float32); then our
@@ -50,6 +54,7 @@ from benchmarks.data import measure_data
 from benchmarks.ddp import measure_ddp
 from benchmarks.decoding import measure_decoding
 from benchmarks.gan import measure_gan
+from benchmarks.photographs import measure_photographs
 from benchmarks.seeing import measure_seeing
 from benchmarks.svm import measure_svm
 
@@ -66,6 +71,7 @@ def main(args: Args) -> dict[str, Any]:
     commit = git_commit()  # before anything changes
     measures = {"data": measure_data, "svm": measure_svm, "dann": measure_dann, "gan": measure_gan}
     measures |= {"seeing": measure_seeing, "ddp": measure_ddp, "decoding": measure_decoding}
+    measures |= {"photographs": measure_photographs}
     measured = measures[args.what](args)
     results = {
         "command": shlex.join(["python", *sys.argv]),

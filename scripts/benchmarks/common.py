@@ -25,7 +25,8 @@ class Args:
     """Measure our code beside the usual one."""
 
     what: Annotated[
-        Literal["data", "decoding", "svm", "dann", "gan", "seeing", "ddp"], tyro.conf.Positional
+        Literal["data", "decoding", "svm", "dann", "photographs", "gan", "seeing", "ddp"],
+        tyro.conf.Positional,
     ] = "data"
     """What to measure."""
     data_dir: Path | None = None

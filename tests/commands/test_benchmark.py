@@ -34,6 +34,16 @@ def test_steps_side_by_side(tmp_path, what, images):
 
 
 @pytest.mark.slow
+def test_steps_that_train_a_pretrained_network(tmp_path):
+    done = call("photographs", "--steps", "1", "--output", tmp_path / "found.json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "found.json").read_text())
+    for name in ("float32", "bf16"):
+        expected = found[f"our_{name}_step_seconds"] / found[f"bare_{name}_step_seconds"]
+        assert found[f"{name}_over_bare_step"] == pytest.approx(expected, rel=0.02)
+
+
+@pytest.mark.slow
 def test_more_steps_than_there_are_is_one_line(tmp_path):
     done = call("dann", "--steps", "99", "--output", tmp_path / "found.json")
     assert done.returncode == 2
