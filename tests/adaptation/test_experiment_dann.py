@@ -179,7 +179,9 @@ def test_too_few_pseudo_labels_are_named_and_keep_what_is_done(tmp_path, digits,
         run(dataclasses.replace(lower, threshold=0.05))
 
 
-def test_a_row_that_diverges_says_so_and_the_others_are_trained(tmp_path, digits, monkeypatch, capsys):
+def test_a_row_that_diverges_says_so_and_the_others_are_trained(
+    tmp_path, digits, undrawn, monkeypatch, capsys
+):
     train, broken = experiment_training.train, {"source-only"}
 
     def diverging(part, *given, **more):

@@ -52,6 +52,7 @@ def small(root, target, **changes):
     )
 
 
+@pytest.mark.slow
 def test_a_target_without_labels_is_adapted_to_and_not_scored_by_them(domains, capsys):
     for path in sorted((domains / "drawings").rglob("*.png")):
         shutil.move(path, domains / "drawings" / f"{path.parent.name}_{path.name}")

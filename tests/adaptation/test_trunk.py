@@ -55,7 +55,7 @@ def test_a_frozen_trunk_is_shared_and_stays_out_of_the_checkpoint(tmp_path):
 
     other = tmp_path / "other" / "weights" / "squeezenet1_1.safetensors"
     other.parent.mkdir(parents=True)
-    save_file({name: value * 1.01 for name, value in before.items()}, other)
+    save_file({name: (value * 1.01).contiguous() for name, value in before.items()}, other)
     with pytest.raises(ValueError, match="squeezenet1_1 are not those that the heads were trained on"):
         DANNModule.load_from_checkpoint(
             tmp_path / "one.ckpt", map_location="cpu", weights_only=True, data_dir=str(tmp_path / "other")

@@ -13,6 +13,7 @@ def test_the_parts_take_ten_minutes_in_all():
     assert all(callable(getattr(parts, name)) for name in LIMITS)
 
 
+@pytest.mark.slow
 def test_what_ran_is_kept_and_what_failed_is_named(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(LIMITS, "stacked", 0.01)
     args = Args(device="cpu", output=tmp_path, only=("machine", "stacked"))

@@ -169,7 +169,7 @@ def bars(labels: torch.Tensor) -> torch.Tensor:
     ("conditioning", "told", "epochs"),
     [
         ("projection", True, 40),
-        ("projection", False, 40),
+        pytest.param("projection", False, 40, marks=pytest.mark.slow),
         pytest.param("one-hot", True, 80, marks=pytest.mark.slow),
         pytest.param("embedding", True, 80, marks=pytest.mark.slow),
     ],

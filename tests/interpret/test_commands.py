@@ -199,7 +199,12 @@ def test_images_are_attacked_written_read_and_judged_again(tmp_path):
 @pytest.mark.parametrize(
     ("args", "module", "unit"),
     [
-        (Saliency(methods=("gradient", "grad_cam"), samples=2, image_size=64), saliency_command, "measure"),
+        pytest.param(
+            Saliency(methods=("gradient", "grad_cam"), samples=2, image_size=64),
+            saliency_command,
+            "measure",
+            marks=pytest.mark.slow,
+        ),
         (Adversarial(attacks=("fgsm", "pgd"), steps=2, image_size=96), adversarial_command, "judge"),
     ],
 )

@@ -54,6 +54,7 @@ def test_each_layer_gets_its_numbers_and_figures(scenes, tmp_path, capsys):
     assert results["data"]["audit"]["train"] == 90
 
 
+@pytest.mark.slow
 def test_the_best_row_is_looked_at_more_closely(scenes, tmp_path):
     results = run(small(scenes, tmp_path, together=True, components=(4, 16), folds=2))
     metrics, folder = results["metrics"], tmp_path / "runs" / "svm"
