@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from datamodules.domain_pair import DomainPairDataModule
+    from datamodules.features import FeatureDataModule
     from datamodules.folder import ImageFolderDataModule
     from datamodules.imagenet_samples import ImageNetSamplesDataModule
     from datamodules.in_memory import InMemoryDataModule
@@ -38,6 +39,7 @@ DATASETS = {
 # Where each public name lives.
 _HOMES = {name: home for home, name in (place.split(".") for place in DATASETS.values())} | {
     "DomainPairDataModule": "domain_pair",
+    "FeatureDataModule": "features",
     "ImageFolderDataModule": "folder",
     "ImageNetSamplesDataModule": "imagenet_samples",
     "InMemoryDataModule": "in_memory",
@@ -45,6 +47,7 @@ _HOMES = {name: home for home, name in (place.split(".") for place in DATASETS.v
 }
 __all__ = [
     "DomainPairDataModule",
+    "FeatureDataModule",
     "ImageFolderDataModule",
     "ImageNetSamplesDataModule",
     "InMemoryDataModule",

@@ -11,6 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rdfia.adaptation.dann import DANNModule
+    from rdfia.adaptation.methods.cdan import CDANEModule, CDANModule
+    from rdfia.adaptation.methods.coral import CORALModule
+    from rdfia.adaptation.methods.information_maximization import InformationModule
+    from rdfia.adaptation.methods.mcc import MCCModule
+    from rdfia.adaptation.methods.mcd import MCDModule
+    from rdfia.adaptation.methods.mmd import DANModule, JANModule
+    from rdfia.adaptation.methods.self_training import SelfTrainingModule
     from rdfia.adaptation.pseudo_labels import PseudoLabelModule
     from rdfia.common.backbones import classify, load_backbone
     from rdfia.common.checks import Normalized
@@ -28,12 +35,21 @@ if TYPE_CHECKING:
 
 # Where each public name lives.
 _HOMES = {
+    "CDANEModule": "adaptation.methods.cdan",
+    "CDANModule": "adaptation.methods.cdan",
+    "CORALModule": "adaptation.methods.coral",
+    "DANModule": "adaptation.methods.mmd",
     "DANNModule": "adaptation.dann",
     "FeatureExtractorSVM": "transfer.svm_module",
     "FineTuneModule": "transfer.fine_tune",
     "GANModule": "generation.gan",
+    "InformationModule": "adaptation.methods.information_maximization",
+    "JANModule": "adaptation.methods.mmd",
+    "MCCModule": "adaptation.methods.mcc",
+    "MCDModule": "adaptation.methods.mcd",
     "Normalized": "common.checks",
     "PseudoLabelModule": "adaptation.pseudo_labels",
+    "SelfTrainingModule": "adaptation.methods.self_training",
     "activation_maps": "interpret.activations",
     "cGANModule": "generation.cgan",
     "classify": "common.backbones",
@@ -52,12 +68,21 @@ _HOMES = {
     "visualize_classes": "interpret.class_visualization",
 }
 __all__ = [
+    "CDANEModule",
+    "CDANModule",
+    "CORALModule",
+    "DANModule",
     "DANNModule",
     "FeatureExtractorSVM",
     "FineTuneModule",
     "GANModule",
+    "InformationModule",
+    "JANModule",
+    "MCCModule",
+    "MCDModule",
     "Normalized",
     "PseudoLabelModule",
+    "SelfTrainingModule",
     "activation_maps",
     "cGANModule",
     "classify",

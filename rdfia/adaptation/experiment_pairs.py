@@ -18,6 +18,7 @@ from rdfia.adaptation.selection import ALL, Run, chosen, rank_correlations, with
 from rdfia.common import plots
 from rdfia.engine import report, runs, tables
 from rdfia.engine.args import part_of
+from rdfia.engine.errors import Checked
 
 Values = dict[str, list[float]]
 
@@ -55,10 +56,15 @@ def run_pairs(args: Args) -> dict[str, Any]:
     if (folder / "args.json").exists():
         raise ValueError(f"{folder} is the run of one pair; use another --name for --domains")
     pairs = pairs_of(args)
-    results = {}
+    results, checked = {}, Checked()
     for name, one in part_of(list(pairs.items()), args.part):
         print(f"{name}:", flush=True)
-        results[name] = run_pair(one)
+        try:
+            results[name] = run_pair(one)
+        except Checked as found:  # of this pair: look at the others too
+            checked = found
+    if args.check:
+        raise checked
     if args.part is not None or args.fast_dev_run or not all(results.values()):
         return {}
     return finish(args, folder, results)

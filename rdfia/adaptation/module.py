@@ -94,11 +94,11 @@ class AdaptationModule(ScoredOnBothDomains):
         seed: Of the views of the images.
     """
 
+    compiled: tuple[str, ...] = ("network.features", "network.classifier")
     domain_inputs = 0  # of the domain classifier, in numbers of features; 0: there is none
     target_gradient = True  # what the method asks of the target goes through the classifier
     found_by_method: tuple[str, ...] = ("adaptation_loss", "target_entropy")
 
-    compiled: tuple[str, ...] = ("network.features", "network.classifier", "network.domain_classifier")
     on_bar: tuple[str, ...] = ("train/class_loss",)
 
     def __init__(

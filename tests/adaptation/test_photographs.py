@@ -20,6 +20,7 @@ from rdfia.adaptation.experiment_predictions import label_shift
 from rdfia.adaptation.methods import METHODS
 from rdfia.adaptation.trunk import Trunk
 from rdfia.common.views import random_views
+from rdfia.engine.errors import Checked
 from rdfia.trained import load_classifier
 
 NETWORK = "squeezenet1_1/fire9"
@@ -130,6 +131,13 @@ def test_parts_of_a_table_of_pairs_are_pairs(folders, monkeypatch):
     monkeypatch.setattr(experiment_pair, "draw", lambda *args: None)
     flags = {"pairs": ((f"{folders}/day", f"{folders}/night"), (f"{folders}/day", f"{folders}/dusk"))}
     flags |= {"compare": (), "max_epochs": 1, "name": "some"}
+    with pytest.raises(Checked):
+        run(asked(folders, check=True, **flags))
+    (folders / "empty").mkdir()
+    wrong = (*flags["pairs"], (f"{folders}/day", f"{folders}/empty"))
+    with pytest.raises((FileNotFoundError, ValueError), match="empty"):  # of the last pair, said before all
+        run(asked(folders, check=True, **(flags | {"pairs": wrong})))
+    assert not (folders / "runs").exists()
     assert run(asked(folders, part=(1, 2), **flags)) == {}
     folder = folders / "runs" / "some"
     assert (folder / "day-to-dusk" / "results.json").exists()

@@ -45,6 +45,7 @@ class CDANModule(AdaptationModule):
         torch.Size([2, 5])
     """
 
+    compiled = ("network.features", "network.classifier", "network.domain_classifier")
     domain_inputs = 1  # times the number of classes, see `make_network`
     target_gradient = False
     found_by_method = ("domain_loss", "domain_accuracy", "target_entropy")

@@ -4,6 +4,7 @@ Saito et al., "Maximum classifier discrepancy for unsupervised domain adaptation
 a gradient reversal: one step in place of three.
 """
 
+import math
 from typing import cast
 
 import torch
@@ -39,7 +40,7 @@ class TwoClassifiers(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Map features (B, F) to logits (B, K)."""
         logits = torch.stack(self.both(features)).float().log_softmax(-1)
-        return logits.logsumexp(0) - torch.log(torch.tensor(2.0))
+        return logits.logsumexp(0) - math.log(2)
 
 
 class MCDModule(AdaptationModule):
