@@ -1,8 +1,9 @@
-"""Train DANN from one set of digits to another, beside what it is compared with; score and draw both.
+"""Adapt a classifier from one set of images to another, by DANN or another method; score and draw both.
 
 Examples:
     python scripts/train_dann.py --data-dir sample --max-epochs 20 --batch-size 64
     python scripts/train_dann.py --seeds 0 1 2 --compare source-only no-reversal target-trained
+    python scripts/train_dann.py --source ./photos --target ./drawings --recipe office --precomputed
 """
 
 from typing import Any

@@ -10,6 +10,7 @@ import torch
 from datamodules.domain_pair import DomainPairDataModule
 from datamodules.files import atomic_file
 from rdfia.adaptation.module import AdaptationModule
+from rdfia.adaptation.scores import is_unknown
 from rdfia.common.environment import is_dry_run
 from rdfia.engine.training import back_on_device
 
@@ -44,7 +45,10 @@ def write_predictions(
     pair: DomainPairDataModule,
     pictures: DomainPairDataModule,
 ) -> None:
-    """Write ``predictions.csv``: of each target image its file, or number, its part, class, probabilities."""
+    """Write ``predictions.csv``: of each target image its file, or number, its part, class, probabilities.
+
+    Of an open set the class is ``unknown`` where the prediction is as uncertain as `open_set_scores` says.
+    """
     if is_dry_run(trainer):
         return
     back_on_device(trainer, module)
@@ -61,8 +65,9 @@ def write_predictions(
         for part, data in parts.items():
             files = getattr(pictures.target, f"{part}_files", None)
             probabilities = module.outputs(data.to(module.device).batches())[1]
+            unknown = is_unknown(probabilities) & pair.open_set
             for number, row in enumerate(probabilities.tolist()):
                 best = max(range(len(row)), key=row.__getitem__)
                 name = files.paths[number] if files is not None else number
                 cells = [f"{one:.6f}" for one in (row[best], *row)]
-                writer.writerow([name, part, pair.classes[best], *cells])
+                writer.writerow([name, part, "unknown" if unknown[number] else pair.classes[best], *cells])

@@ -105,11 +105,18 @@ def dev_risk(source: "DomainScores", target: "DomainScores", most: int = 1000) -
     return float(weighted_risk(losses, importance_weights(ours, theirs)))
 
 
+def is_unknown(probabilities: Tensor) -> Tensor:
+    """Return of which of probabilities (N, K) the entropy is over half of the largest, log(K) / 2: (N,) bool.
+
+    Saito et al., DANCE, NeurIPS 2020: a threshold that nothing is tuned by.
+    """
+    return entropy(probabilities) > math.log(probabilities.shape[1]) / 2
+
+
 def open_set_scores(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
     """Return how images of known and unknown classes are told, where uncertain ones are said to be unknown.
 
-    A prediction whose entropy is over half of the largest, log(K) / 2, says unknown (Saito et al., DANCE,
-    NeurIPS 2020: a threshold that nothing is tuned by). ``known_accuracy`` is the mean over the known classes
+    Which are said to be so, see `is_unknown`. ``known_accuracy`` is the mean over the known classes
     of the share of their images that are named right, ``unknown_accuracy`` the share of the unknown that are
     said to be so, ``h_score`` their harmonic mean (Fu et al., ECCV 2020).
 
@@ -117,7 +124,7 @@ def open_set_scores(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
         logits: (N, K) of the known classes.
         labels: (N,), from 0 to K - 1, or `UNKNOWN`.
     """
-    doubted = entropy(logits.float().softmax(1)) > math.log(logits.shape[1]) / 2
+    doubted = is_unknown(logits.float().softmax(1))
     right = (logits.argmax(1) == labels) & ~doubted
     classes = labels[labels >= 0].unique()
     known = torch.stack([right[labels == one].float().mean() for one in classes]).mean()

@@ -181,6 +181,9 @@ def test_classes_of_the_target_alone_are_to_be_told_as_unknown(folders, capsys):
     with pytest.raises(ValueError, match="the source has no 'rings'"):
         run(asked(folders, **flags))
     metrics = run(asked(folders, open_set=True, **flags))["metrics"]
+    said = {row["class"] for row in csv.DictReader((folders / "runs" / "open" / "predictions.csv").open())}
+    assert said <= {"checks", "stripes", "unknown"}
+    assert ("unknown" in said) == (metrics["dann/target_unknown_accuracy"]["mean"] > 0)
     assert "images of rings are to be told as unknown" in capsys.readouterr().out
     known, unknown = (metrics[f"dann/target_{kind}_accuracy"]["mean"] for kind in ("known", "unknown"))
     expected = 2 * known * unknown / max(known + unknown, 1e-12)
