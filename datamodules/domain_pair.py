@@ -132,7 +132,7 @@ class DomainPairDataModule(lightning.LightningDataModule):
             ValueError: One side lacks a class of the other, or they share fewer than two.
         """
         own, other = self.source.classes, self.target.classes
-        if not other or self.open_set:
+        if not other or (self.open_set and set(own) & set(other)):
             return own
         shared = tuple(name for name in own if name in other)
         lacking = {"target": set(own) - set(other), "source": set(other) - set(own)}

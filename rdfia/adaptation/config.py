@@ -243,6 +243,11 @@ class Args(PictureFlags, GraphFlags, TrainerArgs):
         if self.image_size is None:
             object.__setattr__(self, "image_size", 224 if self.pretrained else 28)
         if self.precomputed:
+            if self.trunk_trained not in ("all", "none"):
+                raise ValueError(
+                    f"--precomputed features are of a network of which nothing is trained; leave out one of "
+                    f"--precomputed and --trunk-trained {self.trunk_trained}"
+                )
             object.__setattr__(self, "trunk_trained", "none")
         super().__post_init__()
         self._check_methods()
@@ -298,6 +303,10 @@ class Args(PictureFlags, GraphFlags, TrainerArgs):
             raise ValueError("--pseudo-label-rounds go on with one classifier, and mcd has two; take another")
         if self.stack and {self.method, *self.compare} & {*METHODS} - {"dann"}:
             raise ValueError("--stack trains DANN's networks at once, no other method's; leave it out")
+        if self.stack and self.pretrained:
+            raise ValueError("--stack trains small networks at once, no pretrained one; leave it out")
+        if not self.temperature > 0:
+            raise ValueError(f"--temperature is above 0, got {self.temperature:g}")
         if self.open_set and self.shared_classes:
             raise ValueError("--open-set keeps classes that --shared-classes leaves out; take one of them")
 

@@ -77,7 +77,7 @@ class DANNModule(AdaptationModule):
     compiled: tuple[str, ...] = ("network.features", "network.classifier", "network.domain_classifier")
     domain_inputs = 1
     target_gradient = False
-    found_by_method = ("domain_loss", "domain_accuracy", "target_entropy")
+    found_by_method = ("domain_loss", "domain_accuracy")
 
     def compare(
         self, source: Seen, target: Seen, *more: Tensor, strength: float | Tensor
@@ -86,7 +86,7 @@ class DANNModule(AdaptationModule):
         logits = self.tell_both(
             reverse_gradient(source.features, strength), reverse_gradient(target.features, strength)
         )
-        found: dict[str, Tensor] = self.each(domain_losses)(*logits, target.logits)
+        found: dict[str, Tensor] = self.each(domain_losses)(*logits)
         return found["domain_loss"], found
 
     def tell_domain(self, features: Tensor, logits: Tensor) -> Tensor | None:

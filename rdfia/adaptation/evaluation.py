@@ -70,7 +70,9 @@ class ScoredOnBothDomains(GraphsSteps):
                 if self.adapt or not noun.startswith("domain"):
                     self.log(f"{stage}/{name}_{noun}", value, sync_dist=True)
         if stage == "val" and self.source_scores.labels and self.target_scores.labels:
-            self.log("val/dev_risk", dev_risk(self.source_scores, self.target_scores), sync_dist=True)
+            with self.source_scores.sync_context(), self.target_scores.sync_context():
+                risk = dev_risk(self.source_scores, self.target_scores)
+            self.log("val/dev_risk", risk, sync_dist=True)
         for scores in (self.source_scores, self.target_scores):
             scores.reset()
 
@@ -130,6 +132,9 @@ class ScoredOnBothDomains(GraphsSteps):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check that a pretrained network that is not saved is the one that the heads were trained on."""
         super().on_load_checkpoint(checkpoint)
+        own, saved = self.loaded_as or type(self).__name__, checkpoint.get("method", "")
+        if saved and saved != own:
+            raise ValueError(f"the checkpoint is of {saved}, not of {own}; load it with {saved}")
         trunk = self.network.trunk
         if trunk is not None and trunk.weights_hash not in (None, checkpoint.get("trunk")):
             raise ValueError(

@@ -2,6 +2,7 @@
 
 import math
 import statistics
+import warnings
 from pathlib import Path
 from typing import Any, cast
 
@@ -60,7 +61,7 @@ def run_pair(args: Args) -> dict[str, Any]:
     if args.part is not None:
         return {}
     for row in args.compare:
-        found = classify_features(row, pair) if row in CLASSICAL else {}
+        found = classify_features(row, pair, table.notes) if row in CLASSICAL else {}
         for seed in seeds if found else ():  # of which nothing of it depends
             table.add(row, seed, found)
     if table.trainer is None:
@@ -100,17 +101,29 @@ def open_pair(args: Args) -> DomainPairDataModule:
     return DomainPairDataModule(source, target, **options)
 
 
-def classify_features(row: str, pair: DomainPairDataModule) -> dict[str, float]:
-    """Return the scores of a classifier of features that are there, aligned as the row says."""
+def classify_features(row: str, pair: DomainPairDataModule, notes: list[str]) -> dict[str, float]:
+    """Return the scores of a classifier of features that are there, aligned as the row says.
+
+    Args:
+        row: See `rdfia.adaptation.classical.classify`.
+        pair: Of features.
+        notes: Takes what is to be said of it.
+    """
+    if not pair.target_labelled:
+        notes.append(
+            f"{row}: left out, it trains nothing to keep and the target has no labels to score it by"
+        )
+        return {}
     train, target, test = (
         cast(FeatureTensors, data)
         for data in (pair.source.train_data, pair.target.train_data, pair.target.test_data)
     )
     features = [data.as_they_are().cpu() for data in (target, test)]
-    predicted = classical.classify(row, train.as_they_are().cpu(), train.labels.cpu(), *features)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        predicted = classical.classify(row, train.as_they_are().cpu(), train.labels.cpu(), *features)
+    notes += dict.fromkeys(f"{row}: {str(one.message).split('. ')[0]}" for one in said)
     labels = test.labels.cpu()
-    if not pair.target_labelled:
-        return {}
     return {"target_accuracy": (predicted == labels)[labels >= 0].double().mean().item()}
 
 
@@ -141,7 +154,7 @@ def finish(
         notes = ["target_accuracy_by_oracle chooses the epoch by target labels: for comparison only"]
     if args.stack and len(seeds) > 1:
         notes.append("seeds were trained at once, without a validation after each epoch: the last one counts")
-    notes += table.diverged
+    notes += [*table.diverged, *table.notes]
     if any(module.hparams["batch_norm"] for module in table.modules.values()):
         notes.append("each domain is scored, and looked at, under the BatchNorm statistics kept of it")
     notes += notes_of(args, table, pair)
@@ -177,7 +190,9 @@ def finish(
     )
     wandb_run.finish_last()
     report.write_run_page(folder, results, trainer)
-    of_target = ("target_loss", "target_accuracy") if labelled else ("target_entropy", "target_information")
+    of_target: tuple[str, ...] = ("target_entropy", "target_information")
+    if labelled:
+        of_target = ("target_loss", "target_accuracy", "target_unknown_accuracy", "target_h_score")
     columns = ("source_loss", "source_accuracy", *of_target, "a_distance")
     tables.show(results, {row: f"{row}/" for row in table.found}, columns)
     written = (

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -44,6 +45,8 @@ class Trained(tables.Table):
 
     modules: dict[str, AdaptationModule] = field(default_factory=dict)
     """By row, those of the first seed."""
+    notes: list[str] = field(default_factory=list)
+    """What is to be said of single rows."""
     trainer: lightning.Trainer | None = None
     """The last one."""
 
@@ -129,14 +132,17 @@ def train(
     """
     folder = training.open_run(args, module, data, may_change=resume.MAY_CHANGE_BUT_LENGTH)
     wandb_run.finish_last()  # that of the row before
-    known = {name: metric for name, metric in SELECTIONS.items() if pair.target_labelled or name != "oracle"}
-    candidates = KeepsCandidates(folder / "checkpoints", known, low=LOW_IS_BEST)
+    checkpoints = folder / "checkpoints"
+    unlabelled = {name: SELECTIONS[name] for name in WITHOUT_TARGET_LABELS}
+    candidates = [KeepsCandidates(checkpoints, unlabelled, low=LOW_IS_BEST)]
+    if pair.target_labelled:  # for comparison only: it must not have a say in what the others keep
+        candidates.append(KeepsCandidates(checkpoints, {"oracle": SELECTIONS["oracle"]}, prefix="oracle"))
     trainer = training.make_trainer(
         args,
         folder,
         monitor=SELECTIONS["source"],
         mode="max",
-        callbacks=[candidates] if select else [],
+        callbacks=[*candidates] if select else [],
         losses=LOSSES,
         shown=(SELECTIONS["information"],),
     )
@@ -158,14 +164,15 @@ def scores_of_last_epoch(folder: Path) -> Scores:
 
 
 def chosen_epochs(
-    candidates: KeepsCandidates,
+    candidates: Sequence[KeepsCandidates],
     trainer: lightning.Trainer,
     module: AdaptationModule,
     pair: DomainPairDataModule,
 ) -> Scores:
     """Return the target_accuracy of the epochs that each score chooses, as ``target_accuracy_by_<score>``."""
-    ways = {name: (name,) for name in SELECTIONS} | {"all_by_rank": WITHOUT_TARGET_LABELS}
-    paths = {way: candidates.best(*names) for way, names in ways.items()}
+    fair, oracle = candidates
+    ways = {name: (name,) for name in WITHOUT_TARGET_LABELS} | {"all_by_rank": WITHOUT_TARGET_LABELS}
+    paths = {way: fair.best(*names) for way, names in ways.items()} | {"oracle": oracle.best("oracle")}
     tested: dict[Path, float] = {}
     for path in dict.fromkeys(path for path in paths.values() if path is not None):
         found = trainer.test(module, pair, ckpt_path=path, weights_only=True, verbose=False)

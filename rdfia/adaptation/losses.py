@@ -55,17 +55,15 @@ def domain_loss(source_logits: Tensor, target_logits: Tensor) -> Tensor:
     return (functional.softplus(source).mean() + functional.softplus(-target).mean()) / 2
 
 
-def domain_losses(source_logits: Tensor, target_logits: Tensor, classes: Tensor) -> dict[str, Tensor]:
-    """Return `domain_loss` of logits (B,), how often they are right, and the entropy of what the target is.
-
-    Args:
-        source_logits: (B,), large for target images.
-        target_logits: (B,).
-        classes: (B, K), logits of the target's classes.
-    """
+def domain_losses(source_logits: Tensor, target_logits: Tensor) -> dict[str, Tensor]:
+    """Return `domain_loss` of logits (B,) that are large for target images, and how often they are right."""
     right = ((source_logits < 0).float().mean() + (target_logits > 0).float().mean()) / 2
     return {
         "domain_loss": domain_loss(source_logits, target_logits),
         "domain_accuracy": right,
-        "target_entropy": entropy(classes.float().softmax(1)).mean(),
     }
+
+
+def doubt(classes: Tensor) -> Tensor:
+    """Return the mean entropy of predictions, of logits (B, K) through which no gradient flows."""
+    return entropy(classes.detach().float().softmax(1)).mean()

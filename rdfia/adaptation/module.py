@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from rdfia.adaptation.domain_statistics import of_source
 from rdfia.adaptation.evaluation import ScoredOnBothDomains
-from rdfia.adaptation.losses import SCHEDULES, Schedule
+from rdfia.adaptation.losses import SCHEDULES, Schedule, doubt
 from rdfia.adaptation.network import DomainAdversarialNetwork
 from rdfia.common.batches import domains_of, images_and_labels, images_of
 from rdfia.common.checks import check_settings
@@ -97,7 +97,7 @@ class AdaptationModule(ScoredOnBothDomains):
     compiled: tuple[str, ...] = ("network.features", "network.classifier")
     domain_inputs = 0  # of the domain classifier, in numbers of features; 0: there is none
     target_gradient = True  # what the method asks of the target goes through the classifier
-    found_by_method: tuple[str, ...] = ("adaptation_loss", "target_entropy")
+    found_by_method: tuple[str, ...] = ("adaptation_loss",)
 
     on_bar: tuple[str, ...] = ("train/class_loss",)
 
@@ -182,9 +182,8 @@ class AdaptationModule(ScoredOnBothDomains):
             image_size=image_size,
         )
         if not adapt and self.network.domain_classifier is not None:
-            self.network.domain_classifier.requires_grad_(
-                False
-            )  # DDP waits for gradients of what is trainable
+            # DDP waits for gradients of all that is trainable.
+            self.network.domain_classifier.requires_grad_(False)
         self.average = copy.deepcopy(self.network).requires_grad_(False) if ema_decay else None
 
     def make_network(self, trunk: str | nn.Module, **settings: Any) -> DomainAdversarialNetwork:
@@ -281,7 +280,8 @@ class AdaptationModule(ScoredOnBothDomains):
     @property
     def logged(self) -> tuple[str, ...]:
         """Names of what `training_step` finds."""
-        return ("class_loss", f"{self.labelled}_accuracy", *(self.found_by_method if self.adapt else ()))
+        of_method = (*self.found_by_method, "target_entropy") if self.adapt else ()
+        return ("class_loss", f"{self.labelled}_accuracy", *of_method)
 
     def log_found(self, names: Iterable[str], values: Tensor, known: Mapping[str, float]) -> None:
         """Log what a step has found, and what it knew before."""
@@ -294,6 +294,11 @@ class AdaptationModule(ScoredOnBothDomains):
         loss = functional.cross_entropy(logits.float(), labels)
         accuracy = (logits.argmax(1) == labels).float().mean()
         return {"class_loss": loss, f"{self.labelled}_accuracy": accuracy}
+
+    def losses_of_source(self, source: Seen, labels: Tensor) -> dict[str, Tensor]:
+        """Return `class_losses` of the source beside which a method adapts."""
+        found: dict[str, Tensor] = self.each(self.class_losses)(source.logits, labels)
+        return found
 
     def seen(self, source: Tensor, target: Tensor) -> tuple[Seen, Seen]:
         """Return what the network makes of images of both domains."""
@@ -332,8 +337,9 @@ class AdaptationModule(ScoredOnBothDomains):
             found = self.each(self.class_losses)(self.network(source), labels)
             return found["class_loss"], found
         of_the_source, of_target = self.seen(source, targets[0])
-        found = self.each(self.class_losses)(of_the_source.logits, labels)
+        found = self.losses_of_source(of_the_source, labels)
         added, more = self.compare(of_the_source, of_target, *targets[1:], strength=strength)
+        more["target_entropy"] = self.each(doubt)(of_target.logits)
         return found["class_loss"] + added, found | more
 
     def _whole_step(self, *inputs: Tensor, weight: Tensor, **numbers: Tensor) -> Tensor:

@@ -165,7 +165,7 @@ class PseudoLabelModule(DANNModule):
             weight = rising_weight(self.progress(), final=self.weight)
         if given_views[1].ndim == 3:
             source, target = (self.view(images, domain) for domain, images in enumerate(given_views))
-        elif self.jitter:
+        elif self.jitter and target.ndim == 4:
             source, target = (
                 jittered(images, (), numbers=moves.at(images.device, len(images), self.trainer.global_step))
                 for images, moves in zip((source, target), self.moves, strict=True)

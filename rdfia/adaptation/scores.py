@@ -90,13 +90,14 @@ def dev_risk(source: "DomainScores", target: "DomainScores", most: int = 1000) -
     Args:
         source: With labels.
         target: Its labels are not looked at.
-        most: Images of each domain that are used, evenly spread.
+        most: Images of each domain that are used, evenly spread over all.
     """
     found = []
     for scores in (source, target):
         features = dim_zero_cat(scores.features).flatten(1).float().cpu()
+        order = features.double().sum(1).argsort()  # the same for any number of processes
         every = torch.linspace(0, len(features) - 1, min(most, len(features))).round().long()
-        found.append((features[every], every))
+        found.append((features[order[every]], order[every]))
     (ours, every), (theirs, _) = found
     logits, labels = dim_zero_cat(source.logits).cpu()[every], dim_zero_cat(source.labels).cpu()[every]
     losses = functional.cross_entropy(logits, labels, reduction="none")
@@ -126,8 +127,8 @@ def open_set_scores(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
     """
     doubted = is_unknown(logits.float().softmax(1))
     right = (logits.argmax(1) == labels) & ~doubted
-    classes = labels[labels >= 0].unique()
-    known = torch.stack([right[labels == one].float().mean() for one in classes]).mean()
+    shares = [right[labels == one].float().mean() for one in labels[labels >= 0].unique()]
+    known = torch.stack(shares).mean() if shares else torch.tensor(math.nan, device=logits.device)
     unknown = doubted[labels == UNKNOWN].float().mean()
     h_score = 2 * known * unknown / (known + unknown).clamp(min=1e-12)
     return {"known_accuracy": known, "unknown_accuracy": unknown, "h_score": h_score}

@@ -30,11 +30,12 @@ def with_ensemble(runs: Sequence[Run]) -> list[Run]:
     for pair in dict.fromkeys(run.pair for run in runs):
         own = [run for run in runs if run.pair == pair]
         columns = [
-            rankdata([-math.inf if math.isnan(run.scores[name]) else run.scores[name] for run in own])
+            rankdata([_value(run.scores[name]) for run in own])
             for name in own[0].scores
+            if any(not math.isnan(run.scores[name]) for run in own)
         ]
         for number, run in enumerate(own):
-            mean = fmean(float(ranks[number]) for ranks in columns)
+            mean = fmean(float(ranks[number]) for ranks in columns) if columns else math.nan
             found.append(run._replace(scores={**run.scores, ALL: mean}))
     return found
 
@@ -65,7 +66,7 @@ def chosen(runs: Sequence[Run]) -> dict[str, dict[str, dict[int, float]]]:
         own = [one for one in runs if (one.pair, one.seed) == (run.pair, run.seed)]
         own = [one for one in own if math.isfinite(one.accuracy)]
         for name in (*run.scores, "oracle"):
-            if own:
+            if own and (name == "oracle" or any(not math.isnan(one.scores[name]) for one in own)):
                 best = max(
                     own, key=lambda one: one.accuracy if name == "oracle" else _value(one.scores[name])
                 )

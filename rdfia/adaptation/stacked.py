@@ -13,6 +13,8 @@ from rdfia.common.stacked import Stacked, StackedSteps
 class _StackedNetwork(Stacked):
     """Networks of DANN side by side."""
 
+    trunk = None  # pretrained networks are not stacked
+
     def extract(self, images: Tensor) -> Tensor:
         """Map images (S, B, C, H, H) in [0, 1] to features (S, B, F)."""
         found: Tensor = self.call("", "extract_unchecked", images)

@@ -71,15 +71,17 @@ class Trunk(nn.Module):
         self.image_size = image_size
         self.backbone: Backbone | None = None
         self._held: _Held | None = None
+        if trained == "none" and batch_norm == "adapted":
+            raise ValueError("a trunk of which nothing is trained keeps its BatchNorm statistics")
         if trained == "none" and weights != "random":
-            if batch_norm == "adapted":
-                raise ValueError("a trunk of which nothing is trained keeps its BatchNorm statistics")
             self._held = _Held(_frozen(name, weights, data_dir))
         else:
             self.backbone = load_backbone(name, weights=weights, data_dir=data_dir)
-            self._choose_trained()
+            _width(self.backbone, self.layer, image_size)  # says what is wrong with size and layer
             if batch_norm == "adapted":
                 with_domain_statistics(self.backbone)
+            self.backbone.requires_grad_(False)
+            self._choose_trained()
         self.width = _width(self.network, self.layer, image_size)
 
     @property
@@ -138,5 +140,9 @@ def _width(backbone: Backbone, layer: str, image_size: int) -> int:
     """Return how many features a layer has."""
     backbone.find_layer(layer)
     image = torch.zeros(1, 3, image_size, image_size, device=backbone.mean.device)
-    with torch.no_grad():
-        return layer_features(backbone, image, [layer], grids=(1,))[layer].shape[1]
+    try:
+        with torch.no_grad():
+            return layer_features(backbone, image, [layer], grids=(1,))[layer].shape[1]
+    except RuntimeError as error:
+        size = f"images of {image_size} x {image_size}, give a larger image_size"
+        raise ValueError(f"{backbone.name} does not take {size}: {error}") from error

@@ -32,7 +32,7 @@ def beats(one: Sequence[float], other: Sequence[float]) -> bool:
 
 
 class KeepsCandidates(Callback):
-    """Keeps ``candidate_<epoch>.ckpt`` of each epoch that no other one beats in all scores.
+    """Keeps ``<prefix>_<epoch>.ckpt`` of each epoch that no other one beats in all scores.
 
     The best epoch by each score is among them, and so is the best by the mean of its ranks.
 
@@ -40,15 +40,23 @@ class KeepsCandidates(Callback):
         folder: Of the checkpoints.
         metrics: By the name of a score, the metric that validation logs.
         low: Names of those of which low is best.
+        prefix: Of the names of the checkpoints. Scores that must not have a say in which epochs of the others
+            are kept go to another one of these callbacks, with another prefix.
     """
 
-    def __init__(self, folder: Path, metrics: Mapping[str, str], low: Sequence[str] = ()) -> None:
-        self.folder, self.metrics, self.low = folder, dict(metrics), tuple(low)
+    def __init__(
+        self,
+        folder: Path,
+        metrics: Mapping[str, str],
+        low: Sequence[str] = (),
+        prefix: str = "candidate",
+    ) -> None:
+        self.folder, self.metrics, self.low, self.prefix = folder, dict(metrics), tuple(low), prefix
         self.history: list[dict[str, Any]] = []
 
     def path(self, epoch: int) -> Path:
         """Return where the checkpoint of an epoch lies, while it is a candidate."""
-        return self.folder / f"candidate_{epoch}.ckpt"
+        return self.folder / f"{self.prefix}_{epoch}.ckpt"
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Keep this epoch if it is a candidate, and delete those that it beats."""
@@ -76,8 +84,14 @@ class KeepsCandidates(Callback):
                     self.path(one["epoch"]).unlink(missing_ok=True)
 
     def best(self, *names: str) -> Path | None:
-        """Return the checkpoint of the best epoch by a score, or by the mean rank of several; or None."""
+        """Return the checkpoint of the best epoch by a score, or by the mean rank of several; or None.
+
+        A score that is not a number in any epoch has no say, and chooses none.
+        """
         known = [one for one in self.history if all(name in one["scores"] for name in names)]
+        names = tuple(name for name in names if any(not math.isnan(one["scores"][name]) for one in known))
+        if not names:
+            return None
         ranks = mean_ranks([[one["scores"][name] for name in names] for one in known])
         kept = [
             (rank, self.path(one["epoch"]))
@@ -85,6 +99,11 @@ class KeepsCandidates(Callback):
             if one["candidate"] and self.path(one["epoch"]).exists()
         ]
         return max(kept, key=lambda one: one[0])[1] if kept else None  # the first of those that are best
+
+    @property
+    def state_key(self) -> str:
+        """Name of the state in a checkpoint."""
+        return f"KeepsCandidates {self.prefix}"
 
     def state_dict(self) -> dict[str, Any]:
         """Return the scores of all epochs so far."""

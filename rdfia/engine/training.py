@@ -1,6 +1,7 @@
 """The only place that knows the cluster: trainer, precision, devices, resume, signals."""
 
 import logging
+import operator
 import os
 import shutil
 import sys
@@ -286,7 +287,9 @@ def fit(
     if args.compile:
         torch.compiler.reset()  # that of another row of a table
         for name in getattr(module, "compiled", ()):
-            module.get_submodule(name).compile()
+            part = operator.attrgetter(name)(module)
+            if part is not None:  # not all methods have all parts
+                part.compile()
     if isinstance(args, GraphFlags) and isinstance(module, GraphsSteps):
         module.use_graphs = args.graph != "off" and why_no_graphs(args) is None
     resume = last.exists() and not args.overwrite and not args.fast_dev_run

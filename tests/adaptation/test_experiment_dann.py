@@ -280,9 +280,11 @@ def test_each_selection_keeps_the_epoch_it_names(tmp_path, digits, undrawn):
     folder = tmp_path / "runs" / "dann" / "dann_seed_0"
     history = read_metrics(folder)
     last = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
-    candidates = KeepsCandidates(folder / "checkpoints", SELECTIONS, low=LOW_IS_BEST)
-    candidates.load_state_dict(last["callbacks"]["KeepsCandidates"])
     for name, metric in SELECTIONS.items():
+        prefix = "oracle" if name == "oracle" else "candidate"
+        known = {name: metric} if name == "oracle" else SELECTIONS
+        candidates = KeepsCandidates(folder / "checkpoints", known, low=LOW_IS_BEST, prefix=prefix)
+        candidates.load_state_dict(last["callbacks"][candidates.state_key])
         values = [value * (-1 if name in LOW_IS_BEST else 1) for value in history[metric][1]]
         kept = torch.load(candidates.best(name), weights_only=True)
         assert values[kept["epoch"]] == max(values)

@@ -21,7 +21,7 @@ from rdfia.adaptation.methods.mcc import class_confusion
 from rdfia.adaptation.methods.mcd import MCDModule, TwoClassifiers, disagreement
 from rdfia.adaptation.methods.mmd import WIDTHS, discrepancy, gaussian_kernel, mmd_loss
 from rdfia.adaptation.methods.self_training import SelfTrainingModule, consistency_loss
-from rdfia.adaptation.module import AdaptationModule
+from rdfia.adaptation.module import AdaptationModule, Seen
 from rdfia.adaptation.scores import information
 from rdfia.engine.callbacks import RandomState
 
@@ -146,6 +146,18 @@ def test_classifiers_disagree_more_and_features_leave_them_less():
     plain = torch.autograd.grad(fresh, [classifier, features])
     torch.testing.assert_close(ours[0], -plain[0])  # a step against it raises the disagreement
     torch.testing.assert_close(ours[1], 0.5 * plain[1])  # and this one lowers it
+
+
+def test_both_classifiers_have_to_be_right_on_the_source():
+    module = MCDModule(classes=3, batch_norm=False, dropout=0.0, ema_decay=0.0)
+    first, second = torch.tensor([[20.0, 0.0, 0.0]]), torch.tensor([[0.0, 20.0, 0.0]])
+    classifier = TwoClassifiers(nn.Identity(), nn.Identity())
+    classifier.both = lambda features: (first, second)
+    module.network.classifier = classifier
+    seen = Seen(torch.zeros(1, 3), classifier(torch.zeros(1, 3)))
+    assert float(module.losses_of_source(seen, torch.tensor([0]))["class_loss"]) == pytest.approx(
+        20, rel=1e-3
+    )
 
 
 # MCC
@@ -291,6 +303,11 @@ def test_each_method_trains_with_the_recipe_of_photographs_and_its_checkpoint_lo
     again = type(module).load_from_checkpoint(tmp_path / "one.ckpt", weights_only=True, map_location="cpu")
     images = torch.rand(2, 3, 8, 8)
     assert torch.equal(module.eval()(images), again.eval()(images))
+    if method in ("self-training", "mcc"):  # which have settings that others do not know
+        return
+    other = module_of("coral" if method != "coral" else "dan")
+    with pytest.raises(ValueError, match=f"the checkpoint is of {type(module).__name__}, not of"):
+        other.load_from_checkpoint(tmp_path / "one.ckpt", weights_only=True, map_location="cpu")
 
 
 def test_a_method_that_does_not_exist_is_named():

@@ -35,6 +35,7 @@ def write_domain(root, names=("checks", "stripes"), count=16, tint=0):
         "plain": 0 * x,
         "rings": (x**2 + y**2) // 99 % 2,
     }
+    patterns["squares"] = np.maximum(x, y) // 6 % 2
     for place, name in enumerate(sorted(names)):
         (root / name).mkdir(parents=True)
         for number in range(count):
@@ -180,6 +181,9 @@ def test_classes_of_the_target_alone_are_to_be_told_as_unknown(folders, capsys):
     flags = {"target": f"{folders}/more", "compare": (), "name": "open"}
     with pytest.raises(ValueError, match="the source has no 'rings'"):
         run(asked(folders, **flags))
+    write_domain(folders / "none", ("rings", "squares"))
+    with pytest.raises(ValueError, match="they are matched by name"):
+        run(asked(folders, open_set=True, **(flags | {"target": f"{folders}/none"})))
     metrics = run(asked(folders, open_set=True, **flags))["metrics"]
     said = {row["class"] for row in csv.DictReader((folders / "runs" / "open" / "predictions.csv").open())}
     assert said <= {"checks", "stripes", "unknown"}
@@ -243,6 +247,9 @@ def test_another_mix_of_classes_is_warned_of(folders):
             "--domains are all pairs",
         ),
         ({"stack": True, "seeds": (0, 1), "method": "mcc"}, "--stack trains DANN's networks at once"),
+        ({"stack": True, "seeds": (0, 1)}, "--stack trains small networks at once"),
+        ({"trunk_trained": "fire8"}, "leave out one of --precomputed and --trunk-trained fire8"),
+        ({"temperature": 0.0}, "--temperature is above 0"),
         ({"network": "paper"}, "--network paper has a recipe of its own"),
     ],
 )

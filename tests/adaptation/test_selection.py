@@ -54,7 +54,13 @@ def test_the_risk_of_a_module_is_of_its_source_images_alone():
         labels = (features[:, 0] > 0).long() if not is_target else torch.full((60,), -1)
         one.update(torch.stack([-features[:, 0], features[:, 0]], 1), None, labels, features)
         scores.append(one)
-    assert 0 < dev_risk(*scores) < 1
+    found = dev_risk(*scores)
+    assert 0 < found < 1
+    order = torch.randperm(60)  # as several processes gather them
+    for one in scores:
+        for name in ("logits", "labels", "features"):
+            setattr(one, name, [getattr(one, name)[0][order]])
+    assert dev_risk(*scores) == pytest.approx(found, rel=1e-6)
     scores[0].features[0][0] = math.nan
     assert math.isnan(dev_risk(*scores))
 
@@ -73,6 +79,7 @@ def test_known_and_unknown_are_scored_as_the_field_does():
     scores.update(logits, None, labels)
     assert float(scores.compute()["accuracy"]) == 1  # of known images, doubts aside
     assert "domain_loss" not in scores.compute()
+    assert math.isnan(open_set_scores(logits, torch.full((6,), UNKNOWN))["h_score"])
 
 
 def test_ranks_and_what_beats_what():
@@ -98,6 +105,32 @@ def test_the_best_epoch_by_any_score_is_among_those_kept(tmp_path):
         assert ranks[epoch] == pytest.approx(max(ranks))
         for path in tmp_path.iterdir():
             path.unlink()
+
+
+def test_the_oracle_has_no_say_in_what_the_others_keep(tmp_path):
+    for oracle in ([0.2, 0.9, 0.5], [0.9, 0.2, 0.5], [0.2, 0.5, 0.9]):
+        fair = KeepsCandidates(tmp_path, {"a": "val/a", "b": "val/b"})
+        other = KeepsCandidates(tmp_path, {"oracle": "val/oracle"}, prefix="oracle")
+        assert fair.state_key != other.state_key
+        for epoch, value in enumerate(oracle):
+            for keeps in (fair, other):
+                note(keeps, epoch, {"a": 1.0, "b": 0.5, "oracle": value})
+        assert fair.best("a").name == "candidate_0.ckpt"  # the first of those that are alike
+        assert other.best("oracle").name == f"oracle_{oracle.index(max(oracle))}.ckpt"
+
+
+def test_a_score_that_is_never_a_number_chooses_nothing(tmp_path):
+    keeps = KeepsCandidates(tmp_path, {"a": "val/a", "b": "val/b"})
+    for epoch, value in enumerate((1.0, 2.0)):
+        note(keeps, epoch, {"a": value, "b": math.nan})
+    assert keeps.best("b") is None
+    assert keeps.best("a", "b").name == "candidate_1.ckpt"
+    runs = [
+        Run("p", "x", 0, {"a": 1.0, "b": math.nan}, 0.1),
+        Run("p", "y", 0, {"a": 2.0, "b": math.nan}, 0.9),
+    ]
+    assert "b" not in chosen(with_ensemble(runs))
+    assert chosen(with_ensemble(runs))["all_by_rank"] == {"p": {0: 0.9}}
 
 
 def note(keeps: KeepsCandidates, epoch: int, scores: dict[str, float]) -> None:

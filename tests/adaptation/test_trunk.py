@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from rdfia.adaptation.dann import DANNModule
+from rdfia.adaptation.methods import METHODS, module_of
 from rdfia.adaptation.trunk import Trunk, _frozen
 from rdfia.common.backbones import load_backbone
 
@@ -36,6 +37,16 @@ def test_features_are_the_means_of_the_layers_maps_and_may_be_given_in_place_of_
         module(torch.rand(2, 100))
     with pytest.raises(ValueError, match=r"images lie in \[0, 1\]"):
         module(2 * IMAGES)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_each_method_takes_features_of_one_view_or_of_several(method):
+    module = module_of(method)(**FLAGS, trunk_trained="none")
+    for shape in ((6, 512), (6, 3, 512)):
+        features = torch.rand(shape)
+        batches = DataLoader([{"source": (features, LABELS), "target": features}] * 2, batch_size=None)
+        quiet_trainer(max_epochs=1).fit(module, batches)
+    assert module(torch.rand(2, 512)).isfinite().all()
 
 
 def test_a_frozen_trunk_is_shared_and_stays_out_of_the_checkpoint(tmp_path):
@@ -95,8 +106,19 @@ def test_batch_norm_is_kept_or_adapted():
         before = norm.running_mean.clone()
         trunk(images)
         assert torch.equal(norm.running_mean, before) != moves
-    with pytest.raises(ValueError, match="of which nothing is trained keeps its BatchNorm statistics"):
-        Trunk("squeezenet1_1/fire9", trained="none", batch_norm="adapted")
+    for weights in ("imagenet", "random"):
+        with pytest.raises(ValueError, match="of which nothing is trained keeps its BatchNorm statistics"):
+            Trunk("squeezenet1_1/fire9", trained="none", batch_norm="adapted", weights=weights)
+    counts = [
+        sum(
+            weight.requires_grad
+            for weight in Trunk(
+                "resnet18/layer3", trained="layer3", batch_norm=how, weights="random", image_size=32
+            ).parameters()
+        )
+        for how in ("kept", "adapted")
+    ]
+    assert counts[0] == counts[1] == 15
 
 
 @pytest.mark.parametrize(
@@ -104,6 +126,11 @@ def test_batch_norm_is_kept_or_adapted():
     [
         ("squeezenet1_1", {}, "name a layer of it, as resnet50/avgpool"),
         ("squeezenet1_1/layer4", {}, "has no layer 'layer4'"),
+        (
+            "squeezenet1_1/fire9",
+            {"image_size": 8},
+            "does not take images of 8 x 8, give a larger",
+        ),
         ("resnet19/avgpool", {}, "no backbone 'resnet19'"),
         (
             "squeezenet1_1/fire3",
@@ -114,4 +141,4 @@ def test_batch_norm_is_kept_or_adapted():
 )
 def test_what_makes_no_trunk_is_named(network, more, message):
     with pytest.raises(ValueError, match=message):
-        Trunk(network, image_size=32, **more)
+        Trunk(network, **({"image_size": 32} | more))

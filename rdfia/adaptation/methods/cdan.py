@@ -48,7 +48,7 @@ class CDANModule(AdaptationModule):
     compiled = ("network.features", "network.classifier", "network.domain_classifier")
     domain_inputs = 1  # times the number of classes, see `make_network`
     target_gradient = False
-    found_by_method = ("domain_loss", "domain_accuracy", "target_entropy")
+    found_by_method = ("domain_loss", "domain_accuracy")
     by_certainty = False
 
     def make_network(self, trunk: str | nn.Module, **settings: object) -> DomainAdversarialNetwork:
@@ -66,8 +66,7 @@ class CDANModule(AdaptationModule):
         weights = (certainty(source.logits), certainty(target.logits)) if self.by_certainty else ones
         loss = weighted_domain_loss(ours, theirs, weights)
         right = ((ours < 0).float().mean() + (theirs > 0).float().mean()) / 2
-        doubt = entropy(target.logits.float().softmax(1)).mean()
-        return loss, {"domain_loss": loss, "domain_accuracy": right, "target_entropy": doubt}
+        return loss, {"domain_loss": loss, "domain_accuracy": right}
 
     def tell_domain(self, features: Tensor, logits: Tensor) -> Tensor | None:
         """Return what the domain classifier says (B,) of features (B, F) and logits (B, K)."""

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from rdfia.adaptation.module import AdaptationModule, Seen
-from rdfia.adaptation.scores import entropy
 
 
 def covariance(values: Tensor) -> Tensor:
@@ -37,5 +36,4 @@ class CORALModule(AdaptationModule):
         """Return the weighted distance of the logits' covariances."""
         with torch.autocast(source.logits.device.type, enabled=False):
             loss = coral_loss(source.logits, target.logits)
-        doubt = entropy(target.logits.detach().float().softmax(1)).mean()
-        return strength * loss, {"adaptation_loss": loss, "target_entropy": doubt}
+        return strength * loss, {"adaptation_loss": loss}

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from rdfia.adaptation.module import AdaptationModule, Seen
-from rdfia.adaptation.scores import entropy
 
 
 def information_loss(logits: Tensor) -> Tensor:
@@ -38,5 +37,4 @@ class InformationModule(AdaptationModule):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return minus the weighted mutual information of image and predicted class, over the batch."""
         loss = information_loss(target.logits)
-        doubt = entropy(target.logits.detach().float().softmax(1)).mean()
-        return strength * loss, {"adaptation_loss": loss, "target_entropy": doubt}
+        return strength * loss, {"adaptation_loss": loss}

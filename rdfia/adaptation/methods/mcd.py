@@ -9,11 +9,12 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
+from rdfia.adaptation.domain_statistics import of_source
 from rdfia.adaptation.losses import reverse_gradient
 from rdfia.adaptation.module import AdaptationModule, Seen
 from rdfia.adaptation.network import DomainAdversarialNetwork
-from rdfia.adaptation.scores import entropy
 
 
 def disagreement(first: Tensor, second: Tensor) -> Tensor:
@@ -60,11 +61,17 @@ class MCDModule(AdaptationModule):
         network.classifier = TwoClassifiers(network.classifier, network.new_classifier())
         return network
 
+    def losses_of_source(self, source: Seen, labels: Tensor) -> dict[str, Tensor]:
+        """Return the summed cross-entropies of both classifiers: each has to be right on the source."""
+        with of_source(self.network):
+            both = cast(TwoClassifiers, self.network.classifier).both(source.features)
+        loss = sum(functional.cross_entropy(logits.float(), labels) for logits in both)
+        return self.class_losses(source.logits, labels) | {"class_loss": cast(Tensor, loss)}
+
     def compare(
         self, source: Seen, target: Seen, *more: Tensor, strength: float | Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return minus the disagreement, which the classifiers raise and, reversed, the features lower."""
         classifiers = cast(TwoClassifiers, self.network.classifier)
         loss = disagreement(*classifiers.both(reverse_gradient(target.features, strength)))
-        doubt = entropy(target.logits.float().softmax(1)).mean()
-        return -loss, {"adaptation_loss": loss, "target_entropy": doubt}
+        return -loss, {"adaptation_loss": loss}

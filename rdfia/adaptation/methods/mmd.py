@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from rdfia.adaptation.module import AdaptationModule, Seen
-from rdfia.adaptation.scores import entropy
 
 # Widths of the Gaussians, times the mean squared distance of the batch.
 WIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
@@ -80,8 +79,7 @@ class DANModule(AdaptationModule):
         """Return the weighted discrepancy of the domains."""
         with torch.autocast(source.logits.device.type, enabled=False):
             loss = mmd_loss(self.layers(source), self.layers(target))
-        doubt = entropy(target.logits.detach().float().softmax(1)).mean()
-        return strength * loss, {"adaptation_loss": loss, "target_entropy": doubt}
+        return strength * loss, {"adaptation_loss": loss}
 
 
 class JANModule(DANModule):

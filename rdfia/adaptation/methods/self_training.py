@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from rdfia.adaptation.module import AdaptationModule, Seen
-from rdfia.adaptation.scores import entropy
 from rdfia.common.views import jittered
 
 
@@ -47,7 +46,7 @@ class SelfTrainingModule(AdaptationModule):
         torch.Size([2, 5])
     """
 
-    found_by_method = ("adaptation_loss", "coverage", "target_entropy")
+    found_by_method = ("adaptation_loss", "coverage")
 
     def __init__(self, *, threshold: float = 0.9, **shared: Any) -> None:
         super().__init__(**shared)
@@ -59,6 +58,8 @@ class SelfTrainingModule(AdaptationModule):
         """Return the view that is trained on, and images as they are."""
         if images.ndim == 3:  # features of several views, the first of which is the image as it is
             return self.view(images, 1), images[:, 0]
+        if images.ndim == 2:  # of one view alone, which is all that there is to be learned on
+            return images, images
         if self.augment:
             return self.view(images, 1), images
         place: dict[str, Any] = {"rank": self.global_rank, "world_size": self.trainer.world_size}
@@ -71,6 +72,4 @@ class SelfTrainingModule(AdaptationModule):
         with torch.no_grad():
             given = self.network(more[0])
         loss, coverage = consistency_loss(target.logits, given, self.threshold)
-        doubt = entropy(given.float().softmax(1)).mean()
-        found = {"adaptation_loss": loss, "coverage": coverage, "target_entropy": doubt}
-        return strength * loss, found
+        return strength * loss, {"adaptation_loss": loss, "coverage": coverage}
