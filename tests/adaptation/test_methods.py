@@ -2,6 +2,7 @@
 
 import copy
 import math
+import operator
 
 import numpy as np
 import pytest
@@ -308,6 +309,12 @@ def test_each_method_trains_with_the_recipe_of_photographs_and_its_checkpoint_lo
     other = module_of("coral" if method != "coral" else "dan")
     with pytest.raises(ValueError, match=f"the checkpoint is of {type(module).__name__}, not of"):
         other.load_from_checkpoint(tmp_path / "one.ckpt", weights_only=True, map_location="cpu")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_is_compiled_of_a_method_is_there(method):
+    module = module_of(method)(**SMALL)
+    assert all(isinstance(operator.attrgetter(name)(module), nn.Module) for name in module.compiled)
 
 
 def test_a_method_that_does_not_exist_is_named():

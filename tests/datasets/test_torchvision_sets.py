@@ -193,7 +193,12 @@ COUNTS = {
 }
 
 
-@pytest.mark.parametrize("name", COUNTS)
+LARGE = "food101"  # of 101 classes
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name == LARGE else []) for name in COUNTS]
+)
 def test_photographs_are_read_as_files(tmp_path, unchecked, name):
     write_files(tmp_path)
     write_torchvision_sets(tmp_path)
