@@ -199,6 +199,7 @@ def test_a_note_beside_the_pictures_makes_no_other_data(tuned):
     assert "test accuracy" in call(tuned, "train_fine_tune.py", *flags, "--accelerator", "cpu")
 
 
+@pytest.mark.slow
 def test_what_is_no_classifier_is_said(tuned, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"none does not exist; name a run folder"):
         load_classifier(tmp_path / "none")

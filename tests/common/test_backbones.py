@@ -199,6 +199,7 @@ def test_tapping_ends_at_the_deepest_layer_and_leaves_no_trace(vgg16):
 
 
 @torch.no_grad()
+@pytest.mark.slow
 def test_a_trunk_without_its_head_loads_and_says_so(vgg16, tmp_path):
     trunk = {k: v.half() for k, v in vgg16.network.state_dict().items() if k.startswith("features")}
     (tmp_path / "weights").mkdir()

@@ -22,6 +22,7 @@ print(faults())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc")
+@pytest.mark.slow
 def test_freed_memory_is_not_mapped_again():
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
     before, after = map(int, done.stdout.split())

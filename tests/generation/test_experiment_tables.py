@@ -34,6 +34,7 @@ def test_the_ladder_climbs_from_the_practicals_recipe_to_the_default_one_change_
     assert Args(batch_size=32).batch_size == 32
 
 
+@pytest.mark.slow
 def test_a_table_skips_what_is_done_and_names_what_collapsed(tmp_path, mnist, monkeypatch):
     monkeypatch.setitem(ABLATION, "lr", {"D rate 1e9": {"discriminator_lr": 1e9}})
     args = small(tmp_path, preset="practical", ablation=("lr",), seeds=(0,), interpolate=())
