@@ -173,6 +173,11 @@ class DomainPairDataModule(lightning.LightningDataModule):
         longest = max(len(self.source.train_data), len(self.target.train_data))
         loaders = {}
         for stream, (name, (domain, data)) in enumerate(domains.items()):
+            if len(data) < self.batch_size:
+                raise ValueError(
+                    f"the {name}, {domain.title}, has {len(data)} images to train on beside those held out, "
+                    f"fewer than a batch of {self.batch_size}; take --batch-size {len(data)} or less"
+                )
             order = ShuffledBatches(
                 len(data),
                 self.batch_size,
