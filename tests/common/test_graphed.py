@@ -1,5 +1,7 @@
 """Steps as graphs, on a CPU: a tape stands for the CUDA graph, and freezes all that Python decides."""
 
+from functools import partial
+
 import lightning
 import pytest
 import torch
@@ -8,6 +10,8 @@ from tape import on_tape
 
 from datamodules import MNISTDataModule, MNISTToMNISTMDataModule
 from rdfia.adaptation.dann import PAPER, DANNModule
+from rdfia.adaptation.methods import METHODS, module_of
+from rdfia.adaptation.module import AdaptationModule
 from rdfia.adaptation.pseudo_labels import PseudoLabelModule
 from rdfia.common import graphed
 from rdfia.generation.cgan import cGANModule
@@ -31,6 +35,7 @@ KINDS = {
     "dann_paper": lambda: DANNModule(**PAPER | RATE),
     "source_only": lambda: DANNModule(**RATE, adapt=False),
 }
+KINDS |= {name: partial(module_of(name), **RATE) for name in METHODS if name != "dann"}
 KINDS_OF_STEP = {"gan": 2, "gan_every_second": 3, "cgan": 2}  # with R1 or without, with the generator or not
 
 
@@ -39,7 +44,7 @@ def train(name: str, graphs: bool, folder=None, *, epochs: int = 1, ckpt_path=No
     torch.manual_seed(0)
     module = KINDS[name]()
     module.use_graphs = graphs
-    if isinstance(module, DANNModule):
+    if isinstance(module, AdaptationModule):
         data = MNISTToMNISTMDataModule("sample", batch_size=16)
     else:
         data = MNISTDataModule("sample", image_size=32, batch_size=16)

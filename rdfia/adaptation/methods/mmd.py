@@ -5,6 +5,7 @@ Long et al., "Deep transfer learning with joint adaptation networks", ICML 2017 
 predictions together).
 """
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -57,7 +58,8 @@ def mmd_loss(source: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
         gaussian_kernel(torch.cat([ours.float(), theirs.float()]))
         for ours, theirs in zip(source, target, strict=True)
     ]
-    return discrepancy(torch.stack(kernels).prod(0), len(source[0]))
+    # Not torch.prod, whose gradient looks for noughts and makes a GPU wait.
+    return discrepancy(functools.reduce(torch.mul, kernels), len(source[0]))
 
 
 class DANModule(AdaptationModule):
