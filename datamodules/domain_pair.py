@@ -119,10 +119,9 @@ class DomainPairDataModule(lightning.LightningDataModule):
         for domain in (self.source, self.target):
             if domain.classes and domain.classes != classes:
                 match_classes(domain, classes, keep_unknown=self.open_set)
-        if self.transductive:
+        if self.transductive and self.target.train_data is not self.target.test_data:
             take_all(self.source, ("train", "test"), {"train": "all", "test": "val"})
             take_all(self.target, ("train", "val", "test"), dict.fromkeys(("train", "val", "test"), "all"))
-            self.transductive = False  # it is done
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -232,11 +232,13 @@ class Args(PictureFlags, GraphFlags, TrainerArgs):
     @property
     def pretrained(self) -> bool:
         """Whether the network is a pretrained one, told by the slash before its layer."""
-        return "/" in self.network if self.network else self.recipe == "office"
+        return "/" in (self.network or "")
 
     def __post_init__(self) -> None:
         photographs = self.recipe == "office"
         of_recipe = {"max_epochs": 20 if photographs else 10, "batch_size": 32 if photographs else 128}
+        if photographs and self.network is None:
+            object.__setattr__(self, "network", "resnet50/avgpool")
         for name, value in of_recipe.items():
             if getattr(self, name) == BY_RECIPE:
                 object.__setattr__(self, name, value)

@@ -12,8 +12,10 @@ comes to work on the target, none of whose labels are used:
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from rdfia.adaptation.domain_statistics import of_source
 from rdfia.adaptation.losses import domain_losses, reverse_gradient
 from rdfia.adaptation.module import AdaptationModule, Seen
 
@@ -79,16 +81,33 @@ class DANNModule(AdaptationModule):
     target_gradient = False
     found_by_method = ("domain_loss", "domain_accuracy")
 
+    def told(self, features: Tensor, logits: Tensor) -> Tensor:
+        """Return what the domain classifier sees of images, of features (B, F) and class logits (B, K)."""
+        return features
+
+    def weights(self, source: Seen, target: Seen) -> tuple[Tensor, ...]:
+        """Return the weights (B,) of the images of each domain, or none."""
+        return ()
+
     def compare(
         self, source: Seen, target: Seen, *more: Tensor, strength: float | Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of the domain classifier, behind the reversal; and how often it is right."""
-        logits = self.tell_both(
-            reverse_gradient(source.features, strength), reverse_gradient(target.features, strength)
-        )
-        found: dict[str, Tensor] = self.each(domain_losses)(*logits)
+        logits = self.tell_both(*(reverse_gradient(self.told(*seen), strength) for seen in (source, target)))
+        found: dict[str, Tensor] = self.each(domain_losses)(*logits, *self.weights(source, target))
         return found["domain_loss"], found
 
+    def tell_both(self, source: Tensor, target: Tensor) -> tuple[Tensor, ...]:
+        """Return what the domain classifier says of its inputs, in one pass or two as ``bn_passes`` says."""
+        tell = self.network.tell_domain
+        if self.bn_passes == "separate":
+            with of_source(self.network):
+                source_logits = tell(source)
+            return source_logits, tell(target)
+        sizes = [source.shape[-2], target.shape[-2]]
+        both: tuple[Tensor, ...] = tell(torch.cat([source, target], -2)).split(sizes, -1)
+        return both
+
     def tell_domain(self, features: Tensor, logits: Tensor) -> Tensor | None:
-        """Return what the domain classifier says (B,) of features (B, F)."""
-        return self.evaluated.tell_domain(features)
+        """Return what the domain classifier says (B,) of features (B, F) and class logits (B, K)."""
+        return self.evaluated.tell_domain(self.told(features, logits))

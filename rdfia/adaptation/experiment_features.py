@@ -1,6 +1,5 @@
 """Features of a pretrained network in place of images: extracted once, in several views of each image."""
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from datamodules.domain_pair import DomainPairDataModule
 from datamodules.features import FeatureDataModule, FeatureTensors
 from datamodules.files import weights_root
 from datamodules.in_memory import InMemoryDataModule
-from datamodules.tensors import ImageTensors
+from datamodules.tensors import ImageTensors, describe
 from rdfia.adaptation.config import Args
 from rdfia.adaptation.trunk import Trunk
 from rdfia.common.draws import drawn
@@ -52,15 +51,12 @@ class Extraction:
     def extract(self, images: ImageTensors) -> Tensor:
         """Return features (N, V, F) of all images."""
         count = len(images)
-        digest = hashlib.sha256()
-        for block in images.pixels.split(1000):
-            digest.update(block.cpu().contiguous().numpy().data)
         recipe: dict[str, Any] = {
             "version": 1,
             "backbone": self.trunk.network.name,
             "layer": self.trunk.layer,
             "weights": self.trunk.weights_hash,
-            "images": digest.hexdigest(),
+            "images": describe("", images=images)["sha256"],
             "views": self.views,
             "smallest": SMALLEST,
             "device": self.device.type,
@@ -92,15 +88,19 @@ class Extraction:
 def precomputed(args: Args, pair: DomainPairDataModule) -> DomainPairDataModule:
     """Return the features of two domains, of which ``pair`` has the images and is set up."""
     assert args.image_size is not None
-    assert args.network is not None or args.recipe == "office"
-    network = args.network or "resnet50/avgpool"
+    assert args.network is not None
     root = weights_root(args.data_dir)
     where: dict[str, Any] = {"weights": args.weights, "data_dir": None if root is None else str(root)}
-    trunk = Trunk(network, trained="none", image_size=args.image_size, **where)
+    trunk = Trunk(args.network, trained="none", image_size=args.image_size, **where)
     device = torch.device(devices.accelerator_of(args))
     cache = None if args.fast_dev_run else args.cache_dir.expanduser()
     extraction = Extraction(trunk, args.views, device, cache)
-    about = {"network": network, "weights": trunk.weights_hash, "views": args.views, "width": trunk.width}
+    about = {
+        "network": args.network,
+        "weights": trunk.weights_hash,
+        "views": args.views,
+        "width": trunk.width,
+    }
 
     def features_of(domain: InMemoryDataModule) -> FeatureDataModule:
         parts: dict[str, FeatureTensors] = {}

@@ -35,12 +35,13 @@ def run_pair(args: Args) -> dict[str, Any]:
     if not pictures.target_labelled and (args.labelled == "target" or "target-trained" in args.compare):
         raise ValueError(f"--target {args.target} has no labels to train on; leave target-trained out")
     pictures.train_dataloader()  # says now if a batch is too large
-    pair = precomputed(args, pictures) if args.precomputed and not args.check else pictures
-    pair.setup()
     # Rows and rounds are added, and look after themselves.
     free = resume.MAY_CHANGE_BUT_LENGTH | TABLE_FLAGS.keys()
-    folder = training.open_run(args, make_module(args, pair), data, may_change=free)
-    data = pair.describe()
+    folder = training.open_run(args, make_module(args, pictures), data, may_change=free)
+    pair = pictures
+    if args.precomputed:  # takes long: now that all else is known to be good
+        pair = precomputed(args, pictures)
+        data = pair.describe()
     table = Trained(seeds)
     planned = list(tables.trainings(args, rows, tables.by_seed(args), folder, TABLE_FLAGS))
     by_row = [[one for name, _, one in planned if name == row] for row in rows] if args.stack else []
@@ -215,8 +216,7 @@ def notes_of(args: Args, table: Trained, pair: DomainPairDataModule) -> list[str
             args.trunk_trained, f"trained from {args.trunk_trained} on"
         )
         how = f"precomputed features, {args.views} views an image" if args.precomputed else "images"
-        network = args.network or "resnet50/avgpool"
-        notes.append(f"{network}: {trained}, its BatchNorm {args.trunk_batch_norm}; trained on {how}")
+        notes.append(f"{args.network}: {trained}, its BatchNorm {args.trunk_batch_norm}; trained on {how}")
     if args.open_set:
         notes.append(
             "target_accuracy is of known classes; a prediction of entropy over log(K) / 2 says unknown"

@@ -33,16 +33,8 @@ def pairs_of(args: Args) -> dict[str, Args]:
     found = {}
     for source, target in args.all_pairs:
         name = f"{names[source]}-to-{names[target]}"
-        changes: dict[str, Any] = {
-            "domains": (),
-            "pairs": (),
-            "source": source,
-            "target": target,
-            "part": None,
-        }
-        found[name] = dataclasses.replace(
-            args, **changes, name=name, output_dir=folder, overwrite=args.overwrite
-        )
+        one = dataclasses.replace(args, domains=(), pairs=(), part=None, source=source, target=target)
+        found[name] = dataclasses.replace(one, name=name, output_dir=folder)
     return found
 
 
@@ -75,14 +67,11 @@ def finish(args: Args, folder: Path, results: dict[str, Any]) -> dict[str, Any]:
     seeds = list(args.seeds or (args.seed,))
     first = next(iter(results.values()))
     scores = {pair: scores_of(found) for pair, found in results.items()}
-    rows = [row for row in scores[next(iter(scores))] if all(row in found for found in scores.values())]
+    of_first = next(iter(scores.values()))
+    rows = [row for row in of_first if all(row in found for found in scores.values())]
     metrics: dict[str, list[float | None]] = {}
     for row in rows:
-        shared = [
-            score
-            for score in scores[next(iter(scores))][row]
-            if all(score in one[row] for one in scores.values())
-        ]
+        shared = [score for score in of_first[row] if all(score in one[row] for one in scores.values())]
         for score in shared:
             by_pair = [one[row][score] for one in scores.values()]
             metrics[f"{row}/{score}"] = [fmean(values) for values in zip(*by_pair, strict=True)]
@@ -96,11 +85,10 @@ def finish(args: Args, folder: Path, results: dict[str, Any]) -> dict[str, Any]:
         for row in rows:
             if "target_accuracy" in found[row]:
                 metrics[f"{pair}/{row}/target_accuracy"] = list(found[row]["target_accuracy"])
-    summary = runs.summarized(metrics)
     correlations = rank_correlations(runs_)
-    summary |= {
-        f"rank correlation/{name}": runs.summarized({"": values})[""] for name, values in correlations.items()
-    }
+    for name, values in correlations.items():
+        metrics[f"rank correlation/{name}"] = [*values]
+    summary = runs.summarized(metrics)
     written = {
         key: first[key] for key in ("technique", "commit", "device", "precision", "seeds", "selection")
     }

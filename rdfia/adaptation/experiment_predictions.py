@@ -2,7 +2,6 @@
 
 import csv
 from pathlib import Path
-from typing import Any
 
 import lightning
 import torch
@@ -52,17 +51,14 @@ def write_predictions(
     if is_dry_run(trainer):
         return
     back_on_device(trainer, module)
-    parts: dict[str, Any] = {}
-    for part in ("train", "val", "test"):
-        data = getattr(pair.target, f"{part}_data")
-        if all(data is not other for other in parts.values()) and not (
-            part != "test" and getattr(pictures.target, f"{part}_data") is pictures.target.test_data
-        ):
-            parts[part] = data
+    # Where all images are tested, the parts are the same: that of the test.
+    names = ("train", "val", "test")
+    parts = {id(getattr(pictures.target, f"{part}_data")): part for part in names}.values()
     with atomic_file(folder / "predictions.csv") as part_file, part_file.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["image", "part", "class", "probability", *pair.classes])
-        for part, data in parts.items():
+        for part in parts:
+            data = getattr(pair.target, f"{part}_data")
             files = getattr(pictures.target, f"{part}_files", None)
             probabilities = module.outputs(data.to(module.device).batches())[1]
             unknown = is_unknown(probabilities) & pair.open_set

@@ -29,6 +29,7 @@ from rdfia.adaptation.methods import module_of
 from rdfia.adaptation.module import AdaptationModule
 from rdfia.adaptation.pseudo_labels import PseudoLabelModule, confident
 from rdfia.adaptation.scores import information
+from rdfia.adaptation.selection import ALL
 from rdfia.adaptation.stacked import StackedDANN
 from rdfia.common.weights import weights_hash
 from rdfia.engine import resume, runs, stacking, tables, training, wandb_run
@@ -171,7 +172,7 @@ def chosen_epochs(
 ) -> Scores:
     """Return the target_accuracy of the epochs that each score chooses, as ``target_accuracy_by_<score>``."""
     fair, oracle = candidates
-    ways = {name: (name,) for name in WITHOUT_TARGET_LABELS} | {"all_by_rank": WITHOUT_TARGET_LABELS}
+    ways = {name: (name,) for name in WITHOUT_TARGET_LABELS} | {ALL: WITHOUT_TARGET_LABELS}
     paths = {way: fair.best(*names) for way, names in ways.items()} | {"oracle": oracle.best("oracle")}
     tested: dict[Path, float] = {}
     for path in dict.fromkeys(path for path in paths.values() if path is not None):

@@ -1,7 +1,7 @@
 """The gradient reversal of DANN, the schedules of its strength, and the loss of the domain classifier."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -49,17 +49,41 @@ SCHEDULES: dict[Schedule, Callable[[float], float]] = {
 }
 
 
-def domain_loss(source_logits: Tensor, target_logits: Tensor) -> Tensor:
-    """Return the binary cross-entropy of logits (B,) that are large for target images."""
-    source, target = source_logits.float(), target_logits.float()
-    return (functional.softplus(source).mean() + functional.softplus(-target).mean()) / 2
+def certainty(logits: Tensor) -> Tensor:
+    """Return weights (B,) of mean 1 that fall with the entropy H of a prediction, as 1 + exp(-H).
+
+    Args:
+        logits: Of classes (B, K); no gradient flows through them.
+    """
+    weights = 1 + torch.exp(-entropy(logits.detach().float().softmax(1)))
+    return weights / weights.mean()
 
 
-def domain_losses(source_logits: Tensor, target_logits: Tensor) -> dict[str, Tensor]:
-    """Return `domain_loss` of logits (B,) that are large for target images, and how often they are right."""
+def domain_loss(
+    source_logits: Tensor, target_logits: Tensor, *, weights: Sequence[Tensor | float] = (1.0, 1.0)
+) -> Tensor:
+    """Return the binary cross-entropy of logits (B,) that are large for target images.
+
+    Args:
+        source_logits: (B,).
+        target_logits: (B,).
+        weights: Of the images of each domain, (B,).
+    """
+    source, target = functional.softplus(source_logits.float()), functional.softplus(-target_logits.float())
+    return ((weights[0] * source).mean() + (weights[1] * target).mean()) / 2
+
+
+def domain_losses(source_logits: Tensor, target_logits: Tensor, *weights: Tensor) -> dict[str, Tensor]:
+    """Return `domain_loss` of logits (B,) that are large for target images, and how often they are right.
+
+    Args:
+        source_logits: (B,).
+        target_logits: (B,).
+        *weights: Those of `domain_loss`, or none.
+    """
     right = ((source_logits < 0).float().mean() + (target_logits > 0).float().mean()) / 2
     return {
-        "domain_loss": domain_loss(source_logits, target_logits),
+        "domain_loss": domain_loss(source_logits, target_logits, weights=weights or (1.0, 1.0)),
         "domain_accuracy": right,
     }
 

@@ -23,6 +23,7 @@ from rdfia.common.checks import check_settings
 from rdfia.common.draws import Ahead, drawn
 from rdfia.common.literals import validate_literals
 from rdfia.common.optimization import average_weight, lr_factor, set_lr, update_average
+from rdfia.common.parallel import share
 from rdfia.common.views import Augmentation, augmented, check_augmentations
 
 Batch = Any  # of source and of target, see `rdfia.common.batches.domains_of`
@@ -195,12 +196,20 @@ class AdaptationModule(ScoredOnBothDomains):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return what a method adds to the loss, and what is logged by the names of ``found_by_method``.
 
+        By default lambda times `adaptation_loss`, in full precision.
+
         Args:
             source: What the network makes of source images.
             target: Of target images.
             *more: Of the views of the target that `views_of_target` returns, those after the first.
             strength: Lambda of this step.
         """
+        with torch.autocast(target.logits.device.type, enabled=False):
+            loss = self.adaptation_loss(source, target)
+        return strength * loss, {"adaptation_loss": loss}
+
+    def adaptation_loss(self, source: Seen, target: Seen) -> Tensor:
+        """Return the loss () of a method that is weighed by lambda."""
         raise ValueError("this module adapts to nothing; take adapt=False, or a method as DANNModule")
 
     def views_of_target(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -262,8 +271,7 @@ class AdaptationModule(ScoredOnBothDomains):
         return loss.sum()
 
     def _drawn(self, domain: int, count: int, step: int) -> Tensor:
-        place = {"rank": self.global_rank, "world_size": self.trainer.world_size}
-        return drawn(count, 5, (self.seed, step, domain), **place)
+        return drawn(count, 5, (self.seed, step, domain), **share())
 
     def view(self, images: Tensor, domain: int) -> Tensor:
         """Return images as a step sees them, at random: augmented, or of features (B, V, F) one view each."""
@@ -274,8 +282,7 @@ class AdaptationModule(ScoredOnBothDomains):
         if images.ndim == 3:
             chosen = (numbers[:, 0] * images.shape[1]).long()
             return images[torch.arange(len(images), device=images.device), chosen]
-        place = {"rank": self.global_rank, "world_size": self.trainer.world_size}
-        return augmented(images, self.augment, (self.seed, step, domain), **place, numbers=numbers)
+        return augmented(images, self.augment, (self.seed, step, domain), **share(), numbers=numbers)
 
     @property
     def logged(self) -> tuple[str, ...]:
@@ -317,17 +324,6 @@ class AdaptationModule(ScoredOnBothDomains):
         with torch.set_grad_enabled(self.target_gradient and torch.is_grad_enabled()):
             target_logits = self.network.classifier(target_features)
         return Seen(source_features, source_logits), Seen(target_features, target_logits)
-
-    def tell_both(self, source: Tensor, target: Tensor) -> tuple[Tensor, ...]:
-        """Return what the domain classifier says of its inputs, in one pass or two as ``bn_passes`` says."""
-        tell = self.network.tell_domain
-        if self.bn_passes == "separate":
-            with of_source(self.network):
-                source_logits = tell(source)
-            return source_logits, tell(target)
-        sizes = [source.shape[-2], target.shape[-2]]
-        both: tuple[Tensor, ...] = tell(torch.cat([source, target], -2)).split(sizes, -1)
-        return both
 
     def _losses(
         self, source: Tensor, labels: Tensor, *targets: Tensor, strength: float | Tensor = 0.0

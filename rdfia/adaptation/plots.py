@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 import torch
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -47,11 +48,12 @@ def trust(runs: Sequence[Run], correlations: Mapping[str, Sequence[float]]) -> F
     """
     names, rows = list(runs[0].scores), list(dict.fromkeys(run.row for run in runs))
     figure = Figure(figsize=(3.6 * len(names), 4.2), layout="constrained")
+    colours = colormaps["tab20" if len(rows) > 10 else "tab10"]
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
         for number, row in enumerate(rows):
             own = [run for run in runs if run.row == row and math.isfinite(run.scores[name])]
             x, y = [run.scores[name] for run in own], [run.accuracy for run in own]
-            axes.scatter(x, y, s=12, alpha=0.7, linewidths=0, color=f"C{number}", label=row)
+            axes.scatter(x, y, s=12, alpha=0.7, linewidths=0, color=colours(number), label=row)
         found = correlations.get(name, ())
         told = f"{fmean(found):.2f} (mean of {len(found)} pairs)" if found else "-"
         axes.set_title(f"{name.replace('_', ' ')}\nrank correlation {told}", fontsize=9)

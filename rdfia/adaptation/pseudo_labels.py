@@ -25,6 +25,7 @@ from rdfia.adaptation.module import AdaptationModule, Batch
 from rdfia.common.batches import domains_of, images_and_labels, images_of, labels_of
 from rdfia.common.draws import Ahead, drawn
 from rdfia.common.literals import validate_literals
+from rdfia.common.parallel import share
 from rdfia.common.views import jittered
 
 
@@ -118,8 +119,7 @@ class PseudoLabelModule(DANNModule):
         self.moves = [Ahead(functools.partial(self._draw_moves, domain)) for domain in (0, 1)]
 
     def _draw_moves(self, domain: int, count: int, step: int) -> Tensor:
-        place = {"rank": self.global_rank, "world_size": self.trainer.world_size}
-        return drawn(count, 4, (self.seed, step, domain), **place)
+        return drawn(count, 4, (self.seed, step, domain), **share())
 
     def begin_with(self, adapted: AdaptationModule) -> None:
         """Take over features and classifier that ``adapted`` is evaluated by."""
@@ -127,10 +127,10 @@ class PseudoLabelModule(DANNModule):
         for network in (self.network, self.average):
             if network is not None:
                 own = network.state_dict()
-                fits = {name: value for name, value in trained.items() if "domain_classifier" not in name}
-                if all(trained[name].shape == own[name].shape for name in trained.keys() & own.keys()):
-                    fits = trained
-                network.load_state_dict({**own, **fits})
+                fits = all(trained[name].shape == own[name].shape for name in trained.keys() & own.keys())
+                # The domain classifier, which nothing trains here, may be of another shape.
+                kept = {} if fits else {n: v for n, v in own.items() if "domain_classifier" in n}
+                network.load_state_dict(own | trained | kept)
 
     @torch.no_grad()
     def label(self, images: Tensor) -> Tensor:

@@ -6,10 +6,11 @@ accuracy on the target, which only the judgement of the scores looks at.
 
 import math
 from collections.abc import Mapping, Sequence
-from statistics import fmean
 from typing import NamedTuple
 
-from scipy.stats import rankdata, spearmanr
+from scipy.stats import spearmanr
+
+from rdfia.common.ranks import mean_ranks
 
 ALL = "all_by_rank"
 
@@ -26,17 +27,13 @@ class Run(NamedTuple):
 
 def with_ensemble(runs: Sequence[Run]) -> list[Run]:
     """Return the runs with one score more, ``all_by_rank``: the mean of a run's ranks within its pair."""
-    found = []
+    found: list[Run] = []
     for pair in dict.fromkeys(run.pair for run in runs):
         own = [run for run in runs if run.pair == pair]
-        columns = [
-            rankdata([_value(run.scores[name]) for run in own])
-            for name in own[0].scores
-            if any(not math.isnan(run.scores[name]) for run in own)
+        ranks = mean_ranks([list(run.scores.values()) for run in own])
+        found += [
+            run._replace(scores={**run.scores, ALL: rank}) for run, rank in zip(own, ranks, strict=True)
         ]
-        for number, run in enumerate(own):
-            mean = fmean(float(ranks[number]) for ranks in columns) if columns else math.nan
-            found.append(run._replace(scores={**run.scores, ALL: mean}))
     return found
 
 

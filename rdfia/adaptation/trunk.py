@@ -18,7 +18,7 @@ def _frozen(name: str, weights: str, data_dir: str | None) -> Backbone:
     return load_backbone(name, weights=weights, data_dir=data_dir)
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=2)
 def _hash(backbone: Backbone) -> str:
     return weights_hash(backbone)
 
@@ -75,14 +75,16 @@ class Trunk(nn.Module):
             raise ValueError("a trunk of which nothing is trained keeps its BatchNorm statistics")
         if trained == "none" and weights != "random":
             self._held = _Held(_frozen(name, weights, data_dir))
+            self.width = _frozen_width(self._held.backbone, self.layer, image_size)
         else:
             self.backbone = load_backbone(name, weights=weights, data_dir=data_dir)
-            _width(self.backbone, self.layer, image_size)  # says what is wrong with size and layer
+            self.width = _width(
+                self.backbone, self.layer, image_size
+            )  # says what is wrong with size and layer
             if batch_norm == "adapted":
                 with_domain_statistics(self.backbone)
             self.backbone.requires_grad_(False)
             self._choose_trained()
-        self.width = _width(self.network, self.layer, image_size)
 
     @property
     def network(self) -> Backbone:
@@ -146,3 +148,6 @@ def _width(backbone: Backbone, layer: str, image_size: int) -> int:
     except RuntimeError as error:
         size = f"images of {image_size} x {image_size}, give a larger image_size"
         raise ValueError(f"{backbone.name} does not take {size}: {error}") from error
+
+
+_frozen_width = lru_cache(maxsize=2)(_width)

@@ -6,6 +6,7 @@ over the graph in each pass, and all of both networks is sent twice. What has gr
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 import lightning
 import torch
@@ -18,6 +19,12 @@ def place() -> tuple[int, int]:
     if distributed.is_available() and distributed.is_initialized():
         return distributed.get_rank(), distributed.get_world_size()
     return 0, 1
+
+
+def share() -> dict[str, Any]:
+    """Return `place` as keywords of what draws random numbers for this process alone."""
+    rank, world_size = place()
+    return {"rank": rank, "world_size": world_size}
 
 
 def leave_gradients(trainer: lightning.Trainer) -> None:

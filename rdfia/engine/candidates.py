@@ -8,22 +8,9 @@ from typing import Any
 import lightning
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.states import TrainerFn
-from scipy.stats import rankdata
 
 from rdfia.common.environment import is_dry_run
-
-Scores = Mapping[str, float]
-
-
-def mean_ranks(values: Sequence[Sequence[float]]) -> list[float]:
-    """Return the mean rank of each item over several scores, from 1 on, large for the best.
-
-    Args:
-        values: By item, its scores, of which large ones are best; nan is worse than all.
-    """
-    columns = zip(*values, strict=True)
-    ranks = [rankdata([-math.inf if math.isnan(one) else one for one in column]) for column in columns]
-    return [float(sum(one) / len(one)) for one in zip(*ranks, strict=True)]
+from rdfia.common.ranks import mean_ranks
 
 
 def beats(one: Sequence[float], other: Sequence[float]) -> bool:
@@ -89,14 +76,11 @@ class KeepsCandidates(Callback):
         A score that is not a number in any epoch has no say, and chooses none.
         """
         known = [one for one in self.history if all(name in one["scores"] for name in names)]
-        names = tuple(name for name in names if any(not math.isnan(one["scores"][name]) for one in known))
-        if not names:
-            return None
         ranks = mean_ranks([[one["scores"][name] for name in names] for one in known])
         kept = [
             (rank, self.path(one["epoch"]))
             for rank, one in zip(ranks, known, strict=True)
-            if one["candidate"] and self.path(one["epoch"]).exists()
+            if one["candidate"] and not math.isnan(rank) and self.path(one["epoch"]).exists()
         ]
         return max(kept, key=lambda one: one[0])[1] if kept else None  # the first of those that are best
 

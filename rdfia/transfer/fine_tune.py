@@ -22,7 +22,7 @@ from rdfia.common.batches import images_and_labels, images_of
 from rdfia.common.checks import check_batch, check_classes
 from rdfia.common.draws import Ahead, drawn
 from rdfia.common.features import layer_features, train_up_to
-from rdfia.common.parallel import average_gradients, leave_gradients
+from rdfia.common.parallel import average_gradients, leave_gradients, share
 from rdfia.common.step_log import LogsSteps
 from rdfia.common.views import Augmentation, augmented, check_augmentations
 
@@ -131,7 +131,7 @@ class FineTuneModule(LogsSteps):
         self.unfreeze_at = (unfreeze_top_at, unfreeze_all_at)
         self.weight_decay, self.label_smoothing = weight_decay, label_smoothing
         self.freeze_batch_norm, self.augment, self.seed = freeze_batch_norm, augment, seed
-        self.views = Ahead(lambda count, *key: drawn(count, 5, key, **self._place()))
+        self.views = Ahead(lambda count, *key: drawn(count, 5, key, **share()))
         self.class_weights = class_weights
         self.backbone = load_backbone(backbone, weights=weights, data_dir=data_dir)
         self.backbone.find_layer(layer)
@@ -221,7 +221,7 @@ class FineTuneModule(LogsSteps):
         if self.augment:
             key = (self.seed, self.current_epoch, batch_idx)
             numbers = self.views.at(images.device, len(images), *key)
-            images = augmented(images, self.augment, key, **self._place(), numbers=numbers)
+            images = augmented(images, self.augment, key, **share(), numbers=numbers)
         logits = self(images)
         smoothed: dict[str, Any] = {"label_smoothing": self.label_smoothing}
         if self.class_weights is None:
@@ -242,9 +242,6 @@ class FineTuneModule(LogsSteps):
     def on_after_backward(self) -> None:
         """Average the gradients of what is trained over the processes."""
         average_gradients(self.parameters(), self.trainer.world_size)
-
-    def _place(self) -> dict[str, int]:
-        return {"rank": self.global_rank, "world_size": self.trainer.world_size}
 
     def _score(self, batch: Any, name: str) -> tuple[Tensor, Tensor]:
         images, labels = images_and_labels(batch)

@@ -14,8 +14,9 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from rdfia.adaptation.dann import OFFICE, DANNModule
+from rdfia.adaptation.losses import certainty, domain_loss
 from rdfia.adaptation.methods import METHODS, module_of
-from rdfia.adaptation.methods.cdan import CDANModule, certainty, products, weighted_domain_loss
+from rdfia.adaptation.methods.cdan import CDANModule, products
 from rdfia.adaptation.methods.coral import coral_loss, covariance
 from rdfia.adaptation.methods.information_maximization import information_loss
 from rdfia.adaptation.methods.mcc import class_confusion
@@ -111,8 +112,8 @@ def test_certain_predictions_count_more():
     expected = functional.binary_cross_entropy_with_logits(
         torch.cat([ours, theirs]), torch.tensor([0.0, 0.0, 1.0, 1.0])
     )
-    torch.testing.assert_close(weighted_domain_loss(ours, theirs, ones), expected)
-    weighted = weighted_domain_loss(ours, theirs, (torch.tensor([2.0, 0.0]), torch.ones(2)))
+    torch.testing.assert_close(domain_loss(ours, theirs, weights=ones), expected)
+    weighted = domain_loss(ours, theirs, weights=(torch.tensor([2.0, 0.0]), torch.ones(2)))
     parts = 2 * functional.softplus(ours[0]) / 2, functional.softplus(-theirs).mean()
     torch.testing.assert_close(weighted, sum(parts) / 2)
 

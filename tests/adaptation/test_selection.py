@@ -16,7 +16,8 @@ from rdfia.adaptation.scores import (
     weighted_risk,
 )
 from rdfia.adaptation.selection import Run, chosen, rank_correlations, with_ensemble
-from rdfia.engine.candidates import KeepsCandidates, beats, mean_ranks
+from rdfia.common.ranks import mean_ranks
+from rdfia.engine.candidates import KeepsCandidates, beats
 
 
 def gaussians(shift: float, count: int = 2000):

@@ -1,7 +1,8 @@
 """Methods of unsupervised domain adaptation beside DANN, one file each.
 
 A method is what its loss adds to the cross-entropy of labelled source images: pure functions, and a subclass
-of `rdfia.adaptation.module.AdaptationModule` that calls them in ``compare``.
+of `rdfia.adaptation.module.AdaptationModule` that calls them in ``adaptation_loss``, which lambda weighs, or
+in ``compare``, where it does something else.
 """
 
 from importlib import import_module

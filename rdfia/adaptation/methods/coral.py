@@ -3,7 +3,6 @@
 Sun & Saenko, "Deep CORAL: correlation alignment for deep domain adaptation", ECCV workshops 2016.
 """
 
-import torch
 from torch import Tensor
 
 from rdfia.adaptation.module import AdaptationModule, Seen
@@ -30,10 +29,6 @@ class CORALModule(AdaptationModule):
         torch.Size([2, 5])
     """
 
-    def compare(
-        self, source: Seen, target: Seen, *more: Tensor, strength: float | Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the weighted distance of the logits' covariances."""
-        with torch.autocast(source.logits.device.type, enabled=False):
-            loss = coral_loss(source.logits, target.logits)
-        return strength * loss, {"adaptation_loss": loss}
+    def adaptation_loss(self, source: Seen, target: Seen) -> Tensor:
+        """Return the distance of the logits' covariances."""
+        return coral_loss(source.logits, target.logits)

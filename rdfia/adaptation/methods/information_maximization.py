@@ -32,9 +32,6 @@ class InformationModule(AdaptationModule):
         torch.Size([2, 5])
     """
 
-    def compare(
-        self, source: Seen, target: Seen, *more: Tensor, strength: float | Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return minus the weighted mutual information of image and predicted class, over the batch."""
-        loss = information_loss(target.logits)
-        return strength * loss, {"adaptation_loss": loss}
+    def adaptation_loss(self, source: Seen, target: Seen) -> Tensor:
+        """Return minus the mutual information of image and predicted class, over the batch."""
+        return information_loss(target.logits)

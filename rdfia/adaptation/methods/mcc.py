@@ -5,11 +5,10 @@ Jin et al., "Minimum class confusion for versatile domain adaptation", ECCV 2020
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from rdfia.adaptation.losses import certainty
 from rdfia.adaptation.module import AdaptationModule, Seen
-from rdfia.adaptation.scores import entropy
 
 
 def class_confusion(logits: Tensor, temperature: float = 2.5) -> Tensor:
@@ -20,10 +19,8 @@ def class_confusion(logits: Tensor, temperature: float = 2.5) -> Tensor:
         temperature: Divides the logits: predictions are less certain than they look.
     """
     probabilities = (logits.float() / temperature).softmax(1)
-    # Images whose prediction is certain count more: by 1 + exp(-entropy), whose mean is made 1.
-    weights = 1 + torch.exp(-entropy(probabilities).detach())
-    weights = weights / weights.mean()
-    confusion = (probabilities * weights[:, None]).T @ probabilities
+    # Images whose prediction is certain count more.
+    confusion = (probabilities * certainty(logits / temperature)[:, None]).T @ probabilities
     confusion = confusion / confusion.sum(1, keepdim=True)
     return 1 - confusion.trace() / len(confusion)
 
@@ -47,10 +44,6 @@ class MCCModule(AdaptationModule):
             raise ValueError(f"temperature is above 0, got {temperature:g}")
         self.temperature = temperature
 
-    def compare(
-        self, source: Seen, target: Seen, *more: Tensor, strength: float | Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the weighted confusion of the target's classes."""
-        with torch.autocast(target.logits.device.type, enabled=False):
-            loss = class_confusion(target.logits, self.temperature)
-        return strength * loss, {"adaptation_loss": loss}
+    def adaptation_loss(self, source: Seen, target: Seen) -> Tensor:
+        """Return the confusion of the target's classes."""
+        return class_confusion(target.logits, self.temperature)

@@ -75,13 +75,9 @@ class DANModule(AdaptationModule):
         """Return the values whose distributions are compared."""
         return (seen.features,)
 
-    def compare(
-        self, source: Seen, target: Seen, *more: Tensor, strength: float | Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the weighted discrepancy of the domains."""
-        with torch.autocast(source.logits.device.type, enabled=False):
-            loss = mmd_loss(self.layers(source), self.layers(target))
-        return strength * loss, {"adaptation_loss": loss}
+    def adaptation_loss(self, source: Seen, target: Seen) -> Tensor:
+        """Return the discrepancy of the domains."""
+        return mmd_loss(self.layers(source), self.layers(target))
 
 
 class JANModule(DANModule):

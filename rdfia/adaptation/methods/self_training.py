@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from rdfia.adaptation.module import AdaptationModule, Seen
+from rdfia.common.parallel import share
 from rdfia.common.views import jittered
 
 
@@ -62,8 +63,7 @@ class SelfTrainingModule(AdaptationModule):
             return images, images
         if self.augment:
             return self.view(images, 1), images
-        place: dict[str, Any] = {"rank": self.global_rank, "world_size": self.trainer.world_size}
-        return jittered(images, (self.seed, self.trainer.global_step, 1), **place), images
+        return jittered(images, (self.seed, self.trainer.global_step, 1), **share()), images
 
     def compare(
         self, source: Seen, target: Seen, *more: Tensor, strength: float | Tensor
