@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch.loggers.logger import DummyLogger
 
 import rdfia.generation.gan
+import rdfia.generation.samples
 from datamodules.mnist import MNISTDataModule
 from datamodules.tensors import EveryItemOnce
 from rdfia.generation.cgan import cGANModule
@@ -24,6 +25,13 @@ OTHERS = {
     "two steps": lambda: rdfia.generation.gan.GANModule(**SMALL, discriminator_steps=2),
     "conditional": lambda: cGANModule(**SMALL, conditioning="one-hot"),
     "projection": lambda: cGANModule(**SMALL, conditioning="projection"),
+    "pairs": lambda: rdfia.generation.gan.GANModule(
+        **SMALL, loss="relativistic", r2_weight=0.5, blocks="residual", normalization="none"
+    ),
+    "critic": lambda: rdfia.generation.gan.GANModule(
+        **SMALL, loss="wasserstein", gp_weight=10.0, normalization="spectral", flips=True
+    ),
+    "ada": lambda: rdfia.generation.gan.GANModule(**SMALL, augment="ada", top_k=0.5),
 }
 LOSSES = ("train/discriminator_loss", "train/generator_loss", "val/judge_fid")
 
@@ -63,7 +71,7 @@ class Notes(lightning.Callback):
 
 def main(data_dir: str, output: Path) -> None:
     """Train three batches and save the notes of this process; then a batch of each of some other settings."""
-    latents, draw_latents = [], rdfia.generation.gan.draw_latents
+    latents, draw_latents = [], rdfia.generation.samples.draw_latents
 
     def noted(*args, **kwargs):
         latents.append(draw_latents(*args, **kwargs))
@@ -73,7 +81,7 @@ def main(data_dir: str, output: Path) -> None:
     digits = MNISTDataModule(data_dir, image_size=32, batch_size=16, train_on_val=True)
     module = rdfia.generation.gan.GANModule(**SMALL, **rdfia.generation.gan.PRACTICAL | {"ema_decay": 0.999})
     initial = {name: value.clone() for name, value in module.state_dict().items()}
-    rdfia.generation.gan.draw_latents = noted
+    rdfia.generation.samples.draw_latents = noted
     notes = Notes()
     settings = {
         "accelerator": "cpu",
@@ -87,7 +95,7 @@ def main(data_dir: str, output: Path) -> None:
     }
     trainer = lightning.Trainer(**settings, limit_train_batches=3, callbacks=[notes])
     trainer.fit(module, digits)
-    rdfia.generation.gan.draw_latents = draw_latents
+    rdfia.generation.samples.draw_latents = draw_latents
     seen = {"train": notes.train, "val": notes.val, "latents": latents, "batches": module.batches_done}
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     scores = {"scores": notes.scores, "val_metrics": metrics}

@@ -48,6 +48,13 @@ def average_gradients(parameters: Iterable[nn.Parameter], world_size: int) -> No
     torch._foreach_copy_(gradients, shaped)
 
 
+def sum_over_processes(values: Tensor, world_size: int) -> Tensor:
+    """Return the sum of all processes' values, in place."""
+    if world_size > 1:
+        distributed.all_reduce(values)
+    return values
+
+
 def broadcast_buffers(module: nn.Module, world_size: int) -> None:
     """Give all processes the first one's buffers, such as BatchNorm's statistics: checkpoints hold those."""
     if world_size > 1:

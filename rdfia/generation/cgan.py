@@ -21,7 +21,19 @@ from rdfia.common.checks import Classes, as_classes, check_classes
 from rdfia.common.draws import drawn
 from rdfia.common.literals import validate_literals
 from rdfia.generation.gan import GANModule
-from rdfia.generation.networks import Discriminator, Initialization, Upsampling, grow, initialize, shrink, up
+from rdfia.generation.networks import (
+    Blocks,
+    Discriminator,
+    Initialization,
+    Normalization,
+    Upsampling,
+    bound,
+    grow,
+    initialize,
+    shrink,
+    up,
+    widths,
+)
 
 Conditioning = Literal["one-hot", "embedding", "projection"]
 
@@ -32,7 +44,7 @@ def one_hot(labels: Tensor, classes: int) -> Tensor:
 
 
 class ConditionalGenerator(nn.Module):
-    """Latents (B, latent_dim) and labels (B,) to images (B, 1, 32, 32) in [-1, 1].
+    """Latents (B, latent_dim) and labels (B,) to images (B, C, H, W) in [-1, 1].
 
     The label stands beside the latents, one-hot or as learned numbers; from there on all is as in
     `rdfia.generation.networks.Generator`. (With a branch of its own and BatchNorm in it the label is as loud
@@ -40,11 +52,14 @@ class ConditionalGenerator(nn.Module):
 
     Args:
         latent_dim: Numbers in a latent vector.
-        features: Width of the maps at 16x16; the earlier ones have 2 and 4 times as many.
+        features: Width of the maps at half the images' size; the earlier ones are wider.
         upsampling: ``transposed`` or ``nearest``, see `rdfia.generation.networks.grow`.
         embedding: Numbers that stand for a label, learned; 0 for one-hot.
         classes: Their number.
         initialization: Of the weights, see `rdfia.generation.networks.initialize`.
+        size: H and W: 32, 64 or 128.
+        channels: C.
+        blocks: ``plain`` or ``residual``, see `rdfia.generation.networks.grow`.
     """
 
     def __init__(
@@ -56,16 +71,19 @@ class ConditionalGenerator(nn.Module):
         embedding: int = 0,
         classes: int = 10,
         initialization: Initialization = "dcgan",
+        size: int = 32,
+        channels: int = 1,
+        blocks: Blocks = "plain",
     ) -> None:
         super().__init__()
         self.classes = classes
         self.embedding = nn.Embedding(classes, embedding) if embedding else None
-        self.first = up(latent_dim + (embedding or classes), 4 * features, 1, 0)
-        self.layers = grow(features, upsampling)
+        self.first = up(latent_dim + (embedding or classes), widths(features, size)[-1], 1, 0)
+        self.layers = grow(features, upsampling, size=size, channels=channels, blocks=blocks)
         initialize(self, initialization)
 
     def forward(self, latents: Tensor, labels: Tensor) -> Tensor:
-        """Map latents (B, latent_dim) and labels (B,) to images (B, 1, 32, 32) in [-1, 1]."""
+        """Map latents (B, latent_dim) and labels (B,) to images (B, C, H, W) in [-1, 1]."""
         embedding = self.embedding
         encoded = one_hot(labels, self.classes).to(latents) if embedding is None else embedding(labels)
         first = self.first(torch.cat([latents, encoded], 1)[:, :, None, None])
@@ -74,17 +92,21 @@ class ConditionalGenerator(nn.Module):
 
 
 class ConditionalDiscriminator(nn.Module):
-    """Images (B, 1, 32, 32) in [-1, 1] and labels (B,) to logits (B,); large means real, and of that label.
+    """Images (B, C, H, W) in [-1, 1] and labels (B,) to logits (B,); large means real, and of that label.
 
     The label goes through a branch beside the image's, each half as wide, as Mirza & Osindero have it. (For
     projection take `rdfia.generation.networks.Discriminator`.)
 
     Args:
-        features: Width of the first layer; the later ones have 2 and 4 times as many.
+        features: Width of the first layer; the later ones are wider.
         conditioning: ``one-hot``: the label is a map for each class, one of them 1. ``embedding``: it is a
             learned map of the image's size.
         classes: Their number.
         initialization: Of the weights, see `rdfia.generation.networks.initialize`.
+        size: H and W: 32, 64 or 128.
+        channels: C.
+        blocks: ``plain`` or ``residual``, see `rdfia.generation.networks.Discriminator`.
+        normalization: ``batch``, ``spectral`` or ``none``, as there.
     """
 
     def __init__(
@@ -94,24 +116,31 @@ class ConditionalDiscriminator(nn.Module):
         conditioning: Literal["one-hot", "embedding"] = "one-hot",
         classes: int = 10,
         initialization: Initialization = "dcgan",
+        size: int = 32,
+        channels: int = 1,
+        blocks: Blocks = "plain",
+        normalization: Normalization = "batch",
     ) -> None:
         super().__init__()
-        self.classes = classes
-        self.image_branch = nn.Conv2d(1, features - features // 2, 4, 2, 1)
+        self.classes, self.size = classes, size
+        self.image_branch = nn.Conv2d(channels, features - features // 2, 4, 2, 1)
         self.label_branch = nn.Conv2d(classes if conditioning == "one-hot" else 1, features // 2, 4, 2, 1)
-        self.layers = shrink(features)
-        self.last = nn.Conv2d(4 * features, 1, 4)
+        self.layers = shrink(features, size=size, blocks=blocks, normalized=normalization == "batch")
+        self.last = nn.Conv2d(widths(features, size)[-1], 1, 4)
         initialize(self, initialization)
-        self.embedding = nn.Embedding(classes, 32 * 32) if conditioning == "embedding" else None
+        self.embedding = nn.Embedding(classes, size * size) if conditioning == "embedding" else None
         self.to(memory_format=torch.channels_last)  # as `rdfia.generation.networks.Discriminator`
+        if normalization == "spectral":
+            bound(self)
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Map images (B, 1, 32, 32) in [-1, 1] and labels (B,) to logits (B,)."""
+        """Map images (B, C, H, W) in [-1, 1] and labels (B,) to logits (B,)."""
+        size = self.size
         if self.embedding is None:
             encoded = one_hot(labels, self.classes).to(images)
-            known = encoded[:, :, None, None].expand(-1, -1, 32, 32)
+            known = encoded[:, :, None, None].expand(-1, -1, size, size)
         else:
-            known = self.embedding(labels).reshape(-1, 1, 32, 32)
+            known = self.embedding(labels).reshape(-1, 1, size, size)
         maps = torch.cat([self.image_branch(images), self.label_branch(known)], 1)
         logits: Tensor = self.last(self.layers(functional.leaky_relu(maps, 0.2)))
         return logits.flatten()
@@ -159,20 +188,20 @@ class cGANModule(GANModule):  # noqa: N801 - the name that the project is known 
             raise ValueError(f"labels are the groups of a conditional GAN, got groups={gan['groups']}")
         validate_literals(cGANModule.__init__, locals())
         super().__init__(preview_count=preview_count, **gan | {"groups": 0})
-        weights: dict[str, Any] = {"initialization": self.initialization}
         self.classes = classes
         embedding = classes if conditioning == "embedding" else 0
         shape: dict[str, Any] = {"upsampling": self.upsampling, "embedding": embedding, "classes": classes}
-        self.generator = ConditionalGenerator(self.latent_dim, self.features[0], **shape, **weights)
+        self.generator = ConditionalGenerator(self.latent_dim, self.features[0], **shape, **self.shape)
+        critic: dict[str, Any] = self.shape | {"normalization": self.normalization}
         if label_in_discriminator and conditioning != "projection":
             if self.features[1] < 2:  # half of them for the label
                 raise ValueError(f"{conditioning} labels need discriminator_features of at least 2, got 1")
             self.discriminator = ConditionalDiscriminator(
-                self.features[1], conditioning=conditioning, classes=classes, **weights
+                self.features[1], conditioning=conditioning, classes=classes, **critic
             )
         else:
             told = classes if label_in_discriminator else 0
-            self.discriminator = Discriminator(self.features[1], classes=told, **weights)
+            self.discriminator = Discriminator(self.features[1], classes=told, **critic)
         self.average_generator = copy.deepcopy(self.generator).requires_grad_(False)
         self.register_buffer("label_counts", torch.zeros(classes))  # of the training images seen so far
         # Those of this process that the others do not know of yet.
@@ -235,12 +264,20 @@ class cGANModule(GANModule):  # noqa: N801 - the name that the project is known 
         checkpoint["state_dict"]["label_counts"] = self.label_counts
 
     @torch.no_grad()
-    def sample(self, count: int, *, seed: int | None = None, labels: Classes | None = None) -> Tensor:
-        """Generate images (count, 1, 32, 32) in [0, 1]; the same seed gives the same latents.
+    def sample(
+        self,
+        count: int,
+        *,
+        seed: int | None = None,
+        truncation: float | None = None,
+        labels: Classes | None = None,
+    ) -> Tensor:
+        """Generate images (count, C, H, W) in [0, 1]; the same seed gives the same latents.
 
         Args:
             count: Of the images.
             seed: Of the latents, by default the module's own.
+            truncation: See `rdfia.generation.latents.truncated`; None for latents as they are drawn.
             labels: (count,), or one for all; by default all classes in turn, again and again.
 
         Raises:
@@ -249,7 +286,7 @@ class cGANModule(GANModule):  # noqa: N801 - the name that the project is known 
         in_turn = torch.arange(count) % self.classes
         asked = in_turn if labels is None else as_classes(labels, torch.empty(count))
         check_classes(asked, self.classes)
-        return self._generate(count, seed, asked)
+        return self._generate(count, seed, truncation, asked)
 
     @torch.no_grad()
     def class_grid(self, latents: Tensor) -> Tensor:
@@ -259,12 +296,12 @@ class cGANModule(GANModule):  # noqa: N801 - the name that the project is known 
             latents: (Z, latent_dim).
 
         Returns:
-            Images (classes, Z, 1, 32, 32) in [0, 1]: a row is one class, a column has one latent.
+            Images (classes, Z, C, H, W) in [0, 1]: a row is one class, a column has one latent.
         """
         labels = torch.arange(self.classes)
         return torch.stack([self(latents, label.expand(len(latents))) for label in labels])
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Map a batch of latents (B, latent_dim) and labels (B,) to images (B, 1, 32, 32) in [0, 1]."""
+        """Map a batch of latents (B, latent_dim) and labels (B,) to images (B, C, H, W) in [0, 1]."""
         images: Tensor = self(*batch)
         return images

@@ -88,7 +88,11 @@ class SharedArgs(PictureFlags, GraphFlags, TrainerArgs):
     }
 
     dataset: DatasetName = "mnist"
-    """Data set of grey images to learn, drawn at 32 pixels."""
+    """Data set of images to learn, or a folder of pictures."""
+    image_size: Literal[32, 64, 128] = 32
+    """Pixels of a side, of the images that are learned and drawn."""
+    channels: Annotated[Literal[1, 3] | None, default("those of the data set; folders: 3")] = None
+    """Channels of the images: 1 for grey, 3 for colour."""
     preset: Literal["best", "practical"] = "best"
     """Recipe for the options that are not given: `best`, or `practical` as in the classic DCGAN practical."""
     batch_size: Annotated[int | None, default("64; practical: 128")] = None  # type: ignore[assignment] # an int once it is made
@@ -99,6 +103,8 @@ class SharedArgs(PictureFlags, GraphFlags, TrainerArgs):
     """Train only part K of N of the table (K from 0), for job arrays, e.g. 0 4."""
     score_on: Literal["auto", "test", "held-out", "both"] = "auto"
     """Images to score against; `auto`: test images, but held-out training images for tables of recipes."""
+    scores: Annotated[str | None, default("digits for digits, else squeezenet")] = None
+    """Features that score: digits, squeezenet, inception (FID), dinov2, or <network>/<layer>."""
     latent_dim: Annotated[int | None, default("100; practical: 100")] = None
     """Size of the latent vector (nz)."""
     latents: Annotated[Literal["normal", "uniform"] | None, default("normal; practical: normal")] = None
@@ -115,8 +121,18 @@ class SharedArgs(PictureFlags, GraphFlags, TrainerArgs):
         Literal["dcgan", "pytorch", "orthogonal"] | None, default("dcgan; practical: dcgan")
     ] = None
     """Weight initialisation."""
+    blocks: Annotated[Literal["plain", "residual"] | None, default("plain; practical: plain")] = None
+    """Convolutions of both networks: as in DCGAN, or residual blocks."""
+    normalization: Annotated[
+        Literal["batch", "spectral", "none"] | None, default("batch; practical: batch")
+    ] = None
+    """Normalisation in the discriminator: BatchNorm, spectral normalisation, or none."""
+    augment: Annotated[Literal["none", "diffaugment", "ada"] | None, default("none; practical: none")] = None
+    """Augmentation of what the discriminator sees, for few images: DiffAugment, or the adaptive ADA."""
+    flips: bool = False
+    """Mirror every other training image."""
     loss: Annotated[
-        Literal["non-saturating", "minimax", "least-squares", "hinge"] | None,
+        Literal["non-saturating", "minimax", "least-squares", "hinge", "wasserstein", "relativistic"] | None,
         default("non-saturating; practical: non-saturating"),
     ] = None
     """Adversarial loss of both networks."""
@@ -125,7 +141,13 @@ class SharedArgs(PictureFlags, GraphFlags, TrainerArgs):
     discriminator_steps: Annotated[int | None, default("1; practical: 1")] = None
     """Discriminator updates per generator update."""
     r1_weight: Annotated[float | None, default("0.5; practical: 0.0")] = None
-    """Weight of the R1 gradient penalty; 0 disables it."""
+    """Weight of the R1 gradient penalty, on real images; 0 disables it."""
+    r2_weight: Annotated[float | None, default("0.0; practical: 0.0")] = None
+    """Weight of the R2 gradient penalty, on generated images; 0 disables it."""
+    gp_weight: Annotated[float | None, default("0.0; practical: 0.0")] = None
+    """Weight of WGAN-GP's penalty, on images between real and generated ones; 0 disables it."""
+    top_k: Annotated[float | None, default("1.0; practical: 1.0")] = None
+    """Share of generated images that train the generator at last, those that look most real."""
     generator_lr: Annotated[float | None, default("0.002; practical: 0.0002")] = None
     """Adam's initial learning rate for the generator."""
     discriminator_lr: Annotated[float | None, default("0.002; practical: 0.0002")] = None
@@ -156,9 +178,15 @@ class SharedArgs(PictureFlags, GraphFlags, TrainerArgs):
         check_dataset("--dataset", self.dataset)
 
     @property
+    def judged_by(self) -> str:
+        """Whose features score the images: the digit judge knows grey digits of 32 pixels."""
+        known = self.dataset in ("mnist", "usps", "emnist-digits") and self.image_size == 32
+        return self.scores or ("digits" if known and self.channels != 3 else "squeezenet")
+
+    @property
     def digits(self) -> bool:
-        """Whether the images are digits, which the digit judge knows."""
-        return self.dataset in ("mnist", "usps", "emnist-digits")
+        """Whether the digit judge scores the images."""
+        return self.judged_by == "digits"
 
 
 @dataclass(frozen=True)

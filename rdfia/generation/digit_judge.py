@@ -5,9 +5,7 @@ So digits are scored by a small CNN trained on digits (`scripts/train_judge.py` 
 the network is ours, the Fréchet distance in its feature space is called *judge-FID*: it compares with other
 judge-FIDs of the same sample counts, never with an FID.
 
-- judge-FID: Heusel et al., "GANs Trained by a Two Time-Scale Update Rule", 2017, in judge features.
-- precision and recall: Kynkäänniemi et al., "Improved Precision and Recall Metric for Assessing
-  Generative Models", 2019, in judge features.
+- judge-FID and the other distances of `rdfia.generation.distances`, in judge features.
 - class shares, their distance from uniform, and the share of confident samples: from judge probabilities.
 """
 
@@ -18,14 +16,15 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
-from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from rdfia.common.checks import KeepsPrecision, check_images
 from rdfia.common.exact import exact
+from rdfia.generation.sampled_features import SampledFeatures
 
 # The judge was trained on MNIST's training digits from this one on; the embedded sample is of earlier ones.
 FIRST_JUDGED = 5848
+SURE = 0.9  # a probability above which the judge is confident
 WEIGHTS = Path(__file__).with_name("digit_judge.safetensors")
 
 
@@ -92,64 +91,9 @@ def load_judge() -> DigitJudge:
     return judge.to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
 
-def frechet_distance(a: Tensor, b: Tensor) -> Tensor:
-    """Return the squared Fréchet distance between Gaussians fitted to two sets of features.
-
-    ``|mean_a - mean_b|^2 + tr(A + B - 2 (A B)^(1/2))``, in float64.
-
-    Args:
-        a: Features (N, D), N >= 2.
-        b: Features (M, D), M >= 2.
-
-    Returns:
-        A scalar; nan if a feature is not finite.
-    """
-    a, b = a.double(), b.double()
-    if not (torch.isfinite(a).all() and torch.isfinite(b).all()):
-        return torch.tensor(torch.nan)  # a generator that diverged
-    cov_a, cov_b = torch.cov(a.T), torch.cov(b.T)
-    # A^(1/2) B A^(1/2) has the eigenvalues of A B but is symmetric, so no complex root is needed.
-    values, vectors = torch.linalg.eigh(cov_a)
-    root_a = vectors * values.clamp(min=0).sqrt() @ vectors.T
-    root_trace = torch.linalg.eigvalsh(root_a @ cov_b @ root_a).clamp(min=0).sqrt().sum()
-    means = (a.mean(0) - b.mean(0)).square().sum()
-    distance: Tensor = means + cov_a.trace() + cov_b.trace() - 2 * root_trace
-    return distance
-
-
-def _share_inside(points: Tensor, centres: Tensor, radii: Tensor) -> Tensor:
-    """Return the share of points (N, D) that lie in at least one ball around centres (M, D)."""
-    parts = torch.split(points, 1024)  # bounds the memory of the distances
-    inside = torch.cat([(torch.cdist(part, centres) <= radii).any(1) for part in parts])
-    return inside.double().mean()
-
-
-def _neighbour_radii(points: Tensor, k: int) -> Tensor:
-    """Return each point's distance to its k-th nearest other point."""
-    # The point itself is among the k + 1 nearest, at distance 0.
-    nearest = [torch.cdist(rows, points).topk(k + 1, largest=False) for rows in torch.split(points, 1024)]
-    return torch.cat([distances.values[:, -1] for distances in nearest])
-
-
-def precision_recall(real: Tensor, generated: Tensor, k: int = 3) -> tuple[Tensor, Tensor]:
-    """Return improved precision and recall (Kynkäänniemi et al. 2019).
-
-    Precision is the share of generated samples inside the real manifold, recall the share of real samples
-    inside the generated one; a manifold is the union of balls that reach to the k-th neighbour.
-
-    Args:
-        real: Features (N, D), N > k.
-        generated: Features (M, D), M > k.
-        k: Which neighbour sets the radius.
-    """
-    precision = _share_inside(generated, real, _neighbour_radii(real, k))
-    recall = _share_inside(real, generated, _neighbour_radii(generated, k))
-    return precision, recall
-
-
 def confident_share(logits: Tensor) -> Tensor:
     """Return the share of logits (N, 10) whose largest probability is above 0.9."""
-    return (logits.softmax(1).amax(1) > 0.9).double().mean()
+    return (logits.softmax(1).amax(1) > SURE).double().mean()
 
 
 def diversity(features: Tensor, labels: Tensor) -> Tensor:
@@ -167,7 +111,7 @@ def diversity(features: Tensor, labels: Tensor) -> Tensor:
     return torch.stack(means)
 
 
-class DigitScores(Metric):
+class DigitScores(SampledFeatures):
     """All scores of generated digits against real ones, exact under DDP.
 
     Update with real and with generated images on every process, compute on every process (never under
@@ -181,26 +125,25 @@ class DigitScores(Metric):
     diversity within classes: `diversity` of the generated digits that are what was asked for, over that of
     real ones, mean over classes; below 1, a class has collapsed to a part of what it is.
 
-    ``compute`` returns judge_fid, precision, recall, `confident_share`, histogram_distance (total variation
-    distance of the class shares from uniform, 0 to 0.9), smallest_class_share, class_0 … class_9, n_real and
-    n_generated. With fewer than 5 samples on a side, distances are nan.
+    ``compute`` returns `SampledFeatures.distances` with judge_fid, `confident_share`, histogram_distance
+    (total variation distance of the class shares from uniform, 0 to 0.9), smallest_class_share, class_0 …
+    class_9.
     """
 
-    full_state_update = False
     fid = "judge_fid"
-    """Name of the score that a training is watched by."""
-    real: list[Tensor]
-    generated: list[Tensor]
     real_labels: list[Tensor]
     asked: list[Tensor]
+    confident: Tensor
+    read: Tensor
 
     def __init__(self, *, sync_on_compute: bool = True) -> None:
-        super().__init__(sync_on_compute=sync_on_compute)
+        super().__init__(dimensions=64, sync_on_compute=sync_on_compute)
         self.judge = load_judge()
-        self.add_state("real", [], dist_reduce_fx="cat")
-        self.add_state("generated", [], dist_reduce_fx="cat")
         self.add_state("real_labels", [], dist_reduce_fx="cat")
         self.add_state("asked", [], dist_reduce_fx="cat")
+        self.add_state("confident", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        # How many were asked to be a digit, the last row to be none, and read as one.
+        self.add_state("read", torch.zeros(11, 10, dtype=torch.float64), dist_reduce_fx="sum")
 
     def train(self, mode: bool = True) -> "DigitScores":
         """Keep the judge in eval mode: its BatchNorm statistics must not move with what it judges."""
@@ -223,38 +166,32 @@ class DigitScores(Metric):
         if images.ndim != 4 or images.shape[1:] not in ((1, 28, 28), (1, 32, 32)):
             raise ValueError(f"digits are (B, 1, 28, 28) or (B, 1, 32, 32), got {tuple(images.shape)}")
         check_images(images.nan_to_num(0.0) if images.is_floating_point() else images, "digits")
-        (self.real if real else self.generated).append(self.judge.features(images))
+        features = self.judge.features(images)
+        kept = self.add(features, real=real)
         # One for each image: what is gathered from several processes cannot be absent.
         known = torch.full((len(images),), -1, device=images.device) if labels is None else labels
-        (self.real_labels if real else self.asked).append(known)
+        (self.real_labels if real else self.asked).append(known[:kept].clone())
+        if not real:
+            logits = self.judge.classify(features)
+            self.confident = self.confident + (logits.softmax(1).amax(1) > SURE).sum()
+            rows = functional.one_hot(known % 11, 11).double()  # -1 is the last
+            self.read = self.read + rows.T @ functional.one_hot(logits.argmax(1), 10).double()
 
     def compute(self) -> dict[str, Tensor]:
         """Return the scores as float scalars."""
-        real, generated = dim_zero_cat(self.real), dim_zero_cat(self.generated)
-        logits = self.judge.classify(generated)
-        read = logits.argmax(1)
-        shares = functional.one_hot(read, 10).double().mean(0)
-        nan = torch.tensor(torch.nan)
-        fid, precision, recall = nan, nan, nan
-        if min(len(real), len(generated)) >= 5:
-            fid = frechet_distance(real, generated)
-            precision, recall = precision_recall(real, generated)
-        scores = {
-            "judge_fid": fid,
-            "precision": precision,
-            "recall": recall,
-            "confident_share": confident_share(logits),
+        real, generated = self.kept("real"), self.kept("generated")
+        shares = self.read.sum(0) / self.generated_count
+        scores = self.distances() | {
+            "confident_share": self.confident / self.generated_count,
             "histogram_distance": (shares - 0.1).abs().sum() / 2,
             "smallest_class_share": shares.min(),
             **{f"class_{digit}": share for digit, share in enumerate(shares)},
-            "n_real": torch.tensor(len(real)),
-            "n_generated": torch.tensor(len(generated)),
         }
         asked = dim_zero_cat(self.asked)
-        if (asked >= 0).any():
-            right = read == asked
-            accuracies = torch.stack([right[asked == digit].double().mean() for digit in range(10)])
-            scores |= {"conditional_accuracy": right.double().mean()}
+        if self.read[:10].any():
+            right = self.judge.classify(generated).argmax(1) == asked
+            accuracies = self.read[:10].diagonal() / self.read[:10].sum(1)
+            scores |= {"conditional_accuracy": self.read[:10].diagonal().sum() / self.read[:10].sum()}
             scores |= {f"accuracy_{digit}": accuracy for digit, accuracy in enumerate(accuracies)}
             # A class that a small sample holds none of does not count.
             scores["worst_accuracy"] = accuracies.nan_to_num(torch.inf).min()
@@ -270,13 +207,13 @@ def score_images(
     *,
     asked: Tensor | None = None,
     real_labels: Tensor | None = None,
-    kind: Callable[..., Metric] = DigitScores,
+    kind: Callable[..., SampledFeatures] = DigitScores,
 ) -> dict[str, float]:
     """Return the `DigitScores` of digits, by themselves: one process, which gathers nothing from others.
 
     Args:
-        images: (N, 1, 32, 32) in [0, 1].
-        real: (M, 1, 32, 32) in [0, 1].
+        images: (N, C, H, W) in [0, 1]; digits are grey and of 28 or 32 pixels.
+        real: (M, C, H, W) in [0, 1].
         asked: (N,), which digits the images were asked to be; with ``real_labels``.
         real_labels: (M,).
         kind: Or other scores, such as `rdfia.generation.feature_scores.FeatureScores`.

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,11 @@ from rdfia.generation.config import (
     GANArgs,
     SharedArgs,
 )
-from rdfia.generation.digit_judge import FIRST_JUDGED, score_images
+from rdfia.generation.digit_judge import FIRST_JUDGED
 from rdfia.generation.digit_style import style_scores
+from rdfia.generation.experiment_floor import floor_of, spread
 from rdfia.generation.experiment_tables import compare
+from rdfia.generation.feature_scores import make_scores
 from rdfia.generation.gan import PRACTICAL, GANModule
 from rdfia.generation.plots import gan_curves
 from rdfia.generation.walks import halfway_scores, walks
@@ -51,8 +54,9 @@ class Experiment:
 
     def build(self, images: InMemoryDataModule | None = None) -> GANModule:
         """Return the module that the flags describe, for data."""
-        flags = module_flags(self.args)
-        if images is not None and flags.get("groups") is None:
+        flags = module_flags(self.args, images)
+        alone = flags.get("loss") in ("wasserstein", "relativistic") or flags.get("gp_weight", 0) > 0
+        if images is not None and flags.get("groups") is None and not alone:
             # Ten images of each group, as far as there are so many.
             flags["groups"] = min(50, flags.get("latent_dim", 100), len(images.train_data) // 10)
         return GANModule(**flags)
@@ -120,20 +124,21 @@ class Experiment:
         kind = f"held-out training {what}" if held_out else f"test {what}"
         # The floor is of as many images as were generated: with fewer, all distances are larger.
         count = min(len(against), len(images.train_data), 64 if args.fast_dev_run else 10**9)
-        real, others = (data[range(count)][0].to(device) for data in (against, images.train_data))
+        shown = against[spread(len(against), min(count, 64), first=args.digits)][0]
         scores = {name.removeprefix("test/"): value for name, value in tested.items()}
-        floor = score_images(others, real, kind=type(module.scores))
+        kind_of_scores = partial(make_scores, args.judged_by, args.data_dir)
+        floor = floor_of(images.train_data, against, count, kind_of_scores, device, first=args.digits)
         scores |= {f"floor_{name}": value for name, value in floor.items()}
         scores |= on_test | {"seconds": seconds}
         epoch, history = len(images.train_dataloader()), runs.read_metrics(folder)
         scores |= {} if args.fast_dev_run else loss_numbers(history, epoch)
         scores |= self.more_scores(module)
-        self._draw(module, history, epoch, real[:64], kind, scores, folder, trainer)
+        self._draw(module, history, epoch, shown, kind, scores, folder, trainer)
         note = note_on_scores(kind, count, data, held_out=held_out)
         if not args.digits:
             note = (
-                f"scored in the features of SqueezeNet 1.1, against {kind}, as the digit judge knows digits "
-                f"only; the floor is what the first {count:,} training images get"
+                f"scored in the features of {args.judged_by}, against {kind}, as the digit judge knows grey "
+                f"digits only; the floor is what {count:,} training images get, spread evenly"
             )
         results = runs.write_results(
             folder,
@@ -223,7 +228,7 @@ class ConditionalExperiment(Experiment):
         return cGANModule(
             conditioning=conditioning,
             label_in_discriminator=args.label_in_discriminator,
-            **module_flags(args),
+            **module_flags(args, images),
             **of_data,
         )
 
@@ -282,11 +287,11 @@ def run_conditional(args: ConditionalGANArgs) -> dict[str, Any]:
     return compare(args, rows, ConditionalExperiment, read_images(args))
 
 
-def module_flags(args: SharedArgs) -> dict[str, Any]:
-    """Return the keywords of `GANModule` that follow from the flags."""
+def module_flags(args: SharedArgs, images: InMemoryDataModule | None) -> dict[str, Any]:
+    """Return the keywords of `GANModule` that follow from the flags, and from the data."""
     recipe = PRACTICAL if args.preset == "practical" else {}
-    scores = {} if args.digits else {"scores": "features"}
-    return recipe | keywords(GANModule, args) | scores
+    channels = {"channels": images.train_data.channels} if images is not None else {}
+    return recipe | keywords(GANModule, args) | channels | {"scores": args.judged_by}
 
 
 def read_images(args: SharedArgs) -> InMemoryDataModule:
@@ -295,20 +300,22 @@ def read_images(args: SharedArgs) -> InMemoryDataModule:
     options = args.reading()
     if "/" in args.dataset and isinstance(args, GANArgs):
         options["labels"] = "optional"
+    channels = args.channels or (1 if args.dataset == "scene15" else None)  # which are grey photographs
+    options |= {"channels": channels} if channels else {}
     images = open_dataset(
         args.dataset,
         args.data_dir,
         batch_size=args.batch_size,
-        image_size=32,
-        channels=1,
+        image_size=args.image_size,
         seed=args.seed,
         train_on_val=args.score_on in ("auto", "test"),
         **options,
     )
     images.prepare_data()
     images.setup()
-    if images.train_data.channels != 1:
-        raise ValueError(f"--dataset {args.dataset} is in colour, and these networks draw grey images")
+    found = images.train_data.channels
+    if args.channels not in (None, found):
+        raise ValueError(f"--dataset {args.dataset} has {found} channels; leave --channels out")
     images.train_dataloader()  # says now if they are fewer than a batch
     return images
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -17,7 +17,6 @@ from rdfia.engine import devices, resume, runs, stacking, tables, training, wand
 from rdfia.engine.errors import Diverged
 from rdfia.generation.cgan import cGANModule
 from rdfia.generation.config import TABLE_FLAGS, SharedArgs
-from rdfia.generation.feature_scores import FeatureScores
 from rdfia.generation.gan import GANModule
 from rdfia.generation.stacked import StackedcGAN, StackedGAN
 
@@ -41,12 +40,18 @@ def verdict(scores: Mapping[str, float]) -> str:
     Of images that are no digits, ``unlike`` where recall is below 0.01.
     """
     recall, digits = scores["recall"], "judge_fid" in scores
-    if math.isnan(scores["judge_fid" if digits else FeatureScores.fid]) or math.isnan(recall):
+    if math.isnan(scores[distance_of(scores)]) or math.isnan(recall):
         return "diverged"
     if recall < 0.01:
         return "no digits" if digits else "unlike"
     lacking = sum(scores.get(f"class_{digit}", 1.0) < 0.01 for digit in range(10))
     return "few classes" if lacking >= 3 else "ok"
+
+
+def distance_of(names: Iterable[str]) -> str:
+    """Return the name of the Fréchet distance among scores: it is named after whose features they are."""
+    ending = [name for name in names if name.endswith("fid") and not name.startswith(("floor_", "test_"))]
+    return min(ending, key=len)
 
 
 def compare(
@@ -129,7 +134,8 @@ def draw_samples(
     for row in rows:
         last = folder / runs.row_name(row, seed) / "checkpoints" / "last.ckpt"
         if last.exists():  # none, where it diverged at once
-            trained = kind.load_from_checkpoint(last, map_location="cpu", weights_only=True)
+            # Nothing is scored, so that no network is needed for it.
+            trained = kind.load_from_checkpoint(last, map_location="cpu", weights_only=True, scores="digits")
             samples[row] = trained.sample(20)
     if samples:
         runs.save_figure(folder, "samples", plots.image_rows(samples), trainer)
@@ -177,7 +183,8 @@ def write_table(
     )
     columns = ["judge_fid", "precision", "recall", "histogram_distance", "confident_share"]
     if not any(name.endswith("judge_fid") for name in metrics):
-        columns = [FeatureScores.fid, "precision", "recall"]
+        distance = distance_of(name.rpartition("/")[2] for name in metrics)
+        columns = [distance, "kid", "precision", "recall", "density", "coverage"]
     columns += ["final_discriminator_loss", "final_generator_loss", "loss_swing", "seconds"]
     lines = tables.show(results, prefixes, columns, digits=3, last=("outcome", outcomes))
     wandb_run.log_table(trainer, lines[0], lines[1:])

@@ -1,4 +1,4 @@
-"""DCGAN for 32x32 images.
+"""DCGAN, for grey or colour images of 32, 64 or 128 pixels.
 
 Radford et al., "Unsupervised Representation Learning with Deep Convolutional Generative Adversarial
 Networks", 2016, with the non-saturating loss of Goodfellow et al. 2014.
@@ -13,36 +13,54 @@ the discriminator compares like with like, see `rdfia.generation.clusters`.
 import copy
 import math
 from collections.abc import Sequence
-from contextlib import nullcontext
 from functools import partial
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from rdfia.common.batches import images_of, labels_of
 from rdfia.common.checks import check_batch, check_settings
-from rdfia.common.draws import Ahead
-from rdfia.common.exact import exact
-from rdfia.common.graphed import GraphsSteps
+from rdfia.common.draws import Ahead, drawn
 from rdfia.common.literals import validate_literals
 from rdfia.common.optimization import Decay, average_weight, lr_factor, set_lr, update_average
-from rdfia.common.parallel import average_gradients, broadcast_buffers, leave_gradients
-from rdfia.generation import losses
-from rdfia.generation.clusters import Groups, images_to_fit
-from rdfia.generation.digit_judge import DigitScores
-from rdfia.generation.feature_scores import FeatureScores
-from rdfia.generation.latents import draw_latents
-from rdfia.generation.networks import Discriminator, Generator, Initialization, Upsampling, check_size
+from rdfia.common.parallel import (
+    average_gradients,
+    leave_gradients,
+)
+from rdfia.generation import augmentation, losses
+from rdfia.generation.clusters import Groups
+from rdfia.generation.feature_scores import make_scores
+from rdfia.generation.networks import (
+    Blocks,
+    Discriminator,
+    Generator,
+    Initialization,
+    Normalization,
+    Size,
+    Upsampling,
+    check_size,
+)
+from rdfia.generation.self_conditioning import ConditionsItself
 
 # The recipe of the practicals, as keywords of `GANModule`.
 PRACTICAL: dict[str, Any] = {"latents": "normal", "upsampling": "transposed", "groups": 0, "r1_weight": 0.0}
 PRACTICAL |= {"generator_lr": 2e-4, "discriminator_lr": 2e-4, "lr_schedule": "none", "beta2": 0.999}
 PRACTICAL |= {"ema_decay": 0.0}
-R1_EVERY = 8  # the penalty costs as much as the rest of the step, and holds as well when it is rare
+PENALTY_EVERY = 8  # R1 and R2 cost as much as the rest of the step, and hold as well when they are rare
 
 
-class GANModule(GraphsSteps):
+class _Kind(NamedTuple):
+    """What is done in a step."""
+
+    penalised: bool
+    generate: bool
+    adapts: bool
+    top_k: int | None
+
+
+class GANModule(ConditionsItself):
     """DCGAN with manual optimization: a discriminator step, then a generator step per batch.
 
     Right under float32, bf16-mixed and 16-mixed, on one process and, with the strategy ``ddp``, on many: it
@@ -61,12 +79,19 @@ class GANModule(GraphsSteps):
         groups: Number of clusters for self-conditioning (Liu et al. 2020): the discriminator is given the
             cluster, the latents select it. Fitted by k-means when training starts
             (`rdfia.generation.clusters`). At most ``latent_dim``; 0 disables it; None for 50, or
-            ``latent_dim`` if that is less.
+            ``latent_dim`` if that is less; 0 with a loss of pairs or a penalty between images.
         initialization: ``dcgan``, ``pytorch`` or ``orthogonal``, see `rdfia.generation.networks.initialize`.
-        loss: ``non-saturating``, ``minimax``, ``least-squares`` or ``hinge``, see `rdfia.generation.losses`.
-        label_smoothing: One-sided: the target for real images is 1 minus this; not with hinge.
+        loss: ``non-saturating``, ``minimax``, ``least-squares``, ``hinge``, ``wasserstein`` or
+            ``relativistic``, see `rdfia.generation.losses`.
+        label_smoothing: One-sided: the target for real images is 1 minus this; only where there is a target.
         discriminator_steps: Discriminator updates per generator update.
-        r1_weight: Weight of the R1 penalty, half of which times `gradient_penalty` is added; 0 for none.
+        r1_weight: Weight of the R1 penalty, half of which times `gradient_penalty` is added, of real images
+            as the discriminator sees them; 0 for none.
+        r2_weight: The same of generated images; 0 for none.
+        gp_weight: Weight of the `wasserstein_penalty`, in every step, of images between real and generated
+            ones; 0 for none. The paper has 10, and no BatchNorm in the discriminator.
+        top_k: Share of the generated images that the generator's loss heeds at last, those that look most
+            real; it falls from 1 by a hundredth each epoch (Sinha et al. 2020).
         generator_lr: Adam's learning rate for the generator.
         discriminator_lr: Adam's learning rate for the discriminator.
         beta1: Adam's beta1; 0.5 keeps the two networks from oscillating.
@@ -76,8 +101,17 @@ class GANModule(GraphsSteps):
             0 disables it.
         seed: Of the latents.
         preview_count: Number of fixed latents for previews.
-        scores: How images are scored: ``digits`` by the digit judge, ``features`` of a network that knows
-            photographs, for images of any other kind.
+        scores: Whose features score the images, see `rdfia.generation.feature_scores.make_scores`; None for
+            ``digits`` where images are grey and of 32 pixels, else ``squeezenet``.
+        image_size: 32, 64 or 128 pixels.
+        channels: Of the images: 1 for grey, 3 for colour.
+        blocks: ``plain`` convolutions as in the paper, or ``residual`` ones, of both networks.
+        normalization: Of the discriminator: ``batch``, ``spectral`` or ``none``, see
+            `rdfia.generation.networks.Discriminator`.
+        augment: What all images go through before the discriminator: ``none``, ``diffaugment`` or ``ada``,
+            see `rdfia.generation.augmentation`.
+        flips: Mirror every other real image.
+        data_dir: Where the ``weights/`` of ``scores`` lie, if they are not embedded.
 
     Example:
         >>> images = GANModule().sample(4)
@@ -112,124 +146,88 @@ class GANModule(GraphsSteps):
         ema_decay: float = 0.999,
         seed: int = 0,
         preview_count: int = 64,
-        scores: Literal["digits", "features"] = "digits",
+        scores: str | None = None,
+        image_size: Size = 32,
+        channels: int = 1,
+        blocks: Blocks = "plain",
+        normalization: Normalization = "batch",
+        r2_weight: float = 0.0,
+        gp_weight: float = 0.0,
+        top_k: float = 1.0,
+        augment: augmentation.Augmentation = "none",
+        flips: bool = False,
+        data_dir: Path | str | None = None,
     ) -> None:
         super().__init__()
         validate_literals(GANModule.__init__, locals())
         if groups is None:
-            groups = min(50, latent_dim)
+            alone = loss in ("wasserstein", "relativistic") or gp_weight > 0
+            groups = 0 if alone else min(50, latent_dim)
+        numbers = ("latent_dim", "generator_features", "discriminator_features", "discriminator_steps")
         check_settings(
             locals(),
-            counts=("latent_dim", "generator_features", "discriminator_features", "discriminator_steps"),
-            amounts=("generator_lr", "discriminator_lr", "r1_weight", "groups"),
+            counts=(*numbers, "channels"),
+            amounts=("generator_lr", "discriminator_lr", "r1_weight", "r2_weight", "gp_weight", "groups"),
             shares=("label_smoothing", "beta1", "beta2", "ema_decay"),
         )
         if groups > latent_dim:
             raise ValueError(f"groups are at most latent_dim, {latent_dim}, got {groups}; 0 for none")
-        if label_smoothing and loss == "hinge":
-            raise ValueError("the hinge loss has no labels to smooth; take label_smoothing=0")
-        self.save_hyperparameters(ignore=["members"])  # of stacked ones
+        losses.check_together(loss, label_smoothing, gp_weight, normalization, groups, top_k)
+        self.save_hyperparameters(ignore=["members", "data_dir"])  # of stacked ones; of this machine
         self.automatic_optimization = False
         self.latent_dim, self.latents, self.seed = latent_dim, latents, seed
-        self.latents_ahead = Ahead(self._draw_for_step)
+        self.latents_ahead, self.draws_ahead = Ahead(self._draw_for_step), Ahead(self._draw_more_for_step)
+        self.image_size, self.channels = int(image_size), channels
+        self.flips, self.augment = flips, augmentation.Augment(augment)
         self.features, self.initialization = (generator_features, discriminator_features), initialization
-        self.loss, self.label_smoothing, self.r1_weight = loss, label_smoothing, r1_weight
+        self.loss, self.label_smoothing, self.top_k = loss, label_smoothing, top_k
+        self.r1_weight, self.r2_weight, self.gp_weight = r1_weight, r2_weight, gp_weight
         self.discriminator_steps = discriminator_steps
         self.rates = (discriminator_lr, generator_lr)  # in the order of the optimizers
         self.rates_now = self.rates
         self.betas, self.lr_schedule, self.ema_decay = (beta1, beta2), lr_schedule, ema_decay
         self.upsampling = upsampling
-        self.groups = Groups(groups, uniform=latents == "uniform") if groups else None
+        pixels = channels * image_size**2
+        self.groups = Groups(groups, pixels, uniform=latents == "uniform") if groups else None
+        # What both networks have in common, and those of a conditional GAN.
+        self.shape: dict[str, Any] = {"size": self.image_size, "channels": channels, "blocks": blocks}
+        self.shape["initialization"] = initialization
         self.generator: nn.Module = Generator(
             latent_dim,
             generator_features,
             upsampling=upsampling,
             groups=self.groups,
-            initialization=initialization,
+            **self.shape,
         )
+        self.normalization = normalization
         self.discriminator: nn.Module = Discriminator(
-            discriminator_features, classes=groups, initialization=initialization
+            discriminator_features, classes=groups, normalization=normalization, **self.shape
         )
         self.average_generator: nn.Module = copy.deepcopy(self.generator).requires_grad_(False)
-        self.scores: DigitScores | FeatureScores = DigitScores() if scores == "digits" else FeatureScores()
+        of_digits = image_size == 32 and channels == 1
+        self.scores = make_scores(scores or ("digits" if of_digits else "squeezenet"), data_dir)
         # Buffers: on the right device, in every checkpoint, the same grid all run long.
         self.register_buffer("preview_latents", self.draw(preview_count, 0, 0))
         # Not trainer.global_step, which counts the steps of both optimizers.
         self.batches_done = 0
 
-    def draw(self, count: int, *key: int, rank: int = 0, world_size: int = 1) -> Tensor:
-        """Draw latents (count, latent_dim) that depend on seed, ``key`` and ``rank`` alone."""
-        return draw_latents(
-            count,
-            self.latent_dim,
-            [self.seed, *key],
-            distribution=self.latents,
-            rank=rank,
-            world_size=world_size,
-        )
-
     def _draw_for_step(self, count: int, step: int) -> Tensor:
         return self.draw(count, 1, step, rank=self.global_rank, world_size=self.trainer.world_size)
+
+    @property
+    def more_draws(self) -> list[int]:
+        """How many numbers each image of a step needs beside the latents, by what they are for."""
+        changes = self.augment.numbers
+        return [int(self.flips), int(self.gp_weight > 0), changes, changes, changes]
+
+    def _draw_more_for_step(self, count: int, step: int) -> Tensor:
+        """Draw numbers in [0, 1), (count, sum of `more_draws`)."""
+        world = {"rank": self.global_rank, "world_size": self.trainer.world_size}
+        return drawn(count, sum(self.more_draws), (self.seed, 10, step), **world).float()
 
     def condition(self, labels: Tensor | None) -> tuple[Tensor, ...]:
         """Return extra conditioning inputs: none here; `cGANModule` returns the labels (B,)."""
         return ()
-
-    def ask(self, count: int, *key: int) -> tuple[Tensor, ...]:
-        """Return what generated images are asked for when they are scored: nothing; see `cGANModule`."""
-        return ()
-
-    def on_train_start(self) -> None:
-        """Fit the clusters unless resuming; all ranks use those of rank 0."""
-        super().on_train_start()
-        if self.trainer.global_step == 0:  # also of a module that was trained before: rates fall again
-            self.batches_done = 0
-        if self.groups is None or self.groups.fitted:
-            return
-        loader: Any = self.trainer.train_dataloader
-        seen = (self._gather(self._check(batch, number)[0]) for number, batch in enumerate(loader))
-        self.fit_groups(images_to_fit(seen, self.groups.count, self.trainer.num_training_batches))
-
-    def _gather(self, images: Tensor) -> Tensor:
-        images = images.to(self.device)
-        if self.trainer.world_size > 1:  # in the order of one process: they take turns within a batch
-            gathered: Any = self.all_gather(images)
-            images = gathered.transpose(0, 1).flatten(0, 1)
-        return images
-
-    def fit_groups(self, images: Tensor) -> None:
-        """Fit the clusters to images (N, 1, 32, 32) in [0, 1]."""
-        assert self.groups is not None
-        self.groups.fit(images, self.seed)
-        broadcast_buffers(self.groups, self.trainer.world_size)
-        assert isinstance(self.average_generator, Generator)
-        assert self.average_generator.groups is not None
-        self.average_generator.groups.load_state_dict(self.groups.state_dict())
-
-    def forward(self, latents: Tensor, *condition: Tensor) -> Tensor:
-        """Map latents (B, latent_dim) to images (B, 1, 32, 32) in [0, 1] with the averaged generator.
-
-        Always in eval mode, so that an image does not depend on the others of its batch.
-        """
-        average = self.average_generator
-        was_training = average.training
-        inputs = [part.to(self.device) for part in condition]
-        weight = next(average.parameters())
-        images: Tensor = average.eval()(latents.to(weight), *inputs)
-        average.train(was_training)
-        return (images.float() + 1) / 2
-
-    @torch.no_grad()
-    def sample(self, count: int, *, seed: int | None = None) -> Tensor:
-        """Generate images (count, 1, 32, 32) in [0, 1]; the same seed gives the same images."""
-        return self._generate(count, seed)
-
-    def _generate(self, count: int, seed: int | None, *condition: Tensor) -> Tensor:
-        """Generate images from latents that the seed says, a thousand at a time."""
-        key = [self.seed if seed is None else seed, 3, 0]
-        latents = draw_latents(count, self.latent_dim, key, distribution=self.latents)
-        parts = zip(*(torch.split(part, 1000) for part in (latents, *condition)), strict=True)
-        return torch.cat([self(*part) for part in parts])
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Set the learning rates of this batch.
@@ -255,36 +253,61 @@ class GANModule(GraphsSteps):
         images, labels = self._check(batch, batch_idx)
         leave_gradients(self.trainer)
         latents = self.latents_ahead.at(images.device, images.shape[-4], self.batches_done)
-        penalised = self.r1_weight > 0 and self.batches_done % R1_EVERY == 0
-        generate = (self.batches_done + 1) % self.discriminator_steps == 0
-        inputs = (images, latents, *self.condition(labels))
+        if sum(self.more_draws):
+            more = self.draws_ahead.at(images.device, images.shape[-4], self.batches_done)
+        else:
+            more = latents[..., :0]
+        kind = self._kind(images.shape[-4])
+        inputs = (images, latents, more, *self.condition(labels))
         numbers = {"weight": average_weight(self.ema_decay, self.batches_done)}
         wrapped: Any = self.optimizers()
         if self.graphs is None:
-            values = self._update(wrapped, penalised, generate, *inputs, weight=numbers["weight"])
+            values = self._update(wrapped, kind, *inputs, weight=numbers["weight"])
         else:
-            step = partial(self._update, self.trainer.optimizers, penalised, generate)
-            values = self.graphs((penalised, generate), step, inputs, numbers)
-            for optimizer in wrapped if generate else wrapped[:1]:  # the trainer counts their steps
+            step = partial(self._update, self.trainer.optimizers, kind)
+            values = self.graphs(kind, step, inputs, numbers)
+            for optimizer in wrapped if kind.generate else wrapped[:1]:  # the trainer counts their steps
                 optimizer._on_before_step()
                 optimizer._on_after_step()
         self.batches_done += 1
         names = ("discriminator", "generator")
         rates = {f"train/{name}_lr": rate for name, rate in zip(names, self.rates_now, strict=True)}
-        self.log_step(losses.LOGGED, values, rates | {"train/batch": float(self.batches_done)})
+        self.log_step(self.logged, values, rates | {"train/batch": float(self.batches_done)})
+
+    @property
+    def logged(self) -> tuple[str, ...]:
+        """Names of what a step tells of itself."""
+        return losses.LOGGED + (("train/augment_chance",) if self.augment.kind == "ada" else ())
+
+    def _kind(self, count: int) -> "_Kind":
+        """Return what is done in this step, with ``count`` images."""
+        done = self.batches_done
+        # Lightning knows how many batches an epoch has; a loader without length is one long epoch.
+        epoch = 0 if math.isinf(length := self.trainer.num_training_batches) else done // max(1, int(length))
+        share = max(self.top_k, 0.99**epoch)
+        return _Kind(
+            penalised=self.r1_weight + self.r2_weight > 0 and done % PENALTY_EVERY == 0,
+            generate=(done + 1) % self.discriminator_steps == 0,
+            adapts=self.augment.kind == "ada" and (done + 1) % augmentation.EVERY == 0,
+            top_k=None if self.top_k == 1 else math.ceil(share * count),
+        )
 
     def _update(
         self,
         optimizers: Sequence[Any],
-        penalised: bool,
-        generate: bool,
+        kind: "_Kind",
         images: Tensor,
         latents: Tensor,
+        more: Tensor,
         *condition: Tensor,
         weight: float | Tensor,
     ) -> Tensor:
-        """Update both networks, and the average; return what is logged, in the order of `losses.LOGGED`."""
+        """Update both networks, and the average; return what is logged, in the order of `logged`."""
+        mirrored, mixing, for_real, for_fake, for_generator = more.split(self.more_draws, -1)
         real = images * 2 - 1
+        if self.flips:
+            real = augmentation.flipped(real, mirrored[..., 0])
+        real = self.augment(real, for_real)
         real_condition = fake_condition = condition
         if self.groups is not None:
             real_condition = (self.groups.of_images(images),)
@@ -294,34 +317,49 @@ class GANModule(GraphsSteps):
         # after each step. Detached, so that nothing of this step can reach the generator.
         fake = self.generator(latents, *condition)
         with self.toggled_optimizer(discriminator_optimizer):
-            float32 = torch.autocast(self.device.type, enabled=False) if penalised else nullcontext()
-            # Real and generated images in passes of their own, so that BatchNorm does not mix them.
+            seen = self.augment(fake.detach(), for_fake)
             # Compiled networks have no second derivatives, and must not update the statistics of BatchNorm
             # between such a pass and its backward.
-            discriminate = self.discriminator.forward if penalised else self.discriminator
-            with float32, exact() if penalised else nullcontext():
-                real_logits = discriminate(real.requires_grad_(penalised), *real_condition)
-                r1 = losses.gradient_penalty(real_logits, real) if penalised else 0.0
-            fake_logits = discriminate(fake.detach(), *fake_condition)
+            discriminate = self.discriminator.forward if kind.penalised else self.discriminator
+            often = PENALTY_EVERY / 2 if kind.penalised else 0.0
+            # Real and generated images in passes of their own, so that BatchNorm does not mix them.
+            real_logits, r1 = losses.judge(discriminate, real, real_condition, often * self.r1_weight)
+            fake_logits, r2 = losses.judge(discriminate, seen, fake_condition, often * self.r2_weight)
             smoothed: dict[str, Any] = {"loss": self.loss, "label_smoothing": self.label_smoothing}
             d_loss = self.each(partial(losses.discriminator_loss, **smoothed))(real_logits, fake_logits)
+            penalties = r1 + r2
+            if self.gp_weight:
+                mixed = losses.between(real, seen, mixing[..., 0])
+                critic, penalty = self.discriminator.forward, losses.wasserstein_penalty
+                penalties = (
+                    penalties + losses.judge(critic, mixed, real_condition, self.gp_weight, penalty)[1]
+                )
             discriminator_optimizer.zero_grad()
-            self.manual_backward((d_loss + R1_EVERY * self.r1_weight / 2 * r1).sum())
+            self.manual_backward((d_loss + penalties).sum())
             average_gradients(self.discriminator.parameters(), self.trainer.world_size)
             discriminator_optimizer.step()
+        self.augment.watch(real_logits, self.trainer.world_size)
+        if kind.adapts:
+            self.augment.adapt()
 
         g_loss = torch.full_like(d_loss, torch.nan)  # where there is no step
-        if generate:
+        if kind.generate:
             with self.toggled_optimizer(generator_optimizer):
-                logits = self.discriminator(fake, *fake_condition)
-                g_loss = self.each(partial(losses.generator_loss, loss=self.loss))(logits)
+                logits = [self.discriminator(self.augment(fake, for_generator), *fake_condition)]
+                if self.loss == "relativistic":
+                    logits.append(self.discriminator(real.detach(), *real_condition))
+                g_loss = self.each(partial(self._generator_loss, top_k=kind.top_k))(*logits)
                 generator_optimizer.zero_grad()
                 self.manual_backward(g_loss.sum())
                 average_gradients(self.generator.parameters(), self.trainer.world_size)
                 generator_optimizer.step()
             update_average(self.average_generator, self.generator, weight)
         looks = self.each(partial(losses.looks_of, loss=self.loss))(real_logits, fake_logits)
-        return torch.stack([d_loss, g_loss, *looks]).detach()
+        chance = [self.augment.chance.to(d_loss)] if self.augment.kind == "ada" else []
+        return torch.stack([d_loss, g_loss, *looks, *chance]).detach()
+
+    def _generator_loss(self, fake_logits: Tensor, *real_logits: Tensor, top_k: int | None) -> Tensor:
+        return losses.generator_loss(fake_logits, self.loss, *real_logits, top_k=top_k)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the number of batches, on which latents and average depend."""
@@ -329,58 +367,17 @@ class GANModule(GraphsSteps):
         checkpoint["batches_done"] = self.batches_done
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the number of batches; the judge stays the one that the package has now."""
+        """Restore the number of batches."""
+        super().on_load_checkpoint(checkpoint)
         self.batches_done = checkpoint["batches_done"]
-        checkpoint["state_dict"] |= {
-            f"scores.{name}": value for name, value in self.scores.state_dict().items()
-        }
 
     def _check(self, batch: Any, batch_idx: int) -> tuple[Tensor, Tensor | None]:
         """Check images, and labels where they are looked at; return both."""
         images, labels = images_of(batch), labels_of(batch)
-        check_size(images)
+        check_size(images, self.image_size, self.channels)
         looked_at = labels if self.condition(labels) else None
         check_batch(images, looked_at, self.classes, batch_idx)
         return images, labels
-
-    def _compare(self, batch: Any, *key: int) -> None:
-        """Score a batch of real images (B, 1, 32, 32) and as many generated ones."""
-        real, labels = self._check(batch, key[-1])
-        condition = self.ask(len(real), *key, self.global_rank)
-        self.scores.update(real, real=True, labels=labels)
-        generated = self(self.draw(len(real), *key, self.global_rank), *condition)
-        self.scores.update(generated, real=False, labels=condition[0] if condition else None)
-
-    def _log_scores(self, stage: str) -> None:
-        scores = {f"{stage}/{name}": value for name, value in self.scores.compute().items()}
-        self.log_dict(scores, sync_dist=True)  # equal on all processes already
-        self.scores.reset()
-
-    def on_validation_epoch_start(self) -> None:
-        """Let all processes score one generator."""
-        broadcast_buffers(self.average_generator, self.trainer.world_size)
-
-    on_test_epoch_start = on_validation_epoch_start
-
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Compare validation images with as many generated ones, from the same latents in each epoch."""
-        self._compare(batch, 2, batch_idx)
-
-    def on_validation_epoch_end(self) -> None:
-        """Log val/judge_fid, or what else is scored."""
-        self._log_scores("val")
-
-    def test_step(self, batch: Any, batch_idx: int) -> None:
-        """Compare test images with as many generated ones."""
-        self._compare(batch, 4, batch_idx)
-
-    def on_test_epoch_end(self) -> None:
-        """Log test/judge_fid, or what else is scored."""
-        self._log_scores("test")
-
-    def predict_step(self, batch: Tensor, batch_idx: int) -> Tensor:
-        """Map a batch of latents (B, latent_dim) to images (B, 1, 32, 32) in [0, 1]."""
-        return self(batch)  # type: ignore[no-any-return] # images
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Return the discriminator's Adam and the generator's, in the order in which they step."""

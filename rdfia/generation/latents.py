@@ -38,6 +38,33 @@ def draw_latents(
     return latents if distribution == "normal" else 2 * latents - 1
 
 
+def truncated(
+    latents: Tensor, limit: float, *, distribution: Literal["normal", "uniform"] = "normal"
+) -> Tensor:
+    """Return latents that lie within a limit: fewer odd images, and less variety (Brock et al. 2019, BigGAN).
+
+    Each number is moved to the same quantile of the distribution cut off at plus and minus the limit, so that
+    the same seed gives images that are alike.
+
+    Args:
+        latents: Of any shape.
+        limit: Above 0; 2 leaves a normal latent 95 % of its range.
+        distribution: Of the latents.
+
+    Raises:
+        ValueError: The limit is not above 0.
+    """
+    if not 0 < limit < float("inf"):
+        raise ValueError(f"truncation is above 0, got {limit}")
+    if distribution == "uniform":
+        return latents * min(limit, 1.0)
+    exact = latents.double()
+    below = torch.special.ndtr(torch.tensor(-limit, dtype=torch.float64, device=latents.device))
+    quantile = below + torch.special.ndtr(exact) * (1 - 2 * below)
+    within: Tensor = torch.special.ndtri(quantile).clamp(-limit, limit)
+    return within.to(latents.dtype)
+
+
 def interpolate(
     first: Tensor, second: Tensor, alpha: Tensor | float, how: Literal["linear", "slerp"] = "slerp"
 ) -> Tensor:

@@ -8,10 +8,13 @@ from torch import Tensor
 
 from rdfia.common.batches import images_of, labels_of
 from rdfia.common.checks import check_batch
+from rdfia.common.draws import drawn
 from rdfia.common.stacked import Stacked, StackedSteps
 from rdfia.generation.cgan import cGANModule
 from rdfia.generation.gan import GANModule
 from rdfia.generation.networks import check_size
+
+UNSCORED = {"scores": "digits"}  # the smallest network: nothing is scored while several are trained
 
 
 class _StackedGroups:
@@ -37,7 +40,7 @@ class _StackedGroups:
 
 
 class _StackedGANs(StackedSteps, GANModule):
-    """Training steps of several modules at once, on batches (S, B, 1, 32, 32) and labels (S, B)."""
+    """Training steps of several modules at once, on batches (S, B, C, H, W) and labels (S, B)."""
 
     members: list[GANModule]
 
@@ -48,6 +51,8 @@ class _StackedGANs(StackedSteps, GANModule):
         self.discriminator = Stacked([member.discriminator for member in members])
         self.average_generator = Stacked([member.average_generator for member in members])
         self.average_generator.requires_grad_(False)
+        for name in ("chance", "surety"):
+            setattr(self.augment, name, torch.stack([getattr(one.augment, name) for one in members]))
         if self.groups is not None:
             del self.groups
             self.groups = _StackedGroups(self.generator, members[0].groups.count)  # type: ignore[assignment, union-attr]
@@ -55,16 +60,20 @@ class _StackedGANs(StackedSteps, GANModule):
     def _draw_for_step(self, count: int, step: int) -> Tensor:
         return torch.stack([member.draw(count, 1, step) for member in self.members])
 
+    def _draw_more_for_step(self, count: int, step: int) -> Tensor:
+        columns = sum(self.more_draws)
+        return torch.stack([drawn(count, columns, (one.seed, 10, step)).float() for one in self.members])
+
     def _check(self, batch: Any, batch_idx: int) -> tuple[Tensor, Tensor | None]:
         images, labels = images_of(batch), labels_of(batch)
         flat = images.flatten(0, 1)
-        check_size(flat)
+        check_size(flat, self.image_size, self.channels)
         looked_at = labels.flatten() if labels is not None and self.condition(labels) else None
         check_batch(flat, looked_at, self.classes, batch_idx)
         return images, labels
 
     def fit_groups(self, images: Tensor) -> None:
-        """Fit the clusters of each to its own images (S, N, 1, 32, 32)."""
+        """Fit the clusters of each to its own images (S, N, C, H, W)."""
         for member, seen in zip(self.members, images, strict=True):
             assert member.groups is not None
             member.groups.fit(seen, member.seed)
@@ -81,6 +90,8 @@ class _StackedGANs(StackedSteps, GANModule):
             for name in ("generator", "discriminator", "average_generator"):
                 stacked, network = getattr(self, name), getattr(member, name)
                 network.load_state_dict(stacked.state_of(number))
+            for name in ("chance", "surety"):
+                getattr(member.augment, name).copy_(getattr(self.augment, name)[number])
             member.batches_done = self.batches_done
 
 
@@ -92,7 +103,7 @@ class StackedGAN(_StackedGANs):
     """
 
     def __init__(self, members: Sequence[GANModule]) -> None:
-        super().__init__(**dict(members[0].hparams))
+        super().__init__(**dict(members[0].hparams) | UNSCORED)
         self.stack(members)
 
 
@@ -104,7 +115,7 @@ class StackedcGAN(_StackedGANs, cGANModule):
     """
 
     def __init__(self, members: Sequence[cGANModule]) -> None:
-        cGANModule.__init__(self, **dict(members[0].hparams))
+        cGANModule.__init__(self, **dict(members[0].hparams) | UNSCORED)
         self.stack(members)
         counts = torch.stack([member.label_counts for member in members])
         self.label_counts, self.new_counts = counts.clone(), torch.zeros_like(counts)

@@ -28,6 +28,14 @@ KINDS = {
     "gan": lambda: GANModule(**SMALL, **RATES, groups=4, r1_weight=0.5),
     "gan_practical": lambda: GANModule(**PRACTICAL | SMALL | RATES),
     "gan_every_second": lambda: GANModule(**SMALL, **RATES, groups=0, discriminator_steps=2),
+    "few_images": lambda: GANModule(**SMALL, **RATES, groups=4, augment="ada", flips=True, top_k=0.5),
+    "wgan_gp": lambda: GANModule(
+        **SMALL, **RATES, loss="wasserstein", gp_weight=10.0, normalization="none", r1_weight=0.0
+    ),
+    "r3gan": lambda: GANModule(
+        **SMALL, **RATES, loss="relativistic", r2_weight=0.5, blocks="residual", normalization="none"
+    ),
+    "spectral": lambda: GANModule(**SMALL, **RATES, groups=0, loss="hinge", normalization="spectral"),
     "cgan": lambda: cGANModule(**SMALL, **RATES, r1_weight=0.5),
     "cgan_embedding": lambda: cGANModule(**SMALL, **RATES, conditioning="embedding", r1_weight=0.0),
     "dann": lambda: DANNModule(**RATE),
@@ -36,7 +44,8 @@ KINDS = {
     "source_only": lambda: DANNModule(**RATE, adapt=False),
 }
 KINDS |= {name: partial(module_of(name), **RATE) for name in METHODS if name != "dann"}
-KINDS_OF_STEP = {"gan": 2, "gan_every_second": 3, "cgan": 2}  # with R1 or without, with the generator or not
+# With R1 or without, with the generator or not, with a new chance of augmentation or not.
+KINDS_OF_STEP = {"gan": 2, "gan_every_second": 3, "few_images": 3, "r3gan": 2, "spectral": 2, "cgan": 2}
 
 
 def train(name: str, graphs: bool, folder=None, *, epochs: int = 1, ckpt_path=None):
@@ -111,7 +120,9 @@ def test_rates_and_lambda_change_from_step_to_step(kind, monkeypatch):
     changing = "train/generator_lr" if kind == "gan" else "train/lambda"
     assert len({row[changing] for row in rows}) == BATCHES
     for mine, theirs in zip(rows, usual, strict=True):
-        assert mine == pytest.approx(theirs, rel=1e-2, abs=1e-2)
+        for metric, value in theirs.items():  # one of 16 images may be told otherwise
+            far = 0.07 if metric.endswith("accuracy") else 1e-2
+            assert mine[metric] == pytest.approx(value, rel=1e-2, abs=far), metric
     # Adam takes steps of full length along gradients that are nothing but rounding.
     assert largest_difference(expected.state_dict(), found.state_dict()) < 0.05
 

@@ -114,7 +114,9 @@ def test_groups_are_those_of_one_process(ranks, digits):
             assert torch.equal(rank["others"]["penalty"]["final"][f"average_generator.groups.{name}"], value)
 
 
-@pytest.mark.parametrize("name", ["penalty", "two steps", "conditional", "projection"])
+@pytest.mark.parametrize(
+    "name", ["penalty", "two steps", "conditional", "projection", "pairs", "critic", "ada"]
+)
 def test_other_ways_to_train_keep_the_processes_together(ranks, name):
     first, second = (rank["others"][name] for rank in ranks)
     assert "train/real_score" in first["losses"]["rows"]

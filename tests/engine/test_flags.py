@@ -253,7 +253,16 @@ def test_help_gives_the_defaults_of_each_recipe():
         (generation.GANArgs, {name: one.default for name, one in gan.items()}, {"practical": PRACTICAL}),
         (visualization.ClassVisualization, drawn, {"practical": visualization.PRACTICAL}),
     ]
-    by_other_flags = ("groups", "network", "bottleneck", "image_size", "augment", "data_dir")
+    by_other_flags = (
+        "groups",
+        "network",
+        "bottleneck",
+        "image_size",
+        "augment",
+        "data_dir",
+        "channels",
+        "scores",
+    )
     told = 0
     for flags, best, others in recipes:
         for name, kind in typing.get_type_hints(flags, include_extras=True).items():
@@ -262,7 +271,7 @@ def test_help_gives_the_defaults_of_each_recipe():
                 values = [f"{other}: {(best | changes)[name]}" for other, changes in others.items()]
                 assert given == [f"(default: {'; '.join([str(best[name]), *values])})"], name
                 told += 1
-    assert told == 14 + 16 + 9
+    assert told == 14 + 21 + 9
 
 
 def test_experiments_run_without_scripts_too():

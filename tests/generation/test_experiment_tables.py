@@ -29,8 +29,8 @@ def test_the_ladder_climbs_from_the_practicals_recipe_to_the_default_one_change_
         assert lower.items() < upper.items()
     top = dataclasses.replace(practical, **rungs[-1])
     assert top.batch_size == best.batch_size
-    assert GANModule(**module_flags(top)).hparams == GANModule(**module_flags(best)).hparams
-    assert GANModule(**module_flags(practical)).hparams != GANModule().hparams
+    assert GANModule(**module_flags(top, None)).hparams == GANModule(**module_flags(best, None)).hparams
+    assert GANModule(**module_flags(practical, None)).hparams != GANModule().hparams
     assert Args(batch_size=32).batch_size == 32
 
 

@@ -208,7 +208,10 @@ def test_falling_rates_need_an_end():
         ({"r1_weight": float("nan")}, "r1_weight is not negative, got nan"),
         ({"beta1": 1.0}, "beta1 is at least 0 and below 1, got 1.0"),
         ({"loss": "hinge", "label_smoothing": 0.1}, "no labels to smooth"),
-        ({"loss": "lsgan"}, "loss is non-saturating, minimax, least-squares or hinge, got 'lsgan'"),
+        (
+            {"loss": "lsgan"},
+            "loss is non-saturating, minimax, least-squares, hinge, wasserstein or relativistic, got 'lsgan'",
+        ),
         ({"latents": "gaussian"}, "latents is normal or uniform, got 'gaussian'"),
         ({"upsampling": "bilinear"}, "upsampling is transposed or nearest"),
         ({"initialization": "xavier"}, "initialization is dcgan, pytorch or orthogonal"),
@@ -287,7 +290,8 @@ def test_logged_names():
     module = GANModule(**SMALL)
     train = quiet_trainer(max_epochs=1, limit_train_batches=2, limit_val_batches=2, limit_test_batches=2)
     train.fit(module, digits)
-    scores = {"judge_fid", "precision", "recall", "confident_share", "histogram_distance"}
+    scores = {"judge_fid", "kid", "precision", "recall", "density", "coverage"}
+    scores |= {"confident_share", "histogram_distance"}
     scores |= {"smallest_class_share", "n_real", "n_generated", *(f"class_{digit}" for digit in range(10))}
     of_steps = {"discriminator_loss", "generator_loss", "real_score", "fake_score", "discriminator_accuracy"}
     of_steps |= {"discriminator_lr", "generator_lr", "batch"}

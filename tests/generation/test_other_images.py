@@ -1,5 +1,6 @@
 """GANs of images that are no digits: clothes, letters, own pictures with and without classes."""
 
+import dataclasses
 import shutil
 
 import numpy as np
@@ -58,7 +59,7 @@ def test_clothes_are_learned_and_scored_by_features(clothes, tmp_path, capsys):
     assert metrics["squeezenet_fid"]["mean"] > 0
     assert metrics["floor_squeezenet_fid"]["mean"] < metrics["squeezenet_fid"]["mean"]
     assert not [name for name in metrics if "judge" in name or name.startswith(("class_", "halfway"))]
-    assert "the digit judge knows digits only" in results["notes"][0]
+    assert "the digit judge knows grey digits only" in results["notes"][0]
     figures = {path.stem for path in (tmp_path / "runs" / "gan" / "figures").glob("*.png")}
     assert {"curves_and_samples", "real_and_generated", "interpolation"} <= figures
     assert "48 generated images against 48 real test images" in capsys.readouterr().out
@@ -74,8 +75,8 @@ def test_a_conditional_gan_has_the_classes_of_the_data(clothes, pictures, tmp_pa
     last = tmp_path / "runs" / "own" / "checkpoints" / "last.ckpt"
     module = cGANModule.load_from_checkpoint(last, map_location="cpu", weights_only=True)
     assert module.hparams["class_names"] == ["large", "middle", "small"]
-    assert module.sample(6).shape == (6, 1, 32, 32)
-    assert module.class_grid(module.draw(2, 7)).shape == (3, 2, 1, 32, 32)
+    assert module.sample(6).shape == (6, 3, 32, 32)  # a folder's pictures are in colour if nothing is said
+    assert module.class_grid(module.draw(2, 7)).shape == (3, 2, 3, 32, 32)
     assert module.label_counts.sum() > 0
     with pytest.raises(ValueError, match="labels lie from 0 to 2"):
         module.sample(1, labels=3)
@@ -102,7 +103,7 @@ def test_a_table_of_other_images(clothes, capsys):
     assert "squeezenet fid" in capsys.readouterr().out
 
 
-def test_colour_is_refused(tmp_path, clothes):
+def test_colour_is_learned_and_grey_said_where_it_cannot_be(tmp_path, clothes):
     root = tmp_path / "data" / "mnist_m"
     for part in ("train", "test"):
         (root / f"mnist_m_{part}").mkdir(parents=True)
@@ -111,8 +112,14 @@ def test_colour_is_refused(tmp_path, clothes):
             Image.new("RGB", (32, 32), (number, 0, 0)).save(root / f"mnist_m_{part}" / f"{number}.png")
             lines.append(f"{number}.png {number % 10}")
         (root / f"mnist_m_{part}_labels.txt").write_text("\n".join(lines))
-    with pytest.raises(ValueError, match="mnist-m is in colour, and these networks draw grey images"):
-        run(GANArgs(**TINY, **clothes | {"dataset": "mnist-m"}))
+    args = GANArgs(**TINY, **clothes | {"dataset": "mnist-m"}, interpolate=())
+    assert run(args)["metrics"]["squeezenet_fid"]["mean"] > 0
+    last = clothes["output_dir"] / "gan" / "checkpoints" / "last.ckpt"
+    module = GANModule.load_from_checkpoint(last, map_location="cpu", weights_only=True)
+    assert module.sample(2).shape == (2, 3, 32, 32)
+    assert not [name for name in module.state_dict() if name.startswith("scores")]  # no network of others
+    with pytest.raises(ValueError, match="--dataset mnist-m has 3 channels; leave --channels out"):
+        run(dataclasses.replace(args, channels=1))
 
 
 def test_values_outside_0_to_1_are_refused():
