@@ -30,6 +30,7 @@ from rdfia.generation.config import (
 from rdfia.generation.digit_judge import FIRST_JUDGED
 from rdfia.generation.digit_style import style_scores
 from rdfia.generation.experiment_floor import floor_of, spread
+from rdfia.generation.experiment_looks import Looks, examine
 from rdfia.generation.experiment_tables import compare
 from rdfia.generation.feature_scores import make_scores
 from rdfia.generation.gan import PRACTICAL, GANModule
@@ -133,7 +134,14 @@ class Experiment:
         epoch, history = len(images.train_dataloader()), runs.read_metrics(folder)
         scores |= {} if args.fast_dev_run else loss_numbers(history, epoch)
         scores |= self.more_scores(module)
+        looks = Looks()
+        if args.examine and diverged is None:
+            cache = args.image_cache.expanduser().parent / "classifiers"
+            looks = examine(module, images, against, cache, dry=args.fast_dev_run)
+            scores |= looks.scores
         self._draw(module, history, epoch, shown, kind, scores, folder, trainer)
+        for name, figure in looks.figures.items():
+            runs.save_figure(folder, name, figure, trainer)
         note = note_on_scores(kind, count, data, held_out=held_out)
         if not args.digits:
             note = (
@@ -150,13 +158,14 @@ class Experiment:
             selection="last epoch, samples of the averaged generator",
             wall_seconds=seconds,
             status="diverged" if diverged else "finished",
-            notes=[note, *([str(diverged)] if diverged else [])],
+            notes=[note, *([str(diverged)] if diverged else []), *looks.notes],
         )
         wandb_run.finish_last()
         if diverged:
             raise diverged
         print(f"{scores['n_generated']:.0f} generated {what} against {scores['n_real']:.0f} real {kind}")
-        for name in (module.scores.fid, "precision", "recall", "confident_share", "smallest_class_share"):
+        of_floor = ("kid", "precision", "recall", "confident_share", "smallest_class_share")
+        for name in (module.scores.fid, *of_floor):
             if name in scores:
                 print(f"{name:22}{scores[name]:8.3f}    real training {what} {scores['floor_' + name]:8.3f}")
         written = f"results.json, figures/, checkpoints/ in {folder}"

@@ -19,6 +19,7 @@ from rdfia.generation.cgan import cGANModule
 from rdfia.generation.config import TABLE_FLAGS, SharedArgs
 from rdfia.generation.gan import GANModule
 from rdfia.generation.stacked import StackedcGAN, StackedGAN
+from rdfia.generation.trained import load_gan
 
 Flags = TypeVar("Flags", bound=SharedArgs)
 Results = dict[str, Any]
@@ -111,7 +112,7 @@ def compare(
     if not trainer.is_global_zero:
         return {}
     if not args.fast_dev_run:
-        draw_samples(type(module), list(rows), table.seeds[0], folder, trainer)
+        draw_samples(list(rows), table.seeds[0], folder, trainer)
     return write_table(table, every, data, folder, trainer)
 
 
@@ -126,17 +127,13 @@ def stack_row(parts: list[Flags], make: Callable[[Flags], Trains], images: InMem
     stacking.train_together(parts, seeds, members, kind, batches, images.describe())
 
 
-def draw_samples(
-    kind: type[GANModule], rows: list[str], seed: int, folder: Path, trainer: lightning.Trainer
-) -> None:
+def draw_samples(rows: list[str], seed: int, folder: Path, trainer: lightning.Trainer) -> None:
     """Draw samples of each row."""
     samples = {}
     for row in rows:
         last = folder / runs.row_name(row, seed) / "checkpoints" / "last.ckpt"
         if last.exists():  # none, where it diverged at once
-            # Nothing is scored, so that no network is needed for it.
-            trained = kind.load_from_checkpoint(last, map_location="cpu", weights_only=True, scores="digits")
-            samples[row] = trained.sample(20)
+            samples[row] = load_gan(last).sample(20)
     if samples:
         runs.save_figure(folder, "samples", plots.image_rows(samples), trainer)
 

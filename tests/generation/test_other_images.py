@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 from conftest import write_idx
 from PIL import Image
 
+from rdfia.generation import experiment_looks, image_classifier
 from rdfia.generation.cgan import cGANModule
 from rdfia.generation.config import ConditionalGANArgs, GANArgs
 from rdfia.generation.digit_judge import score_images
@@ -80,6 +82,34 @@ def test_a_conditional_gan_has_the_classes_of_the_data(clothes, pictures, tmp_pa
     assert module.label_counts.sum() > 0
     with pytest.raises(ValueError, match="labels lie from 0 to 2"):
         module.sample(1, labels=3)
+
+
+@pytest.mark.slow
+def test_a_closer_look_finds_copies_and_reads_classes(pictures, clothes, tmp_path, monkeypatch):
+    monkeypatch.setattr(experiment_looks, "SAMPLES", 40)
+    monkeypatch.setattr(image_classifier, "STEPS", 6)
+    monkeypatch.setattr(experiment_looks, "fit_classifier", partial(image_classifier.fit_classifier, steps=6))
+    here = clothes | {
+        "dataset": f"{pictures}/",
+        "examine": True,
+        "image_cache": tmp_path / "own_cache" / "images",
+    }
+    results = run_conditional(ConditionalGANArgs(**TINY, **here, name="looked", channels=1))
+    metrics = {name: metric["mean"] for name, metric in results["metrics"].items()}
+    assert 0 <= metrics["near_training_share"] <= 1
+    assert metrics["near_training_chance"] == 0.05
+    assert metrics["conditional_chance"] == pytest.approx(1 / 3)
+    assert metrics["accuracy_large"] <= 1
+    assert any("by a CNN trained on the real training images" in note for note in results["notes"])
+    figures = {path.stem for path in (tmp_path / "runs" / "looked" / "figures").glob("*.png")}
+    assert {"nearest_training", "read_as", "truncation", "mixing", "directions", "projection"} <= figures
+    (cached,) = (tmp_path / "own_cache" / "classifiers").glob("*.safetensors")
+    cached.write_bytes(b"damaged")
+    with pytest.raises(ValueError, match=r"is damaged .*delete it: rm "):
+        run_conditional(ConditionalGANArgs(**TINY, **here, name="again", channels=1))
+    dry = here | {"image_cache": tmp_path / "other" / "images", "fast_dev_run": True}
+    run_conditional(ConditionalGANArgs(**TINY, **dry, name="dry", channels=1))
+    assert not (tmp_path / "other").exists()  # a dry run keeps nothing
 
 
 def test_pictures_without_classes_are_enough(pictures, clothes):

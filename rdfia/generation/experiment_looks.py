@@ -1,0 +1,201 @@
+"""A closer look at a trained GAN (``--examine``): copies, classes as read, what latents do."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from datamodules.files import atomic_file, one_at_a_time, say
+from datamodules.in_memory import InMemoryDataModule
+from datamodules.tensors import ImageTensors
+from rdfia.common import plots
+from rdfia.generation import control, image_classifier, memorization
+from rdfia.generation.experiment_floor import spread
+from rdfia.generation.image_classifier import ImageClassifier, accuracies, confusion, fit_classifier
+from rdfia.generation.samples import MakesSamples
+
+SAMPLES = 1000  # that are compared with training images, or read by a classifier
+RECIPE = 1  # of the classifier: another number where it would come out otherwise
+
+
+@dataclass
+class Looks:
+    """What was seen."""
+
+    scores: dict[str, float] = field(default_factory=dict)
+    figures: dict[str, Figure] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+@torch.no_grad()
+def examine(
+    gan: Any, images: InMemoryDataModule, against: ImageTensors, cache: Path, *, dry: bool = False
+) -> Looks:
+    """Return scores, figures and notes on a trained GAN, on its own device.
+
+    Args:
+        gan: A `GANModule` or `cGANModule`.
+        images: What it was trained on.
+        against: Real images that it was not trained on.
+        cache: Folder for the classifier of the images, which is the same for all GANs of them.
+        dry: Look at a few only, and keep nothing.
+    """
+    looks = Looks()
+    count = 16 if dry else SAMPLES
+    samples = gan.sample(count)
+    copies(looks, gan, samples, images.train_data, against)
+    if gan.classes and not hasattr(gan.scores, "judge"):
+        read_classes(looks, gan, samples, images, against, cache, dry=dry)
+    latents(looks, gan, against, few=dry)
+    return looks
+
+
+def features_of(gan: MakesSamples) -> Callable[[Tensor], Tensor]:
+    """Return what maps images to the features in which a GAN is scored."""
+    judge: Any = getattr(gan.scores, "judge", None)
+    network: Callable[[Tensor], Tensor] = judge.features if judge else gan.scores.network  # type: ignore[assignment]
+    return network
+
+
+def copies(
+    looks: Looks, gan: MakesSamples, samples: Tensor, training: ImageTensors, against: ImageTensors
+) -> None:
+    """Compare samples with the training images nearest to them, beside what test images have."""
+    features = features_of(gan)
+
+    def seen(batches: Any) -> Any:
+        return (features(part.to(gan.device)) for part in batches)
+
+    others = against[spread(len(against), min(len(against), len(samples)))][0]
+    both = torch.cat([*seen(samples.split(250)), *seen(others.split(250))])
+    distance, place = memorization.nearest(both, seen(training.batches(250)))
+    ours, theirs = distance.split([len(samples), len(others)])
+    share = memorization.near_training_share(ours, theirs)
+    looks.scores |= {"near_training_share": share, "near_training_chance": memorization.SMALLEST}
+    looks.notes.append(
+        f"near_training_share: of {len(samples):,} samples those nearer to a training image than "
+        f"the nearest {memorization.SMALLEST:.0%} of {len(others):,} real images that were not trained on, "
+        "in the features that score"
+    )
+    first = ours.argsort()[:10].cpu()
+    pictures = {
+        "samples": samples[first].cpu(),
+        "nearest training image": training[place[first].cpu()][0].cpu(),
+    }
+    looks.figures["nearest_training"] = plots.image_rows(
+        pictures, title=f"the ten samples nearest to a training image (as near: {share:.1%}, by chance 5 %)"
+    )
+
+
+def read_classes(
+    looks: Looks,
+    gan: Any,
+    samples: Tensor,
+    images: InMemoryDataModule,
+    against: ImageTensors,
+    cache: Path,
+    *,
+    dry: bool,
+) -> None:
+    """Let a classifier of the real images read the classes of samples that were asked for in turn."""
+    classes = len(images.classes)
+    classifier = classifier_of(images, gan.device, None if dry else cache)
+    rows = spread(len(against), min(len(against), 64 if dry else 10_000))
+    real, labels = against[rows]
+    of_real = accuracies(confusion(classifier, real, labels, classes, gan.device))[0]
+    asked = torch.arange(len(samples)) % classes
+    counts = confusion(classifier, samples, asked, classes, gan.device)
+    overall, each = accuracies(counts)
+    looks.scores |= {"conditional_accuracy": overall, "classifier_accuracy": of_real}
+    looks.scores |= {f"accuracy_{name}": own for name, own in zip(images.classes, each, strict=True)}
+    looks.scores["conditional_chance"] = 1 / classes
+    looks.notes.append(
+        f"conditional_accuracy: of {len(samples):,} samples, asked for all classes in turn, by a CNN trained "
+        f"on the real training images, which reads {of_real:.1%} of {len(real):,} real ones right; chance "
+        f"{1 / classes:.1%}"
+    )
+    if classes <= 40:
+        title = f"asked for (row), read as (column): {overall:.1%} right, of real images {of_real:.1%}"
+        looks.figures["read_as"] = plots.confusion_matrix(counts, images.classes, title=title)
+
+
+def classifier_of(images: InMemoryDataModule, device: torch.device, cache: Path | None) -> ImageClassifier:
+    """Return the classifier of a data set's training images, from the cache if it is there.
+
+    Args:
+        images: The data.
+        device: Where it is trained, and comes to.
+        cache: Folder; None to train a few steps and keep nothing.
+
+    Raises:
+        ValueError: The file in the cache is damaged.
+    """
+    data = images.train_data
+    shape = (len(images.classes), data.channels)
+    train = partial(fit_classifier, data.__getitem__, len(data), *shape, device)
+    if cache is None:
+        return train(steps=2)
+    settings = [RECIPE, image_classifier.STEPS, data[0][0].shape[-1], data.channels]
+    recipe = json.dumps([images.describe(), *settings], sort_keys=True, default=str)
+    path = cache / f"{hashlib.sha256(recipe.encode()).hexdigest()[:24]}.safetensors"
+    cache.mkdir(parents=True, exist_ok=True)
+    with one_at_a_time(path):
+        if not path.exists():
+            say(f"training a classifier of the real images, {image_classifier.STEPS:,} steps; kept in {path}")
+            weights = {name: value.cpu().contiguous() for name, value in train().state_dict().items()}
+            with atomic_file(path) as part:
+                save_file(weights, part)
+    classifier = ImageClassifier(*shape)
+    try:
+        classifier.load_state_dict(load_file(path))
+    except (SafetensorError, RuntimeError, OSError) as error:
+        raise ValueError(f"{path} is damaged ({type(error).__name__}); delete it: rm {path}") from error
+    return classifier.to(device).eval().requires_grad_(False)
+
+
+def latents(looks: Looks, gan: Any, against: ImageTensors, *, few: bool) -> None:
+    """Draw what latents do: truncation, groups and styles, directions, those of real images."""
+
+    def asked(count: int, *, same: bool = False) -> tuple[Tensor, ...]:
+        if not gan.classes:
+            return ()
+        labels = torch.arange(count) % gan.classes
+        return (torch.zeros_like(labels) if same else labels,)
+
+    some = gan.draw(10, 14)
+    choosing = gan.groups.count if gan.groups else 0
+    if choosing < gan.latent_dim:
+        limits = {f"within {limit}": gan.truncate(some, limit) for limit in (0.25, 0.5, 1.0)}
+        rows = {name: gan(part, *asked(10)).cpu() for name, part in {**limits, "as drawn": some}.items()}
+        looks.figures["truncation"] = plots.image_rows(rows, title="latents cut off at a limit")
+        first, second = gan.draw(5, 15), gan.draw(8, 16)
+        made, count = control.mixed(gan, first, second, asked(40, same=True))
+        what = "group" if gan.groups else f"first {count} numbers"
+        title = f"each row the {what} of one latent, each column the rest of another"
+        looks.figures["mixing"] = plots.image_grids({title: made}, columns=8)
+    samples = 64 if few else 2000
+    found, shares = control.directions(gan, 5, asked(samples), samples=samples)
+    walks = {
+        f"{number}: {share:.0%} of the variance": control.along(gan, some[0], way, 9, asked(9, same=True))
+        for number, (way, share) in enumerate(zip(found, shares.tolist(), strict=True), 1)
+    }
+    looks.figures["directions"] = plots.image_rows(
+        walks, title="along principal components of the first layer, -3 to 3 deviations (GANSpace)"
+    )
+    real, labels = against[spread(len(against), 8)]
+    known = (labels.to(gan.device),) if gan.classes else ()
+    best, squares = control.project(gan, real, known, features=features_of(gan), steps=2 if few else 200)
+    rows = {"real, not trained on": real.cpu(), "nearest of the generator": gan(best, *known).cpu()}
+    near = float(control.psnr(squares).mean())
+    looks.scores["projection_psnr"] = near
+    looks.notes.append("projection_psnr: mean over 8 real images that were not trained on, in decibels")
+    looks.figures["projection"] = plots.image_rows(rows, title=f"latents of real images, {near:.1f} dB")

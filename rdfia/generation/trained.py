@@ -1,0 +1,121 @@
+"""A trained GAN: from its run folder or checkpoint, and its samples as files."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from datamodules.files import atomic_file
+from rdfia.generation.cgan import cGANModule
+from rdfia.generation.gan import GANModule
+
+
+def load_gan(place: str | Path) -> GANModule:
+    """Return the GAN of a run folder of train_gan.py or train_cgan.py, or of a checkpoint, on the CPU.
+
+    Of a table it is the first training that is found. Nothing is loaded that only scores.
+
+    Raises:
+        FileNotFoundError: There is no checkpoint.
+        ValueError: It is of something else, or not readable.
+    """
+    place = Path(place).expanduser()
+    if place.is_file():
+        path = place
+    else:
+        found = [*place.glob("checkpoints/last.ckpt"), *sorted(place.glob("*/checkpoints/last.ckpt"))]
+        if not found:
+            raise FileNotFoundError(f"{place} holds no checkpoint (checkpoints/last.ckpt); did the run end?")
+        path = found[0]
+    try:
+        settings = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["hyper_parameters"]
+    except Exception as error:  # torch.load raises whatever it comes across
+        raise ValueError(f"{path} is not a readable checkpoint ({type(error).__name__})") from error
+    if "generator_features" not in settings:
+        raise ValueError(f"{path} is of no GAN; name a run of train_gan.py or train_cgan.py")
+    kind = cGANModule if "conditioning" in settings else GANModule
+    # The smallest network that scores, as nothing is scored here.
+    loaded: Any = kind.load_from_checkpoint(path, map_location="cpu", weights_only=True, scores="digits")
+    module: GANModule = loaded.eval()
+    return module
+
+
+def class_numbers(asked: Sequence[str], gan: Any) -> list[int]:
+    """Return the numbers of classes that are asked for by number or name.
+
+    Raises:
+        ValueError: The GAN has no classes, or not one of these.
+    """
+    if not gan.classes:
+        raise ValueError("this GAN has no classes to ask for; train_cgan.py trains one that has")
+    names = list(gan.hparams.get("class_names") or map(str, range(gan.classes)))
+    found = []
+    for one in asked:
+        if one in names:
+            found.append(names.index(one))
+        elif one.isdecimal() and int(one) < gan.classes:
+            found.append(int(one))
+        else:
+            raise ValueError(f"class {one!r} is none of {', '.join(names)}, nor a number below {gan.classes}")
+    return found
+
+
+def folder_names(names: Sequence[str]) -> list[str]:
+    """Return names of folders for classes: what no file system takes becomes _, and none is there twice."""
+    found: list[str] = []
+    for number, name in enumerate(names):
+        plain = re.sub(r"[^\w. -]|^\.+|[. ]+$", "_", name)[:100] or "_"
+        taken = {one.lower() for one in found}
+        found.append(f"{plain}_{number}" if plain.lower() in taken else plain)
+    return found
+
+
+def write_samples(
+    gan: Any,
+    count: int,
+    folder: Path,
+    *,
+    seed: int | None = None,
+    truncation: float | None = None,
+    classes: Sequence[int] = (),
+) -> list[Path]:
+    """Write samples as PNGs; return their paths.
+
+    Args:
+        gan: See `load_gan`.
+        count: Of the images; of a conditional GAN, over all classes in turn.
+        folder: Where they go: ``000000.png`` and so on, of a conditional GAN in a folder for each class.
+        seed: Of the latents; the same images for the same seed.
+        truncation: See `rdfia.generation.latents.truncated`.
+        classes: Those to draw, of a conditional GAN; empty for all.
+
+    Raises:
+        ValueError: The folder has files already.
+    """
+    if count < 1:
+        raise ValueError(f"the number of images is at least 1, got {count}")
+    if folder.exists() and any(folder.iterdir()):
+        raise ValueError(f"{folder} is not empty; name another folder, or delete it: rm -r {folder}")
+    options: dict[str, Any] = {"seed": seed, "truncation": truncation}
+    names: list[str] = []
+    labels = torch.empty(0)
+    if gan.classes:
+        drawn = torch.tensor(list(classes) or list(range(gan.classes)))
+        labels = drawn[torch.arange(count) % len(drawn)]
+        options["labels"] = labels
+        names = folder_names(gan.hparams.get("class_names") or list(map(str, range(gan.classes))))
+    images: Tensor = gan.sample(count, **options)
+    grey_levels = (images * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
+    written = []
+    for number, pixels in enumerate(grey_levels):
+        place = folder / names[int(labels[number])] if names else folder
+        place.mkdir(parents=True, exist_ok=True)
+        path = place / f"{number:06d}.png"
+        with atomic_file(path) as part:
+            Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(part, format="PNG")
+        written.append(path)
+    return written

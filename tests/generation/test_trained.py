@@ -1,0 +1,92 @@
+"""Samples of a trained GAN as files: scripts/sample.py."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, quiet_trainer
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from rdfia.generation.cgan import cGANModule
+from rdfia.generation.gan import GANModule
+from rdfia.generation.trained import class_numbers, folder_names, load_gan, write_samples
+
+SMALL = {"latent_dim": 8, "generator_features": 4, "discriminator_features": 4}
+
+
+def saved(module, folder):
+    """Write a run folder with a checkpoint of a module after a batch."""
+    images = torch.rand(8, module.channels, module.image_size, module.image_size)
+    data = DataLoader(list(zip(images, torch.arange(8) % 2, strict=True)), batch_size=8)
+    trainer = quiet_trainer(max_epochs=1)
+    trainer.fit(module, data)
+    trainer.save_checkpoint(folder / "checkpoints" / "last.ckpt")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    saved(GANModule(**SMALL, groups=0, channels=3, image_size=64), folder / "gan")
+    saved(cGANModule(**SMALL, classes=2, class_names=["cat/dog", "Cat_dog"]), folder / "cgan")
+    return folder
+
+
+def test_images_are_those_of_the_module_and_the_seed(runs, tmp_path):
+    gan = load_gan(runs / "gan")
+    written = write_samples(gan, 3, tmp_path / "out", seed=4)
+    assert [path.name for path in written] == ["000000.png", "000001.png", "000002.png"]
+    found = np.asarray(Image.open(written[2]))
+    assert found.shape == (64, 64, 3)
+    expected = gan.sample(3, seed=4)[2].permute(1, 2, 0).numpy() * 255
+    assert np.abs(found - expected).max() <= 0.51
+    with pytest.raises(ValueError, match="is not empty; name another folder"):
+        write_samples(gan, 3, tmp_path / "out")
+    assert load_gan(runs / "gan" / "checkpoints" / "last.ckpt").image_size == 64
+
+
+def test_classes_have_folders_of_their_own(runs, tmp_path):
+    gan = load_gan(runs / "cgan")
+    written = write_samples(gan, 4, tmp_path / "all")
+    assert {path.parent.name for path in written} == {"cat_dog", "Cat_dog_1"}  # one, where case is nothing
+    assert Image.open(written[0]).mode == "L"
+    some = write_samples(gan, 4, tmp_path / "some", classes=class_numbers(["cat/dog", "0"], gan))
+    assert {path.parent.name for path in some} == {"cat_dog"}
+    with pytest.raises(ValueError, match="class 'bird' is none of cat/dog, Cat_dog, nor a number below 2"):
+        class_numbers(["bird"], gan)
+    with pytest.raises(ValueError, match="this GAN has no classes"):
+        class_numbers(["1"], load_gan(runs / "gan"))
+
+
+def test_names_that_no_file_system_takes():
+    assert folder_names(["a:b", "..", "A_B", "ok"]) == ["a_b", "_", "A_B_2", "ok"]
+
+
+def test_what_is_no_gan_is_said(tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds no checkpoint"):
+        load_gan(tmp_path)
+    torch.save({"hyper_parameters": {"C": 1.0}}, tmp_path / "svm.ckpt")
+    with pytest.raises(ValueError, match="is of no GAN"):
+        load_gan(tmp_path / "svm.ckpt")
+    (tmp_path / "bad.ckpt").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="is not a readable checkpoint"):
+        load_gan(tmp_path / "bad.ckpt")
+
+
+@pytest.mark.slow
+def test_the_script_writes_them_and_says_what_is_wrong(runs, tmp_path):
+    def call(*flags):
+        command = [sys.executable, ROOT / "scripts" / "sample.py", *flags]
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+
+    done = call(runs / "cgan", "--count", "4", "--classes", "Cat_dog", "--out", "new", "--truncation", "1")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "4 images of 32 pixels in new\n"
+    assert len(list((tmp_path / "new" / "Cat_dog_1").glob("*.png"))) == 4
+    wrong = call(runs / "gan", "--count", "4", "--out", "new")
+    assert wrong.returncode == 2
+    assert wrong.stderr.startswith("error: new is not empty")
+    assert len(wrong.stderr.splitlines()) == 1
