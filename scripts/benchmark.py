@@ -7,6 +7,7 @@ Examples:
     python scripts/benchmark.py dann --data-dir /path/to/data
     python scripts/benchmark.py photographs
     python scripts/benchmark.py gan --data-dir /path/to/data
+    python scripts/benchmark.py gan-sizes
     python scripts/benchmark.py seeing --data-dir /path/to/data
     python scripts/benchmark.py ddp --data-dir sample
 
@@ -32,6 +33,10 @@ gan: training steps of train_gan.py --preset practical (bf16, through Lightning,
 same steps written without Lightning, and beside the loop of PyTorch's DCGAN tutorial (float32); then our
 steps in float32, and those of each recipe on the ladder to the default, per 128 images.
 
+gan-sizes: training steps of the same recipe on random images in colour of 32, 64 and 128 pixels, through
+Lightning with logging, beside the same steps without; and the memory that scores need for 1,000, 10,000 and
+50,000 images, each in a process of its own.
+
 seeing: SqueezeNet drawing 25 classes at once beside one class at a time, seconds a class; SmoothGrad with 50
 samples of 4 images beside captum's; the one-pixel attack beside torchattacks', seconds a query. Ours in
 float32 and in bf16; the attack also compiled.
@@ -54,6 +59,7 @@ from benchmarks.data import measure_data
 from benchmarks.ddp import measure_ddp
 from benchmarks.decoding import measure_decoding
 from benchmarks.gan import measure_gan
+from benchmarks.gan_sizes import measure_gan_sizes
 from benchmarks.photographs import measure_photographs
 from benchmarks.seeing import measure_seeing
 from benchmarks.svm import measure_svm
@@ -71,7 +77,7 @@ def main(args: Args) -> dict[str, Any]:
     commit = git_commit()  # before anything changes
     measures = {"data": measure_data, "svm": measure_svm, "dann": measure_dann, "gan": measure_gan}
     measures |= {"seeing": measure_seeing, "ddp": measure_ddp, "decoding": measure_decoding}
-    measures |= {"photographs": measure_photographs}
+    measures |= {"photographs": measure_photographs, "gan-sizes": measure_gan_sizes}
     measured = measures[args.what](args)
     results = {
         "command": shlex.join(["python", *sys.argv]),

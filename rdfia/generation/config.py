@@ -40,6 +40,34 @@ ABLATION: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
+# Losses, regularisers and networks that came later, each with the settings of its paper where it needs them.
+MODERN: dict[str, dict[str, Any]] = {
+    "spectral, hinge": {"normalization": "spectral", "loss": "hinge"},
+    "WGAN-GP": {
+        "loss": "wasserstein",
+        "gp_weight": 10.0,
+        "normalization": "none",
+        "discriminator_steps": 5,
+        "generator_lr": 1e-4,
+        "discriminator_lr": 1e-4,
+        "beta1": 0.0,
+        "beta2": 0.9,
+    },
+    "relativistic, R1, R2": {
+        "loss": "relativistic",
+        "r1_weight": 0.5,
+        "r2_weight": 0.5,
+        "normalization": "none",
+        "blocks": "residual",
+    },
+    "top-k": {"top_k": 0.5},
+    "residual blocks": {"blocks": "residual"},
+    "DiffAugment": {"augment": "diffaugment"},
+    "ADA": {"augment": "ada"},
+    "flips": {"flips": True},
+}
+
+
 # From the practicals' recipe to the default, each row with all that is above it.
 STEPS: dict[str, dict[str, Any]] = {
     "averaged weights": {"ema_decay": 0.999},
@@ -208,7 +236,7 @@ class GANArgs(SharedArgs):
     interpolate: tuple[str, ...] = ("89", "94", "17", "35")
     """Pairs of digits to walk between, or of numbers of latents; none after an empty --interpolate."""
     ablation: Annotated[
-        tuple[Literal["ngf", "ndf", "nz", "init", "lr", "loss", "epochs", "all", "ladder"], ...],
+        tuple[Literal["ngf", "ndf", "nz", "init", "lr", "loss", "epochs", "all", "modern", "ladder"], ...],
         default("none"),
     ] = ()
     """Groups of recipe changes to train as well, one table row each."""

@@ -23,6 +23,7 @@ from rdfia.generation.config import (
     ABLATION,
     CONDITIONAL_ROWS,
     LADDER,
+    MODERN,
     ConditionalGANArgs,
     GANArgs,
     SharedArgs,
@@ -271,7 +272,7 @@ def run(args: GANArgs) -> dict[str, Any]:
             raise ValueError("--part is one of a table; add --seeds or --ablation")
         return Experiment(args).train()
     everything = {row: change for group in ABLATION.values() for row, change in group.items()}
-    tables = ABLATION | {"all": everything, "ladder": LADDER}
+    tables = ABLATION | {"all": everything, "modern": MODERN, "ladder": LADDER}
     rows: dict[str, dict[str, Any]] = {args.preset: {}}
     for group in args.ablation:
         rows |= tables[group]

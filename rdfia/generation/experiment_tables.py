@@ -122,6 +122,9 @@ def stack_row(parts: list[Flags], make: Callable[[Flags], Trains], images: InMem
     for one in parts:
         lightning.seed_everything(one.seed, workers=True, verbose=False)
         members.append(make(one).build(images))
+    if members[0].normalization == "spectral":  # its power iterations are no function of stacked weights
+        print("spectral normalisation trains one seed after another, not --stack")
+        return
     kind = StackedcGAN if isinstance(members[0], cGANModule) else StackedGAN
     seeds, batches = [one.seed for one in parts], partial(StackedSeeds, images)
     stacking.train_together(parts, seeds, members, kind, batches, images.describe())

@@ -25,7 +25,7 @@ class Args:
     """Measure our code beside the usual one."""
 
     what: Annotated[
-        Literal["data", "decoding", "svm", "dann", "photographs", "gan", "seeing", "ddp"],
+        Literal["data", "decoding", "svm", "dann", "photographs", "gan", "gan-sizes", "seeing", "ddp"],
         tyro.conf.Positional,
     ] = "data"
     """What to measure."""
@@ -52,6 +52,25 @@ def unpack_mnist(root: Path, folder: Path) -> None:
     raw.mkdir(parents=True)
     for name in OFFICIAL_MD5:
         (raw / name).write_bytes(read_bytes(find_idx(root, name)))
+
+
+def random_images(count: int, size: int, batch_size: int) -> Any:
+    """Return a data module of random pixels in colour, which take no time to read."""
+    import torch
+
+    from datamodules.in_memory import InMemoryDataModule
+    from datamodules.tensors import ImageTensors
+
+    class RandomImages(InMemoryDataModule):
+        classes = tuple(map(str, range(10)))
+        title = "random pixels"
+
+        def read(self) -> tuple[ImageTensors, ImageTensors]:
+            pixels = torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8)
+            data = ImageTensors(pixels, torch.arange(count) % 10)
+            return data, data.between(0, batch_size)
+
+    return RandomImages("sample", batch_size=batch_size)
 
 
 def seconds_of(work: Callable[[], Any]) -> float:

@@ -4,7 +4,7 @@ import time
 from statistics import median
 from typing import Any
 
-from benchmarks.common import WARM, Args, in_turns, ratio, seconds_a_batch
+from benchmarks.common import WARM, Args, in_turns, random_images, ratio, seconds_a_batch
 
 SIZE, BATCH = 224, 32
 STEPS = 8  # at most: one takes seconds
@@ -12,23 +12,9 @@ STEPS = 8  # at most: one takes seconds
 
 def random_photographs(count: int) -> Any:
     """Return a pair of data modules of random pixels, which take no time to read."""
-    import torch
-
     from datamodules.domain_pair import DomainPairDataModule
-    from datamodules.in_memory import InMemoryDataModule
-    from datamodules.tensors import ImageTensors
 
-    class RandomPhotographs(InMemoryDataModule):
-        classes = tuple(map(str, range(10)))
-        title = "random pixels"
-
-        def read(self) -> tuple[ImageTensors, ImageTensors]:
-            shape = (count, 3, SIZE, SIZE)
-            pixels = torch.randint(0, 256, shape, dtype=torch.uint8)
-            data = ImageTensors(pixels, torch.arange(count) % 10)
-            return data, data.between(0, BATCH)
-
-    domains = [RandomPhotographs("sample", batch_size=BATCH) for _ in range(2)]
+    domains = [random_images(count, SIZE, BATCH) for _ in range(2)]
     pair = DomainPairDataModule(*domains, batch_size=BATCH)
     pair.setup()
     return pair

@@ -44,6 +44,17 @@ def test_steps_that_train_a_pretrained_network(tmp_path):
 
 
 @pytest.mark.slow
+def test_gans_of_all_sizes(tmp_path):
+    done = call("gan-sizes", "--steps", "1", "--output", tmp_path / "found.json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "found.json").read_text())
+    for size in (32, 64, 128):
+        expected = found[f"our_step_seconds_{size}"] / found[f"bare_step_seconds_{size}"]
+        assert found[f"over_bare_step_{size}"] == pytest.approx(expected, rel=0.02)
+    assert found["scores_mb_1000"] >= 0
+
+
+@pytest.mark.slow
 def test_more_steps_than_there_are_is_one_line(tmp_path):
     done = call("dann", "--steps", "99", "--output", tmp_path / "found.json")
     assert done.returncode == 2

@@ -122,7 +122,7 @@ def test_rates_and_lambda_change_from_step_to_step(kind, monkeypatch):
     for mine, theirs in zip(rows, usual, strict=True):
         # But for accuracies, in which some of 16 images may be told otherwise, as their logits are near 0.
         told = {metric: value for metric, value in theirs.items() if not metric.endswith("accuracy")}
-        assert {metric: mine[metric] for metric in told} == pytest.approx(told, rel=1e-2, abs=1e-2)
+        assert {metric: mine[metric] for metric in told} == pytest.approx(told, rel=3e-2, abs=3e-2)
     # Adam takes steps of full length along gradients that are nothing but rounding.
     assert largest_difference(expected.state_dict(), found.state_dict()) < 0.05
 

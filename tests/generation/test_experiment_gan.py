@@ -20,7 +20,7 @@ from PIL import Image
 from rdfia.engine.cli import run_script
 from rdfia.engine.errors import Interrupted
 from rdfia.engine.runs import read_metrics
-from rdfia.generation.config import ABLATION
+from rdfia.generation.config import ABLATION, MODERN
 from rdfia.generation.config import GANArgs as Args
 from rdfia.generation.experiment import loss_numbers, module_flags, run
 from rdfia.generation.gan import PRACTICAL, GANModule
@@ -96,7 +96,7 @@ def test_each_flag_is_a_keyword_of_the_module_and_the_preset_fills_the_rest():
     assert given == {**PRACTICAL, **usual, "generator_lr": 1.0, "seed": 3}
     flags = {field.name for field in dataclasses.fields(Args)}
     assert flags >= set(inspect.signature(GANModule).parameters) - {"preview_count"}
-    for rows in ABLATION.values():
+    for rows in (*ABLATION.values(), MODERN):
         for changes in rows.values():
             small = dataclasses.replace(Args(preset="practical", latent_dim=4), **changes)
             GANModule(**module_flags(small, None))

@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -185,3 +186,12 @@ def test_one_of_a_stack_that_diverges_is_trained_again_alone(tmp_path, mnist, un
     last = tmp_path / "runs" / "gan" / "best_seed_0" / "checkpoints" / "last.ckpt"
     state = torch.load(last, weights_only=True)["state_dict"]
     assert all(value.isfinite().all() for value in state.values())
+
+
+def test_what_cannot_be_stacked_is_said_and_trained_one_after_another(tmp_path, capsys, undrawn):
+    tiny = {"generator_features": 4, "discriminator_features": 4, "latent_dim": 8, "max_epochs": 1}
+    flags = {"data_dir": Path("sample"), "output_dir": tmp_path, "fast_dev_run": True, "interpolate": ()}
+    run(Args(**tiny, **flags, seeds=(0, 1), stack=True, normalization="spectral", accelerator="cpu"))
+    said = capsys.readouterr().out
+    assert "spectral normalisation trains one seed after another, not --stack" in said
+    assert "practical, seed 1" in said or "best, seed 1" in said
