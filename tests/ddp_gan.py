@@ -29,7 +29,7 @@ OTHERS = {
         **SMALL, loss="relativistic", r2_weight=0.5, blocks="residual", normalization="none"
     ),
     "critic": lambda: rdfia.generation.gan.GANModule(
-        **SMALL, loss="wasserstein", gp_weight=10.0, normalization="spectral", flips=True
+        **SMALL, loss="wasserstein", gp_weight=10.0, r1_weight=0.0, normalization="spectral", flips=True
     ),
     "ada": lambda: rdfia.generation.gan.GANModule(**SMALL, augment="ada", top_k=0.5),
 }

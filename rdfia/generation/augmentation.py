@@ -6,7 +6,8 @@ They are differentiable: the generator learns through them.
   image is changed, by colour, place and a square that is cut out.
 - ADA: Karras et al., "Training Generative Adversarial Networks with Limited Data", NeurIPS 2020; each change
   befalls an image by a chance that grows while the discriminator is too sure of real images. Of its changes
-  those of place and colour, without its filters and noise.
+  those of place and colour; without filters, noise, shifts by parts of a pixel, turns of hue, and the turn
+  after stretching; both directions of a shift happen each by itself.
 
 All take numbers in [0, 1) that were drawn before, a row for each image. Images are in [-1, 1].
 """
@@ -15,9 +16,10 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
+from rdfia.common.checks import KeepsPrecision
 from rdfia.common.parallel import sum_over_processes
 
 Augmentation = Literal["none", "diffaugment", "ada"]
@@ -26,7 +28,7 @@ NUMBERS: dict[Augmentation, int] = {"none": 0, "diffaugment": 7, "ada": 22}
 SHIFT, CUT = 0.125, 0.5  # of an image's side, as DiffAugment has them
 TARGET = 0.6  # of the mean sign of real images' logits: above it, ADA's chance grows
 IMAGES_TO_ONE = 500_000  # after so many images the chance could have gone from 0 to 1
-EVERY = 4  # steps, after which the chance is set anew
+EVERY = 4  # steps, after which the chance is set again
 
 
 def brightness(images: Tensor, amount: Tensor) -> Tensor:
@@ -129,8 +131,6 @@ def adaptive(images: Tensor, numbers: Tensor, chance: Tensor) -> Tensor:
     images = images * strength[:, None, None, None]
     inverted = maybe(lambda number: 1 - 2 * (number < 0.5).to(one), one)
     colour = maybe(lambda number: _log_normal(number, 1.0), one)
-    if images.shape[1] == 1:  # a grey image has no colours to change
-        return images
     grey = images.mean(1, keepdim=True)
     # Inverted greys, colours further from them; written so that what befalls no image changes no bit of it.
     inverted, colour = (number[:, None, None, None] - 1 for number in (inverted, colour))
@@ -159,7 +159,7 @@ def _log_normal(number: Tensor, deviation: float) -> Tensor:
     return torch.exp2(deviation * _normal(number))
 
 
-class Augment(nn.Module):
+class Augment(KeepsPrecision):
     """What a discriminator's images go through.
 
     Args:

@@ -18,7 +18,7 @@ from rdfia.common.checks import KeepsPrecision
 SHARPNESS = 50.0
 
 
-FIT_ON = 10_000  # images
+FIT_ON = 10_000  # images of 32 pixels, fewer of larger ones, so that memory stays the same
 
 
 def images_to_fit(batches: Iterable[Tensor], count: int, length: float) -> Tensor:
@@ -33,7 +33,8 @@ def images_to_fit(batches: Iterable[Tensor], count: int, length: float) -> Tenso
     for number, images in enumerate(batches, 1):
         taken.append(images)
         seen = sum(part.shape[-4] for part in taken)
-        if seen >= FIT_ON or (number >= length and seen >= count):
+        height, width = images.shape[-2:]
+        if seen >= FIT_ON * 32 * 32 // max(height * width, 32 * 32) or (number >= length and seen >= count):
             break
     return torch.cat(taken, -4)
 

@@ -70,7 +70,9 @@ def along(
         condition: What each is asked for, such as labels (steps,).
     """
     reach = torch.linspace(-3, 3, steps)[:, None]
-    return _images(gan, start.cpu() + reach * direction.cpu(), condition).cpu()
+    latents = start.cpu() + reach * direction.cpu()
+    latents = latents.clamp(-1, 1) if gan.latents == "uniform" else latents
+    return _images(gan, latents, condition).cpu()
 
 
 @torch.no_grad()

@@ -103,7 +103,8 @@ class Experiment:
             )
         free = resume.MAY_CHANGE if module.lr_schedule == "none" else resume.MAY_CHANGE_BUT_LENGTH
         data = images.describe()
-        folder = training.open_run(args, module, data, may_change=free)
+        # A closer look changes nothing of what was trained.
+        folder = training.open_run(args, module, data, may_change=free | {"examine"})
         trainer = self._trainer(folder, module.scores.fid)
         diverged = None
         try:

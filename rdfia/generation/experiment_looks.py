@@ -18,6 +18,7 @@ from datamodules.files import atomic_file, one_at_a_time, say
 from datamodules.in_memory import InMemoryDataModule
 from datamodules.tensors import ImageTensors
 from rdfia.common import plots
+from rdfia.common.exact import exact
 from rdfia.generation import control, image_classifier, memorization
 from rdfia.generation.experiment_floor import spread
 from rdfia.generation.image_classifier import ImageClassifier, accuracies, confusion, fit_classifier
@@ -66,6 +67,7 @@ def features_of(gan: MakesSamples) -> Callable[[Tensor], Tensor]:
     return network
 
 
+@exact()
 def copies(
     looks: Looks, gan: MakesSamples, samples: Tensor, training: ImageTensors, against: ImageTensors
 ) -> None:
@@ -109,18 +111,19 @@ def read_classes(
     """Let a classifier of the real images read the classes of samples that were asked for in turn."""
     classes = len(images.classes)
     classifier = classifier_of(images, gan.device, None if dry else cache)
-    rows = spread(len(against), min(len(against), 64 if dry else 10_000))
-    real, labels = against[rows]
-    of_real = accuracies(confusion(classifier, real, labels, classes, gan.device))[0]
+    rows = torch.tensor(spread(len(against), min(len(against), 64 if dry else 10_000)))
+    real = (against[part] for part in rows.split(500))
+    of_real = accuracies(confusion(classifier, real, classes, gan.device))[0]
     asked = torch.arange(len(samples)) % classes
-    counts = confusion(classifier, samples, asked, classes, gan.device)
+    made = zip(samples.split(500), asked.split(500), strict=True)
+    counts = confusion(classifier, made, classes, gan.device)
     overall, each = accuracies(counts)
     looks.scores |= {"conditional_accuracy": overall, "classifier_accuracy": of_real}
     looks.scores |= {f"accuracy_{name}": own for name, own in zip(images.classes, each, strict=True)}
     looks.scores["conditional_chance"] = 1 / classes
     looks.notes.append(
         f"conditional_accuracy: of {len(samples):,} samples, asked for all classes in turn, by a CNN trained "
-        f"on the real training images, which reads {of_real:.1%} of {len(real):,} real ones right; chance "
+        f"on the real training images, which reads {of_real:.1%} of {len(rows):,} real ones right; chance "
         f"{1 / classes:.1%}"
     )
     if classes <= 40:
@@ -183,7 +186,8 @@ def latents(looks: Looks, gan: Any, against: ImageTensors, *, few: bool) -> None
         title = f"each row the {what} of one latent, each column the rest of another"
         looks.figures["mixing"] = plots.image_grids({title: made}, columns=8)
     samples = 64 if few else 2000
-    found, shares = control.directions(gan, 5, asked(samples), samples=samples)
+    # Of one class: between classes most changes, and no latent says it.
+    found, shares = control.directions(gan, 5, asked(samples, same=True), samples=samples)
     walks = {
         f"{number}: {share:.0%} of the variance": control.along(gan, some[0], way, 9, asked(9, same=True))
         for number, (way, share) in enumerate(zip(found, shares.tolist(), strict=True), 1)

@@ -98,6 +98,8 @@ def compare(
             if args.fast_dev_run:
                 raise
             trained = runs.read_results(folder / one.name / "results.json")
+        if not trained:  # the process that writes has the results
+            continue
         every.append(trained)
         values = {score: metric["values"][0] for score, metric in trained["metrics"].items()}
         scores = {score: math.nan if value is None else value for score, value in values.items()}

@@ -9,6 +9,7 @@ their weights and their way to resize images, is it an FID.
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,20 +42,25 @@ class _Features(KeepsPrecision):
     def __init__(self, network: str, layer: str, side: int, data_dir: Path | str | None) -> None:
         super().__init__()
         backbone = load_backbone(network, data_dir=data_dir)
-        if hasattr(backbone.network, "cls_token"):  # else it takes images of one size alone
-            backbone.network.set_input_size(img_size=(side, side))  # type: ignore[operator]
+        resize: Any = getattr(backbone.network, "set_input_size", None)
+        if resize is not None:  # a transformer, which takes images of one size alone
+            resize(img_size=(side, side))
+        self.token = getattr(backbone.network, "cls_token", None) is not None
         self.backbone = backbone.to(memory_format=torch.channels_last)
         self.layer, self.side = layer, side
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (B, 1 or 3, H, W) in [0, 1] to features (B, D) float32."""
         with torch.autocast(images.device.type, enabled=False):
-            colour = images.float().expand(-1, 3, -1, -1)
+            grey = images if images.shape[1] in (1, 3) else images.mean(1, keepdim=True)
+            colour = grey.float().expand(-1, 3, -1, -1)
             large = functional.interpolate(colour, (self.side, self.side), mode="bilinear", antialias=True)
             found = self.backbone.tap(large.contiguous(memory_format=torch.channels_last), [self.layer])
             maps = found[self.layer]
             if maps.ndim == 3:
-                return maps[:, 0] if hasattr(self.backbone.network, "cls_token") else maps.mean(1)
+                return maps[:, 0] if self.token else maps.mean(1)
+            if maps.ndim == 4 and maps.shape[-1] == getattr(self.backbone.network, "num_features", None):
+                return maps.mean((1, 2))  # some transformers have channels last
             return maps.flatten(2).mean(2) if maps.ndim == 4 else maps
 
 
@@ -87,7 +93,9 @@ class _Inception(KeepsPrecision):
         with torch.autocast(images.device.type, enabled=False):
             grey_levels = (images.float() * 255).round().clamp(0, 255).to(torch.uint8)
             features: Tensor = self.network(grey_levels.expand(-1, 3, -1, -1))[0]
-            return features
+            # Of a generator that diverged: bytes cannot say it.
+            finite = images.flatten(1).isfinite().all(1, keepdim=True)
+            return features.masked_fill(~finite, torch.nan)
 
 
 class FeatureScores(SampledFeatures):
@@ -140,6 +148,7 @@ class FeatureScores(SampledFeatures):
         check_images(images.nan_to_num(0.0) if images.is_floating_point() else images)
         self.add(self.network(images), real=real)
 
+    @exact()
     def compute(self) -> dict[str, Tensor]:
         """Return the scores as float scalars."""
         device = self.kept("generated").device

@@ -57,7 +57,6 @@ class _Kind(NamedTuple):
     penalised: bool
     generate: bool
     adapts: bool
-    top_k: int | None
 
 
 class GANModule(ConditionsItself):
@@ -161,7 +160,7 @@ class GANModule(ConditionsItself):
         super().__init__()
         validate_literals(GANModule.__init__, locals())
         if groups is None:
-            alone = loss in ("wasserstein", "relativistic") or gp_weight > 0
+            alone = loss in losses.UNCENTRED or gp_weight > 0
             groups = 0 if alone else min(50, latent_dim)
         numbers = ("latent_dim", "generator_features", "discriminator_features", "discriminator_steps")
         check_settings(
@@ -172,7 +171,7 @@ class GANModule(ConditionsItself):
         )
         if groups > latent_dim:
             raise ValueError(f"groups are at most latent_dim, {latent_dim}, got {groups}; 0 for none")
-        losses.check_together(loss, label_smoothing, gp_weight, normalization, groups, top_k)
+        losses.check_together(locals())
         self.save_hyperparameters(ignore=["members", "data_dir"])  # of stacked ones; of this machine
         self.automatic_optimization = False
         self.latent_dim, self.latents, self.seed = latent_dim, latents, seed
@@ -205,6 +204,8 @@ class GANModule(ConditionsItself):
         )
         self.average_generator: nn.Module = copy.deepcopy(self.generator).requires_grad_(False)
         of_digits = image_size == 32 and channels == 1
+        if scores == "digits" and not of_digits:
+            raise ValueError("the digit judge knows grey digits of 32 pixels; take scores='squeezenet'")
         self.scores = make_scores(scores or ("digits" if of_digits else "squeezenet"), data_dir)
         # Buffers: on the right device, in every checkpoint, the same grid all run long.
         self.register_buffer("preview_latents", self.draw(preview_count, 0, 0))
@@ -257,12 +258,17 @@ class GANModule(ConditionsItself):
             more = self.draws_ahead.at(images.device, images.shape[-4], self.batches_done)
         else:
             more = latents[..., :0]
-        kind = self._kind(images.shape[-4])
+        kind = self._kind()
         inputs = (images, latents, more, *self.condition(labels))
         numbers = {"weight": average_weight(self.ema_decay, self.batches_done)}
+        if self.top_k < 1:
+            # Lightning knows how many batches an epoch has; a loader without length is one long epoch.
+            length = self.trainer.num_training_batches
+            epoch = 0 if math.isinf(length) else self.batches_done // max(1, int(length))
+            numbers["top_k"] = float(math.ceil(max(self.top_k, 0.99**epoch) * images.shape[-4]))
         wrapped: Any = self.optimizers()
         if self.graphs is None:
-            values = self._update(wrapped, kind, *inputs, weight=numbers["weight"])
+            values = self._update(wrapped, kind, *inputs, **numbers)  # type: ignore[arg-type] # by name
         else:
             step = partial(self._update, self.trainer.optimizers, kind)
             values = self.graphs(kind, step, inputs, numbers)
@@ -279,17 +285,13 @@ class GANModule(ConditionsItself):
         """Names of what a step tells of itself."""
         return losses.LOGGED + (("train/augment_chance",) if self.augment.kind == "ada" else ())
 
-    def _kind(self, count: int) -> "_Kind":
-        """Return what is done in this step, with ``count`` images."""
+    def _kind(self) -> "_Kind":
+        """Return what is done in this step."""
         done = self.batches_done
-        # Lightning knows how many batches an epoch has; a loader without length is one long epoch.
-        epoch = 0 if math.isinf(length := self.trainer.num_training_batches) else done // max(1, int(length))
-        share = max(self.top_k, 0.99**epoch)
         return _Kind(
             penalised=self.r1_weight + self.r2_weight > 0 and done % PENALTY_EVERY == 0,
             generate=(done + 1) % self.discriminator_steps == 0,
             adapts=self.augment.kind == "ada" and (done + 1) % augmentation.EVERY == 0,
-            top_k=None if self.top_k == 1 else math.ceil(share * count),
         )
 
     def _update(
@@ -301,12 +303,13 @@ class GANModule(ConditionsItself):
         more: Tensor,
         *condition: Tensor,
         weight: float | Tensor,
+        top_k: float | Tensor | None = None,
     ) -> Tensor:
         """Update both networks, and the average; return what is logged, in the order of `logged`."""
         mirrored, mixing, for_real, for_fake, for_generator = more.split(self.more_draws, -1)
+        if self.flips:  # first, so that an image and its group are of one side
+            images = augmentation.flipped(images, mirrored[..., 0])
         real = images * 2 - 1
-        if self.flips:
-            real = augmentation.flipped(real, mirrored[..., 0])
         real = self.augment(real, for_real)
         real_condition = fake_condition = condition
         if self.groups is not None:
@@ -348,7 +351,7 @@ class GANModule(ConditionsItself):
                 logits = [self.discriminator(self.augment(fake, for_generator), *fake_condition)]
                 if self.loss == "relativistic":
                     logits.append(self.discriminator(real.detach(), *real_condition))
-                g_loss = self.each(partial(self._generator_loss, top_k=kind.top_k))(*logits)
+                g_loss = self.each(partial(self._generator_loss, top_k=top_k))(*logits)
                 generator_optimizer.zero_grad()
                 self.manual_backward(g_loss.sum())
                 average_gradients(self.generator.parameters(), self.trainer.world_size)
@@ -358,7 +361,9 @@ class GANModule(ConditionsItself):
         chance = [self.augment.chance.to(d_loss)] if self.augment.kind == "ada" else []
         return torch.stack([d_loss, g_loss, *looks, *chance]).detach()
 
-    def _generator_loss(self, fake_logits: Tensor, *real_logits: Tensor, top_k: int | None) -> Tensor:
+    def _generator_loss(
+        self, fake_logits: Tensor, *real_logits: Tensor, top_k: float | Tensor | None
+    ) -> Tensor:
         return losses.generator_loss(fake_logits, self.loss, *real_logits, top_k=top_k)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ What the digit judge is for digits; trained on the data set itself, so its own a
 each that it measures.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -89,11 +89,18 @@ def fit_classifier(
 
 @torch.no_grad()
 def confusion(
-    classifier: nn.Module, images: Tensor, labels: Tensor, classes: int, device: torch.device
+    classifier: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], classes: int, device: torch.device
 ) -> Tensor:
-    """Return how often images (N, C, H, W) of each class were read as each, (classes, classes)."""
+    """Return how often images of each class were read as each, (classes, classes).
+
+    Args:
+        classifier: Maps images to logits (B, classes).
+        batches: Images (B, C, H, W) and labels (B,).
+        classes: Their number.
+        device: Where the classifier is.
+    """
     found = torch.zeros(classes, classes, dtype=torch.int64)
-    for part, known in zip(images.split(500), labels.split(500), strict=True):
+    for part, known in batches:
         read = classifier(part.to(device)).argmax(1).cpu()
         found += torch.bincount(known.cpu() * classes + read, minlength=classes**2).reshape(classes, classes)
     return found

@@ -8,8 +8,8 @@ which are the binary cross-entropies of Goodfellow et al., "Generative Adversari
 logits so that they neither saturate nor overflow in half precision.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ LOGGED = tuple(f"train/{name}" for name in NUMBERS)
 Loss = Literal["non-saturating", "minimax", "least-squares", "hinge", "wasserstein", "relativistic"]
 # Those that have no target for real images, which could be smoothed.
 UNSMOOTHED: tuple[Loss, ...] = ("hinge", "wasserstein", "relativistic")
+UNCENTRED: tuple[Loss, ...] = ("wasserstein", "relativistic")  # whose logits have no 0
 
 
 def discriminator_loss(
@@ -59,7 +60,7 @@ def generator_loss(
     loss: Loss = "non-saturating",
     real_logits: Tensor | None = None,
     *,
-    top_k: int | None = None,
+    top_k: float | Tensor | None = None,
 ) -> Tensor:
     """Return what the generator minimises.
 
@@ -81,13 +82,18 @@ def generator_loss(
         if real_logits is None:
             raise ValueError("the relativistic loss compares with real images: give real_logits")
         fake = fake - real_logits.float()
-    if top_k is not None and top_k < len(fake):
-        fake = fake.topk(top_k).values
+    if top_k is not None:
+        fake = fake.sort(descending=True).values
     if loss == "minimax":
-        return -functional.softplus(fake).mean()
-    if loss == "least-squares":
-        return (fake - 1).square().mean() / 2
-    return -fake.mean() if loss in ("hinge", "wasserstein") else functional.softplus(-fake).mean()
+        each = -functional.softplus(fake)
+    elif loss == "least-squares":
+        each = (fake - 1).square() / 2
+    else:
+        each = -fake if loss in ("hinge", "wasserstein") else functional.softplus(-fake)
+    if top_k is None:
+        return each.mean()
+    heeded = (torch.arange(len(each), device=each.device) < top_k).to(each)
+    return (heeded * each).sum() / heeded.sum()
 
 
 def gradient_penalty(logits: Tensor, images: Tensor) -> Tensor:
@@ -178,22 +184,25 @@ def looks_of(
 
     For ``wasserstein`` and ``relativistic`` logits are counted from the mean of all of the batch.
     """
-    if loss in ("wasserstein", "relativistic"):
+    if loss in UNCENTRED:
         both = torch.cat([real_logits, fake_logits]).detach().float()
         real_logits, fake_logits = real_logits.float() - both.mean(), fake_logits.float() - both.mean()
     real, fake = score(real_logits, loss), score(fake_logits, loss)
     return real.mean(), fake.mean(), torch.cat([real > 0.5, fake < 0.5]).float().mean()
 
 
-def check_together(
-    loss: Loss, label_smoothing: float, gp_weight: float, normalization: str, groups: int, top_k: float
-) -> None:
-    """Check that settings of a GAN go together; see `rdfia.generation.gan.GANModule` for what they are.
+def check_together(values: Mapping[str, Any]) -> None:
+    """Check that settings of a GAN go together.
+
+    Args:
+        values: By name, those of `rdfia.generation.gan.GANModule`.
 
     Raises:
         ValueError: They do not.
     """
-    if label_smoothing and loss in UNSMOOTHED:
+    loss, normalization, groups = values["loss"], values["normalization"], values["groups"]
+    gp_weight, top_k = values["gp_weight"], values["top_k"]
+    if values["label_smoothing"] and loss in UNSMOOTHED:
         raise ValueError(f"the {loss} loss has no labels to smooth; take label_smoothing=0")
     if loss == "wasserstein" and not gp_weight and normalization != "spectral":
         mend = "take gp_weight=10 and normalization='none', or normalization='spectral'"
@@ -201,6 +210,12 @@ def check_together(
     if gp_weight and normalization == "batch":
         mend = "take normalization='none' or 'spectral'"
         raise ValueError(f"gp_weight is of single images, and BatchNorm mixes those of a batch; {mend}")
+    if gp_weight and values["r1_weight"] + values["r2_weight"] > 0:
+        raise ValueError("gp_weight pulls gradients to 1, R1 and R2 to 0; take r1_weight=0 and r2_weight=0")
+    if values["augment"] == "ada" and loss in (*UNCENTRED, "least-squares"):
+        raise ValueError(f"ada heeds the sign of logits, and the {loss} loss has no 0 between real and fake")
+    if values["blocks"] == "residual" and values["upsampling"] == "transposed":
+        raise ValueError("residual blocks enlarge by nearest neighbours; take upsampling='nearest'")
     if groups and (gp_weight or loss == "relativistic"):
         raise ValueError("an image and the one beside it are of different groups; take groups=0")
     if not 0 < top_k <= 1:

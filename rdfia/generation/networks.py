@@ -229,7 +229,9 @@ def bound(network: nn.Module) -> None:
     ICLR 2018): no layer makes a change of its input larger than it is. One power iteration a use in training.
     """
     for layer in list(network.modules()):
-        if isinstance(layer, nn.Conv2d):
+        if isinstance(layer, nn.Embedding):
+            nn.init.orthogonal_(layer.weight)  # zeros have no largest singular value
+        if isinstance(layer, nn.Conv2d | nn.Embedding):
             parametrizations.spectral_norm(layer)
 
 

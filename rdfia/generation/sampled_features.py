@@ -61,7 +61,8 @@ class SampledFeatures(Metric):
         for name, value in sums.items():
             setattr(self, f"{side}_{name}", getattr(self, f"{side}_{name}") + value)
         kept: list[Tensor] = getattr(self, f"{side}_kept")
-        free = math.ceil(KEPT / place()[1]) - sum(len(part) for part in kept)
+        processes = place()[1] if self.sync_on_compute else 1
+        free = math.ceil(KEPT / processes) - sum(len(part) for part in kept)
         if free <= 0:
             return 0
         kept.append(features[:free].clone())  # not a view, which would hold all of the batch

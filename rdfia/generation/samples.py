@@ -1,5 +1,6 @@
 """What a trained GAN is for: it draws images, and they are scored."""
 
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
@@ -64,14 +65,21 @@ class MakesSamples(GraphsSteps):
         return self._generate(count, seed, truncation)
 
     def _generate(self, count: int, seed: int | None, truncation: float | None, *condition: Tensor) -> Tensor:
-        """Generate images from latents that the seed says, a thousand of 32 pixels at a time."""
+        """Generate images from latents that the seed says."""
+        return torch.cat(list(self.sample_parts(count, seed, truncation, *condition)))
+
+    @torch.no_grad()
+    def sample_parts(
+        self, count: int, seed: int | None, truncation: float | None, *condition: Tensor
+    ) -> Iterator[Tensor]:
+        """Yield the images of `sample` part by part, a thousand of 32 pixels at a time."""
         key = [self.seed if seed is None else seed, 3, 0]
         latents = draw_latents(count, self.latent_dim, key, distribution=self.latents)
         if truncation is not None:
             latents = self.truncate(latents, truncation)
         at_once = max(1, 1000 * 32 * 32 // self.image_size**2)
-        parts = zip(*(torch.split(part, at_once) for part in (latents, *condition)), strict=True)
-        return torch.cat([self(*part) for part in parts])
+        for part in zip(*(torch.split(part, at_once) for part in (latents, *condition)), strict=True):
+            yield self(*part)
 
     def truncate(self, latents: Tensor, limit: float) -> Tensor:
         """Return latents (B, latent_dim) within a limit, but for the numbers that choose a group.

@@ -14,7 +14,7 @@ from rdfia.generation.cgan import cGANModule
 from rdfia.generation.gan import GANModule
 from rdfia.generation.networks import check_size
 
-UNSCORED = {"scores": "digits"}  # the smallest network: nothing is scored while several are trained
+UNSCORED = {"scores": "squeezenet"}  # embedded; nothing is scored while several are trained
 
 
 class _StackedGroups:

@@ -1,5 +1,6 @@
 """A trained GAN: from its run folder or checkpoint, and its samples as files."""
 
+import itertools
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +8,6 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor
 
 from datamodules.files import atomic_file
 from rdfia.generation.cgan import cGANModule
@@ -27,19 +27,25 @@ def load_gan(place: str | Path) -> GANModule:
     if place.is_file():
         path = place
     else:
-        found = [*place.glob("checkpoints/last.ckpt"), *sorted(place.glob("*/checkpoints/last.ckpt"))]
+        found = [*place.glob("checkpoints/last.ckpt"), *sorted(place.glob("*_seed_*/checkpoints/last.ckpt"))]
         if not found:
-            raise FileNotFoundError(f"{place} holds no checkpoint (checkpoints/last.ckpt); did the run end?")
+            wanted = "run of train_gan.py or train_cgan.py that has ended (checkpoints/last.ckpt)"
+            raise FileNotFoundError(f"{place} is no {wanted}")
         path = found[0]
     try:
-        settings = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["hyper_parameters"]
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch.load raises whatever it comes across
         raise ValueError(f"{path} is not a readable checkpoint ({type(error).__name__})") from error
+    settings = checkpoint.get("hyper_parameters", {}) if isinstance(checkpoint, dict) else {}
     if "generator_features" not in settings:
         raise ValueError(f"{path} is of no GAN; name a run of train_gan.py or train_cgan.py")
     kind = cGANModule if "conditioning" in settings else GANModule
-    # The smallest network that scores, as nothing is scored here.
-    loaded: Any = kind.load_from_checkpoint(path, map_location="cpu", weights_only=True, scores="digits")
+    try:  # with an embedded network that scores, as nothing is scored here
+        loaded: Any = kind.load_from_checkpoint(
+            path, map_location="cpu", weights_only=True, scores="squeezenet"
+        )
+    except RuntimeError as error:
+        raise ValueError(f"{path} does not fit {kind.__name__}: {str(error).splitlines()[0]}") from error
     module: GANModule = loaded.eval()
     return module
 
@@ -100,18 +106,17 @@ def write_samples(
         raise ValueError(f"the number of images is at least 1, got {count}")
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty; name another folder, or delete it: rm -r {folder}")
-    options: dict[str, Any] = {"seed": seed, "truncation": truncation}
     names: list[str] = []
     labels = torch.empty(0)
     if gan.classes:
         drawn = torch.tensor(list(classes) or list(range(gan.classes)))
         labels = drawn[torch.arange(count) % len(drawn)]
-        options["labels"] = labels
         names = folder_names(gan.hparams.get("class_names") or list(map(str, range(gan.classes))))
-    images: Tensor = gan.sample(count, **options)
-    grey_levels = (images * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
+    condition = (labels,) if names else ()
+    parts = gan.sample_parts(count, seed, truncation, *condition)  # few at a time: there can be any number
+    every = ((part * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy() for part in parts)
     written = []
-    for number, pixels in enumerate(grey_levels):
+    for number, pixels in enumerate(itertools.chain.from_iterable(every)):
         place = folder / names[int(labels[number])] if names else folder
         place.mkdir(parents=True, exist_ok=True)
         path = place / f"{number:06d}.png"

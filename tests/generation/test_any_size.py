@@ -17,7 +17,7 @@ KINDS = {
     "colour": {"channels": 3},
     "64": {"image_size": 64, "channels": 3, "upsampling": "transposed"},
     "128": {"image_size": 128, "blocks": "residual", "channels": 1},
-    "two channels": {"channels": 2, "scores": "digits"},
+    "two channels": {"channels": 2},
     "r3gan": {
         "channels": 3,
         "blocks": "residual",
@@ -139,6 +139,10 @@ def test_spectral_normalisation_bounds_each_layer():
         ({"augment": "mixup"}, "augment is none, diffaugment or ada, got 'mixup'"),
         ({"blocks": "dense"}, "blocks is plain or residual, got 'dense'"),
         ({"r2_weight": -1.0}, "r2_weight is not negative"),
+        ({"gp_weight": 1.0, "normalization": "none"}, "gp_weight pulls gradients to 1, R1 and R2 to 0"),
+        ({"loss": "least-squares", "augment": "ada"}, "ada heeds the sign of logits"),
+        ({"blocks": "residual", "upsampling": "transposed"}, "residual blocks enlarge by nearest neighbours"),
+        ({"scores": "digits", "channels": 3}, "the digit judge knows grey digits of 32 pixels"),
     ],
 )
 def test_settings_that_do_not_go_together_are_named(settings, message):
@@ -148,5 +152,6 @@ def test_settings_that_do_not_go_together_are_named(settings, message):
 
 def test_losses_of_pairs_and_penalties_between_images_have_no_groups_by_default():
     assert GANModule(loss="relativistic").groups is None
-    assert GANModule(loss="wasserstein", normalization="none", gp_weight=1.0).groups is None
+    critic = {"loss": "wasserstein", "normalization": "none", "gp_weight": 1.0, "r1_weight": 0.0}
+    assert GANModule(**critic).groups is None
     assert GANModule().groups.count == 50

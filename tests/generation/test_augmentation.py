@@ -123,6 +123,16 @@ def test_the_generator_learns_through_it(kind):
     assert half.shape == images.shape
 
 
+def test_a_grey_image_is_inverted_too():
+    images = torch.rand(1, 1, 8, 8) * 2 - 1
+    torch.testing.assert_close(adaptive(images, only(9, 0.2), torch.tensor([0.5])), -images)
+
+
+def test_the_chance_is_kept_exactly_in_half_precision():
+    augment = Augment("ada").to(torch.bfloat16)
+    assert augment.chance.dtype == torch.float32
+
+
 def test_stacked_images_are_changed_as_each_alone():
     augment = Augment("ada")
     images, numbers = torch.rand(2, 3, 3, 32, 32), torch.rand(2, 3, augment.numbers)

@@ -98,9 +98,10 @@ def mmd(k_xx, k_xy, k_yy):
 def test_kernel_distance_is_the_mean_over_random_subsets():
     x, y = torch.randn(300, 4), torch.randn(250, 4) + 1
     whole = kernel_distance(x[:250], y, size=250).item()
-    parts = [kernel_distance(x, y, subsets=200, size=50, seed=seed).item() for seed in (0, 1)]
+    parts = [kernel_distance(x, y, size=50, seed=seed).item() for seed in (0, 1)]
     assert parts[0] != parts[1]
-    assert parts == pytest.approx([whole, whole], rel=0.05)
+    assert parts == pytest.approx([whole, whole], rel=0.2)
+    assert kernel_distance(x, y, size=50) == kernel_distance(x, y, size=50)
 
 
 def test_density_and_coverage_by_hand():

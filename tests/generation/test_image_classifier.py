@@ -27,7 +27,7 @@ def test_it_learns_to_tell_colours_and_is_the_same_again(monkeypatch):
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
     fitted = fit_classifier(*data, steps=60)
     new, known = coloured(30, seed=1)
-    counts = confusion(fitted, new, known, 3, CPU)
+    counts = confusion(fitted, [(new, known)], 3, CPU)
     overall, each = accuracies(counts)
     assert counts.sum() == 30
     assert overall > 0.9

@@ -66,11 +66,12 @@ def test_names_that_no_file_system_takes():
 
 
 def test_what_is_no_gan_is_said(tmp_path):
-    with pytest.raises(FileNotFoundError, match="holds no checkpoint"):
+    with pytest.raises(FileNotFoundError, match=r"is no run of train_gan\.py or train_cgan\.py"):
         load_gan(tmp_path)
-    torch.save({"hyper_parameters": {"C": 1.0}}, tmp_path / "svm.ckpt")
-    with pytest.raises(ValueError, match="is of no GAN"):
-        load_gan(tmp_path / "svm.ckpt")
+    for number, other in enumerate(({"hyper_parameters": {"C": 1.0}}, {"state_dict": {}})):
+        torch.save(other, tmp_path / f"{number}.ckpt")
+        with pytest.raises(ValueError, match="is of no GAN"):
+            load_gan(tmp_path / f"{number}.ckpt")
     (tmp_path / "bad.ckpt").write_bytes(b"nothing")
     with pytest.raises(ValueError, match="is not a readable checkpoint"):
         load_gan(tmp_path / "bad.ckpt")
