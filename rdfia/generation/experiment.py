@@ -35,7 +35,7 @@ from rdfia.generation.experiment_looks import Looks, examine
 from rdfia.generation.experiment_tables import compare
 from rdfia.generation.feature_scores import make_scores
 from rdfia.generation.gan import PRACTICAL, GANModule
-from rdfia.generation.plots import gan_curves
+from rdfia.generation.plots import gan_curves, said
 from rdfia.generation.walks import halfway_scores, walks
 
 Scores = dict[str, float]
@@ -204,8 +204,7 @@ class Experiment:
     ) -> None:
         samples = module.sample(64)
         name = module.scores.fid
-        said = name.replace("_fid", "-FID")
-        fid = f"{said} {scores[name]:.2f} (real images {scores['floor_' + name]:.2f})"
+        fid = f"{said(name)} {scores[name]:.2f} (real images {scores['floor_' + name]:.2f})"
         figures = {
             "curves_and_samples": gan_curves(history, samples, smooth=epoch // 10),
             "real_and_generated": plots.image_grids({f"real {kind}": real, "generated": samples}, title=fid),

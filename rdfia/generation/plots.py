@@ -9,8 +9,13 @@ from torch import Tensor
 from rdfia.common.plots import Line, curves
 
 
+def said(distance: str) -> str:
+    """Return how people write the name of a Fréchet distance, such as judge-FID for ``judge_fid``."""
+    return distance.removesuffix("fid").replace("_", "-") + "FID"
+
+
 def gan_curves(history: Mapping[str, Line], samples: Tensor, smooth: int = 1) -> Figure:
-    """Draw what GAN training is watched by: losses, mean scores of both kinds of images, judge-FID, samples.
+    """Draw what GAN training is watched by: losses, mean scores of both kinds of images, distances, samples.
 
     Args:
         history: Metrics by name, as `GANModule` logs them, against batches.
@@ -23,14 +28,13 @@ def gan_curves(history: Mapping[str, Line], samples: Tensor, smooth: int = 1) ->
         known = [place for place, value in enumerate(y) if math.isfinite(value)]
         return [x[place] for place in known], [y[place] for place in known]
 
+    distances = sorted(name for name in history if name.startswith("val/") and name.endswith("fid"))
     panels = {
         label: {name: line(metric) for name, metric in lines.items()}
         for label, lines in {
             "loss": {"discriminator": "train/discriminator_loss", "generator": "train/generator_loss"},
             "mean score (1: real)": {"real": "train/real_score", "generated": "train/fake_score"},
-            "judge-FID": {"validation": "val/judge_fid"},
-            "squeezenet-FID": {"validation": "val/squeezenet_fid"},
+            **{said(name.removeprefix("val/")): {"validation": name} for name in distances},
         }.items()
-        if not label.endswith("FID") or set(lines.values()) & set(history)
     }
     return curves(panels, x_label="batch", smooth=smooth, images={"generated": samples})
