@@ -1,7 +1,8 @@
-"""Train a DCGAN on MNIST, score its digits with the digit judge, draw the figures.
+"""Train a DCGAN on digits or other images, score what it draws, draw the figures.
 
 Examples:
     python scripts/train_gan.py --data-dir sample --max-epochs 20
+    python scripts/train_gan.py --dataset ./drawings --image-size 64 --augment diffaugment --examine
     python scripts/train_gan.py --preset practical --seeds 0 1 2
     python scripts/train_gan.py --preset practical --ablation all --name gan_ablation
     python scripts/train_gan.py --preset practical --ablation ladder --name gan_ladder

@@ -35,6 +35,7 @@ from rdfia.generation.experiment_looks import Looks, examine
 from rdfia.generation.experiment_tables import compare
 from rdfia.generation.feature_scores import make_scores
 from rdfia.generation.gan import PRACTICAL, GANModule
+from rdfia.generation.losses import heeds_groups
 from rdfia.generation.plots import gan_curves, said
 from rdfia.generation.walks import halfway_scores, walks
 
@@ -57,8 +58,8 @@ class Experiment:
     def build(self, images: InMemoryDataModule | None = None) -> GANModule:
         """Return the module that the flags describe, for data."""
         flags = module_flags(self.args, images)
-        alone = flags.get("loss") in ("wasserstein", "relativistic") or flags.get("gp_weight", 0) > 0
-        if images is not None and flags.get("groups") is None and not alone:
+        heeded = heeds_groups(flags.get("loss", "non-saturating"), flags.get("gp_weight", 0.0))
+        if images is not None and flags.get("groups") is None and heeded:
             # Ten images of each group, as far as there are so many.
             flags["groups"] = min(50, flags.get("latent_dim", 100), len(images.train_data) // 10)
         return GANModule(**flags)

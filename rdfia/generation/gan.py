@@ -25,10 +25,7 @@ from rdfia.common.checks import check_batch, check_settings
 from rdfia.common.draws import Ahead, drawn
 from rdfia.common.literals import validate_literals
 from rdfia.common.optimization import Decay, average_weight, lr_factor, set_lr, update_average
-from rdfia.common.parallel import (
-    average_gradients,
-    leave_gradients,
-)
+from rdfia.common.parallel import average_gradients, leave_gradients
 from rdfia.generation import augmentation, losses
 from rdfia.generation.clusters import Groups
 from rdfia.generation.feature_scores import make_scores
@@ -160,8 +157,7 @@ class GANModule(ConditionsItself):
         super().__init__()
         validate_literals(GANModule.__init__, locals())
         if groups is None:
-            alone = loss in losses.UNCENTRED or gp_weight > 0
-            groups = 0 if alone else min(50, latent_dim)
+            groups = min(50, latent_dim) if losses.heeds_groups(loss, gp_weight) else 0
         numbers = ("latent_dim", "generator_features", "discriminator_features", "discriminator_steps")
         check_settings(
             locals(),

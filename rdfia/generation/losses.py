@@ -191,6 +191,11 @@ def looks_of(
     return real.mean(), fake.mean(), torch.cat([real > 0.5, fake < 0.5]).float().mean()
 
 
+def heeds_groups(loss: Loss, gp_weight: float) -> bool:
+    """Return whether images can be of groups: not where each is compared with the one beside it."""
+    return loss not in UNCENTRED and not gp_weight
+
+
 def check_together(values: Mapping[str, Any]) -> None:
     """Check that settings of a GAN go together.
 

@@ -2,13 +2,12 @@
 
 import subprocess
 import sys
-import time
 from functools import partial
 from statistics import median
 from typing import Any
 
 from benchmarks.common import WARM, Args, in_turns, random_images, ratio, seconds_a_batch
-from benchmarks.gan import train_step
+from benchmarks.gan import bare_seconds
 
 # Images in a step, fewer where they are larger, and how many steps are measured at most.
 SIZES = {32: (64, 30), 64: (32, 12), 128: (16, 6)}
@@ -61,15 +60,7 @@ def measure_gan_sizes(args: Args) -> dict[str, Any]:
 
         def bare(build: Any = build, images: Any = images, steps: int = steps) -> float:
             torch.manual_seed(0)
-            module = build()
-            optimizers = module.configure_optimizers()
-            for step, (pixels, _) in enumerate(images.train_dataloader()):
-                if step == WARM:
-                    started = time.perf_counter()
-                if step == WARM + steps:
-                    break
-                train_step(module, optimizers, pixels, step)
-            return (time.perf_counter() - started) / steps
+            return bare_seconds(build(), images, steps, half=False)
 
         times = in_turns(args.repeats, {"our": ours, "bare": bare})
         found[f"images_a_step_{size}"] = batch
