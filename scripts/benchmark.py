@@ -1,5 +1,7 @@
 """Measure our code beside the usual one, both in this run, on this machine.
 
+On a CPU without instructions for bfloat16 all is measured in float32.
+
 Examples:
     python scripts/benchmark.py data --data-dir /path/to/data
     python scripts/benchmark.py decoding --data-dir /path/to/data
@@ -71,7 +73,7 @@ def main(args: Args) -> dict[str, Any]:
     """Measure, print and write the figures."""
     import torch
 
-    from rdfia.common.environment import git_commit
+    from rdfia.common.environment import git_commit, processor
     from rdfia.engine.runs import write_json
 
     commit = git_commit()  # before anything changes
@@ -82,7 +84,7 @@ def main(args: Args) -> dict[str, Any]:
     results = {
         "command": shlex.join(["python", *sys.argv]),
         "commit": commit,
-        "device": f"CPU, {torch.get_num_threads()} threads",
+        "device": f"{processor()}, {torch.get_num_threads()} threads",
         **measured,
     }
     write_json(args.output or Path("runs") / f"benchmark_{args.what}.json", results)

@@ -8,6 +8,7 @@ import pytest
 import torch
 import train_dann
 import train_svm
+from conftest import FASTEST
 
 from datamodules.files import SAMPLES
 from datamodules.imagenet_samples import ImageNetSamplesDataModule
@@ -53,7 +54,7 @@ def test_real_digits_are_the_floor_of_the_scores(data):
 
 
 def test_dann_adapts_within_an_epoch(data, tmp_path):
-    settings = {"max_epochs": 1, "precision": "bf16-mixed", "accelerator": "cpu"}
+    settings = {"max_epochs": 1, "precision": FASTEST, "accelerator": "cpu"}
     metrics = train_dann.main(train_dann.Args(data_dir=data, output_dir=tmp_path / "runs", **settings))[
         "metrics"
     ]

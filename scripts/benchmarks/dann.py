@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.common import (
     BATCH_SIZE,
+    HALF,
+    PRECISION,
     WARM,
     Args,
     checked_steps,
@@ -78,7 +80,7 @@ def measure_dann(args: Args) -> dict[str, Any]:
                 started = time.perf_counter()
             if step == WARM + steps:
                 break
-            with torch.autocast("cpu", torch.bfloat16):
+            with torch.autocast("cpu", torch.bfloat16, enabled=HALF):
                 train_step(module.network, module.network.extract, optimizer, batch, step / (WARM + steps))
             assert module.average is not None
             update_average(module.average, module.network, average_weight(0.999, step))
@@ -86,7 +88,7 @@ def measure_dann(args: Args) -> dict[str, Any]:
 
     def ours() -> float:
         torch.manual_seed(0)
-        return seconds_a_batch(DANNModule(), digits, steps, "val/source_accuracy", "bf16-mixed")
+        return seconds_a_batch(DANNModule(), digits, steps, "val/source_accuracy", PRECISION)
 
     def usual() -> float:
         torch.manual_seed(0)

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.common import Args, in_turns, ratio
+from benchmarks.common import PRECISION, Args, in_turns, ratio
 
 EPOCHS = 4
 SCRIPTS = {"dann": ["train_dann.py", "--compare"], "gan": ["train_gan.py", "--preset", "practical"]}
@@ -28,7 +28,7 @@ def measure_ddp(args: Args) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as output:
             script, *flags = SCRIPTS[technique]
             where = ["--data-dir", str(root), "--output-dir", output, "--accelerator", "cpu"]
-            how = ["--max-epochs", str(EPOCHS), "--precision", "bf16-mixed", "--devices", str(processes)]
+            how = ["--max-epochs", str(EPOCHS), "--precision", PRECISION, "--devices", str(processes)]
             command = [sys.executable, str(Path(__file__).parent.parent / script), *flags, *where, *how]
             done = subprocess.run(command, capture_output=True, text=True)
         found = re.findall(r"^epoch .* ([\d,]+) images/s", done.stdout, re.MULTILINE)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.common import (
     BATCH_SIZE,
+    HALF,
+    PRECISION,
     WARM,
     Args,
     checked_steps,
@@ -84,7 +86,7 @@ def measure_gan(args: Args) -> dict[str, Any]:
     digits.setup()
     steps = checked_steps(args, len(digits.train_data))
 
-    def ours(precision: "Precision" = "bf16-mixed") -> float:
+    def ours(precision: "Precision" = PRECISION) -> float:
         torch.manual_seed(0)
         return seconds_a_batch(GANModule(**PRACTICAL), digits, steps, "val/judge_fid", precision)
 
@@ -93,11 +95,11 @@ def measure_gan(args: Args) -> dict[str, Any]:
         flags: dict[str, Any] = dict(PRACTICAL) | changes
         small: bool = flags.pop("batch_size", BATCH_SIZE) < BATCH_SIZE
         module, data = GANModule(**flags), half if small else digits
-        return (1 + small) * seconds_a_batch(module, data, steps, "val/judge_fid", "bf16-mixed")
+        return (1 + small) * seconds_a_batch(module, data, steps, "val/judge_fid", PRECISION)
 
     def bare() -> float:
         torch.manual_seed(0)
-        return bare_seconds(GANModule(**PRACTICAL), digits, steps, half=True)
+        return bare_seconds(GANModule(**PRACTICAL), digits, steps, half=HALF)
 
     def usual() -> float:
         torch.manual_seed(0)

@@ -1,10 +1,12 @@
 """The benchmark of a step of domain adaptation that trains a pretrained network."""
 
 import time
+from collections.abc import Callable
+from functools import partial
 from statistics import median
 from typing import Any
 
-from benchmarks.common import WARM, Args, in_turns, random_images, ratio, seconds_a_batch
+from benchmarks.common import HALF, WARM, Args, in_turns, random_images, ratio, seconds_a_batch
 
 SIZE, BATCH = 224, 32
 STEPS = 8  # at most: one takes seconds
@@ -76,18 +78,14 @@ def measure_photographs(args: Args) -> dict[str, Any]:
             optimizer.step()
         return (time.perf_counter() - started) / steps
 
-    times = in_turns(
-        args.repeats,
-        {
-            "our_float32": lambda: ours("float32"),
-            "bare_float32": lambda: bare(False),
-            "our_bf16": lambda: ours("bf16-mixed"),
-            "bare_bf16": lambda: bare(True),
-        },
-    )
+    formats: dict[str, Any] = {"float32": "float32"} | ({"bf16": "bf16-mixed"} if HALF else {})
+    work: dict[str, Callable[[], float]] = {}
+    for name, precision in formats.items():
+        work[f"our_{name}"] = partial(ours, precision)
+        work[f"bare_{name}"] = partial(bare, name == "bf16")
+    times = in_turns(args.repeats, work)
     return {
         "steps": steps,
         **{f"{name}_step_seconds": round(median(values), 4) for name, values in times.items()},
-        "float32_over_bare_step": ratio(times["our_float32"], times["bare_float32"]),
-        "bf16_over_bare_step": ratio(times["our_bf16"], times["bare_bf16"]),
+        **{f"{name}_over_bare_step": ratio(times[f"our_{name}"], times[f"bare_{name}"]) for name in formats},
     }

@@ -5,7 +5,7 @@ import time
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.common import Args, in_turns, ratio, seconds_of
+from benchmarks.common import HALF, Args, in_turns, ratio, seconds_of
 
 if TYPE_CHECKING:
     import torch
@@ -143,16 +143,15 @@ def measure_seeing(args: Args) -> dict[str, Any]:
 
     work = {"usual_class": usual_class, "our_class": our_class, "usual_smooth_grad": usual_smooth_grad}
     work |= {"our_smooth_grad": our_smooth_grad, "usual_pixel": usual_pixel, "our_pixel": our_pixel}
-    for name, run in (
-        ("our_class", our_class),
-        ("our_smooth_grad", our_smooth_grad),
-        ("our_pixel", our_pixel),
-    ):
-        work[f"{name}_bf16"] = functools.partial(run, torch.bfloat16)
-    work["our_pixel_bf16_compiled"] = functools.partial(our_pixel, torch.bfloat16, compiled)
-    compiling = seconds_of(work["our_pixel_bf16_compiled"])  # once, before the turns
+    if HALF:
+        for run in (our_class, our_smooth_grad, our_pixel):
+            work[f"{run.__name__}_bf16"] = functools.partial(run, torch.bfloat16)
+    last = "our_pixel_bf16_compiled" if HALF else "our_pixel_compiled"
+    work[last] = functools.partial(our_pixel, torch.bfloat16 if HALF else None, compiled)
+    compiling = seconds_of(work[last])  # once, before the turns
     times = in_turns(args.repeats, work)
-    compared = {name: name.replace("our", "usual").partition("_bf16")[0] for name in work if "our" in name}
+    usual = ("usual_class", "usual_smooth_grad", "usual_pixel")
+    compared = {name: one for name in work for one in usual if name.startswith(one.replace("usual", "our"))}
     return {
         "steps": args.steps,
         **{f"{name}_seconds": round(median(values), 5) for name, values in times.items()},

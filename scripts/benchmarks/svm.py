@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, cast
 
-from benchmarks.common import Args, in_turns, ratio, seconds_of
+from benchmarks.common import HALF, Args, in_turns, ratio, seconds_of
 
 if TYPE_CHECKING:
     import torch
@@ -91,7 +91,10 @@ def reloaded(module: "FeatureExtractorSVM", loader: Any) -> "torch.Tensor":
 
     with tempfile.TemporaryDirectory() as place:
         trainer = lightning.Trainer(
-            accelerator="cpu", precision="bf16-mixed", logger=False, default_root_dir=place
+            accelerator="cpu",
+            precision="bf16-mixed" if HALF else "32-true",
+            logger=False,
+            default_root_dir=place,
         )
         trainer.strategy.connect(module)
         trainer.save_checkpoint(Path(place) / "svm.ckpt")
@@ -115,7 +118,7 @@ def measure_svm(args: Args) -> dict[str, Any]:
     from rdfia.transfer.linear_svm import c_grid, fit_svm
     from rdfia.transfer.svm_module import FeatureExtractorSVM
 
-    root = data_root(args.data_dir)
+    root, dtype = data_root(args.data_dir), torch.bfloat16 if HALF else torch.float32
     scenes = Scene15DataModule(args.data_dir, train_on_val=True, shuffle=False, batch_size=32)
     scenes.setup()
     backbone = load_backbone("vgg16", data_dir=root)
@@ -132,10 +135,10 @@ def measure_svm(args: Args) -> dict[str, Any]:
 
     def ours(layers: list[str]) -> None:
         images = batches_of(decode_all(chosen, mode="L", size=224))
-        compute_features(backbone, images, torch.arange(len(chosen)), layers, dtype=torch.bfloat16)
+        compute_features(backbone, images, torch.arange(len(chosen)), layers, dtype=dtype)
 
     def bare() -> None:
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=HALF):
             for batch in batches:
                 pool5(batch)
 
@@ -163,7 +166,7 @@ def measure_svm(args: Args) -> dict[str, Any]:
         images_hash=scenes.describe()["sha256"],
         memory=1e9,
         cache=args.cache_dir.expanduser(),
-        dtype=torch.bfloat16,
+        dtype=dtype,
     )["pool5"]
     both = torch.nn.functional.normalize(layer.features(slice(None)).float())
     train, test = both.split([len(scenes.train_data), len(scenes.test_data)])

@@ -26,7 +26,7 @@ from rdfia.common.batch_norm import shared_batch_norm
 from rdfia.common.parallel import average_gradients
 from rdfia.engine import training
 from rdfia.engine.args import TrainerArgs
-from rdfia.engine.devices import why_no_gpu
+from rdfia.engine.devices import has_bfloat16, why_no_gpu
 from rdfia.generation.cgan import cGANModule
 from rdfia.generation.digit_judge import score_images
 from rdfia.generation.gan import PRACTICAL, GANModule
@@ -131,10 +131,11 @@ class Watch(lightning.Callback):
 
 
 def steps_of(
-    module: Any, data: Any, device: str, output: Path, *, graphs: bool, precision: Any = "bf16-mixed"
+    module: Any, data: Any, device: str, output: Path, *, graphs: bool, precision: Any = None
 ) -> Found:
-    """Return what there is to say of steps in a script's own trainer."""
+    """Return what there is to say of steps in a script's own trainer, in bfloat16 where the device has it."""
     accelerator: Any = "gpu" if device == "cuda" else "cpu"
+    precision = precision or ("bf16-mixed" if has_bfloat16(accelerator) else "float32")
     flags = TrainerArgs(accelerator=accelerator, precision=precision, max_epochs=4, output_dir=output)
     watch = Watch(device)
     trainer = training.make_trainer(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import write_mnist, write_mnist_m, write_usps
+from conftest import FASTEST, write_mnist, write_mnist_m, write_usps
 
 from rdfia.adaptation import experiment_pair, experiment_training
 from rdfia.adaptation.config import ABLATION, LOW_IS_BEST, SELECTIONS, Args
@@ -295,7 +295,7 @@ def test_each_selection_keeps_the_epoch_it_names(tmp_path, digits, undrawn):
 
 @pytest.mark.slow
 def test_dann_learns_the_embedded_target(tmp_path):
-    settings = {"max_epochs": 5, "batch_size": 64, "accelerator": "cpu", "precision": "bf16-mixed"}
+    settings = {"max_epochs": 5, "batch_size": 64, "accelerator": "cpu", "precision": FASTEST}
     results = run(Args(data_dir="sample", output_dir=tmp_path, pseudo_label_rounds=1, **settings))
     metrics = {name: value["mean"] for name, value in results["metrics"].items()}
     assert metrics["source-only/source_accuracy"] > 0.95

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import quiet_trainer
+from conftest import FASTEST, quiet_trainer
 from test_gan import SMALL
 
 from datamodules.mnist import MNISTDataModule
@@ -39,7 +39,7 @@ def test_learns_digits():
     digits = MNISTDataModule("sample", image_size=32, batch_size=64, train_on_val=True)
     torch.manual_seed(0)
     module = GANModule()
-    run = quiet_trainer(max_epochs=5, precision="bf16-mixed")
+    run = quiet_trainer(max_epochs=5, precision=FASTEST.replace("float32", "32-true"))
     run.fit(module, digits)
     scores = run.test(module, digits, verbose=False)[0]
     assert scores["test/judge_fid"] < 12  # an untrained generator: about 72
