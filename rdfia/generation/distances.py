@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-AT_ONCE = 1024  # rows of distances, which bounds their memory
+AT_ONCE = 256  # rows of distances, which bounds their memory
 
 
 def frechet_distance(a: Tensor, b: Tensor) -> Tensor:
@@ -28,17 +28,19 @@ def frechet_distance(a: Tensor, b: Tensor) -> Tensor:
     Returns:
         A scalar; nan if a feature is not finite.
     """
-    a, b = a.double(), b.double()
-    if not (torch.isfinite(a).all() and torch.isfinite(b).all()):
-        return torch.tensor(torch.nan)  # a generator that diverged
-    return frechet_of_moments(a.mean(0), torch.cov(a.T), b.mean(0), torch.cov(b.T))
+
+    def moments(features: Tensor) -> tuple[Tensor, Tensor]:
+        exact = features.double()
+        return exact.mean(0), torch.cov(exact.T)
+
+    return frechet_of_moments(*moments(a), *moments(b))
 
 
 def frechet_of_moments(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tensor) -> Tensor:
     """Return the squared Fréchet distance between Gaussians of means (D,) and covariances (D, D), float64.
 
     Returns:
-        A scalar; nan if a number is not finite.
+        A scalar; nan if a number is not finite, as of a generator that diverged.
     """
     if not all(torch.isfinite(part).all() for part in (mean_a, cov_a, mean_b, cov_b)):
         return torch.tensor(torch.nan)
@@ -85,15 +87,17 @@ def kernel_distance(a: Tensor, b: Tensor, *, size: int = 1000, seed: int = 0) ->
 def _share_inside(points: Tensor, centres: Tensor, radii: Tensor) -> Tensor:
     """Return the share of points (N, D) that lie in at least one ball around centres (M, D)."""
     parts = torch.split(points, AT_ONCE)
-    inside = torch.cat([(torch.cdist(part, centres) <= radii).any(1) for part in parts])
-    return inside.double().mean()
+    inside = sum((torch.cdist(part, centres) <= radii).any(1).sum() for part in parts)
+    return torch.as_tensor(inside).double() / len(points)
 
 
 def neighbour_radii(points: Tensor, k: int) -> Tensor:
     """Return each point's distance to its k-th nearest other point."""
-    # The point itself is among the k + 1 nearest, at distance 0.
-    nearest = [torch.cdist(rows, points).topk(k + 1, largest=False) for rows in torch.split(points, AT_ONCE)]
-    return torch.cat([distances.values[:, -1] for distances in nearest])
+    radii = torch.empty_like(points[:, 0])  # at once: small pieces would lie between what is freed
+    for rows, found in zip(points.split(AT_ONCE), radii.split(AT_ONCE), strict=True):
+        # The point itself is among the k + 1 nearest, at distance 0.
+        found.copy_(torch.cdist(rows, points).topk(k + 1, largest=False).values[:, -1])
+    return radii
 
 
 def precision_recall(real: Tensor, generated: Tensor, k: int = 3) -> tuple[Tensor, Tensor]:

@@ -109,6 +109,74 @@ def test_fid_needs_its_weights_on_disk(tmp_path, monkeypatch):
         make_scores("inception", tmp_path)
 
 
+class Images(torch.utils.data.Dataset):
+    """Images (N, 3, H, W) as torch-fidelity takes them."""
+
+    def __init__(self, images):
+        self.images = images
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, number):
+        return self.images[number]
+
+
+@pytest.mark.slow
+def test_distances_of_1000_images_are_torch_fidelitys():
+    """The same network on both sides, the embedded SqueezeNet."""
+    torch_fidelity = pytest.importorskip("torch_fidelity")
+    scores = FeatureScores()
+
+    class SqueezeNetFeatures(torch_fidelity.FeatureExtractorBase):
+        def __init__(self, name, features_list, **_):
+            super().__init__(name, features_list)
+            self.network = scores.network
+
+        @staticmethod
+        def get_provided_features_list():
+            return ("fire9",)
+
+        @staticmethod
+        def get_default_feature_layer_for_metric(metric):
+            return "fire9"
+
+        @staticmethod
+        def can_be_compiled():
+            return False
+
+        def forward(self, images):
+            return (self.network(images.float() / 255),)
+
+    torch_fidelity.register_feature_extractor("squeezenet-fire9", SqueezeNetFeatures)
+    levels = torch.randint(0, 256, (2000, 3, 32, 32), dtype=torch.uint8)
+    levels[1000:] //= 2
+    sides = {True: levels[:1000], False: levels[1000:]}
+    for real, images in sides.items():
+        for part in images.split(128):
+            scores.update(part.float() / 255, real=real)
+    found = scores.compute()
+    assert found["n_real"] == found["n_generated"] == 1000
+    expected = torch_fidelity.calculate_metrics(
+        input1=Images(sides[True]),
+        input2=Images(sides[False]),
+        feature_extractor="squeezenet-fire9",
+        cuda=False,
+        fid=True,
+        kid=True,
+        kid_subset_size=1000,
+        kid_subsets=1,
+        prc=True,
+        verbose=False,
+        cache=False,
+    )
+    close = {"squeezenet_fid": "frechet_inception_distance", "kid": "kernel_inception_distance_mean"}
+    for name, theirs in close.items():
+        assert found[name].item() == pytest.approx(expected[theirs], rel=1e-3)
+    for name in ("precision", "recall"):
+        assert found[name].item() == pytest.approx(expected[name], abs=0.003)
+
+
 @pytest.mark.slow
 def test_fid_is_torch_fidelitys(tmp_path, monkeypatch):
     """With random weights in place of the published ones, which are not in this repository."""
@@ -136,16 +204,6 @@ def test_fid_is_torch_fidelitys(tmp_path, monkeypatch):
     for real, images in sides.items():
         scores.update(images.float() / 255, real=real)
     found = scores.compute()
-
-    class Images(torch.utils.data.Dataset):
-        def __init__(self, images):
-            self.images = images
-
-        def __len__(self):
-            return len(self.images)
-
-        def __getitem__(self, number):
-            return self.images[number]
 
     expected = torch_fidelity.calculate_metrics(
         input1=Images(sides[True]),
