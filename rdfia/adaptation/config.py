@@ -159,32 +159,30 @@ class Args(PictureFlags, GraphFlags, TrainerArgs):
     """Folder of the cache of --precomputed features."""
     augment: Annotated[
         tuple[Literal["crop", "flip", "randaugment", "trivial"], ...] | None,
-        default("none; paper: none; office: crop flip"),
+        default("none; office: crop flip"),
     ] = None
     """Augmentations of the training images."""
     scaling: Annotated[
         Literal["auto", "none", "symmetric", "standardized"] | None,
-        default("auto; paper: standardized; office: auto"),
+        default("auto; paper: standardized"),
     ] = None
     """Input scaling: none, to [-1, 1], or to mean 0 and deviation 1 per image, which is `auto` but for
     pretrained networks."""
-    batch_norm: Annotated[bool | None, default("True; paper: False; office: True")] = None
+    batch_norm: Annotated[bool | None, default("True; paper: False")] = None
     """Use BatchNorm after each layer."""
-    dropout: Annotated[float | None, default("0.5; paper: 0.5; office: 0.0")] = None
+    dropout: Annotated[float | None, default("0.5; office: 0.0")] = None
     """Dropout probability of feature maps and hidden units."""
     bottleneck: Annotated[int | None, default("0, 256 on a pretrained network; paper: 0; office: 256")] = None
     """Width of a layer before a linear classifier; 0 for none, and a classifier of two hidden layers."""
-    domain_width: Annotated[int | None, default("100; paper: 100; office: 1024")] = None
+    domain_width: Annotated[int | None, default("100; office: 1024")] = None
     """Hidden units of the domain classifier."""
-    domain_layers: Annotated[int | None, default("1; paper: 1; office: 2")] = None
+    domain_layers: Annotated[int | None, default("1; office: 2")] = None
     """Hidden layers of the domain classifier."""
-    initialization: Annotated[
-        Literal["pytorch", "he"] | None, default("pytorch; paper: pytorch; office: pytorch")
-    ] = None
+    initialization: Annotated[Literal["pytorch", "he"] | None, default("pytorch")] = None
     """Weight initialisation."""
     bn_passes: Annotated[
         Literal["separate", "concatenated"] | None,
-        default("separate; paper: concatenated; office: separate"),
+        default("separate; paper: concatenated"),
     ] = None
     """Passes of source and target: separate (each has BatchNorm statistics of its own) or concatenated."""
     optimizer: Annotated[Literal["adam", "sgd"] | None, default("adam; paper: sgd; office: sgd")] = None
@@ -195,9 +193,9 @@ class Args(PictureFlags, GraphFlags, TrainerArgs):
     """Learning rate of a pretrained network, times that of the rest."""
     momentum: Annotated[float | None, default("0.5; paper: 0.9; office: 0.9")] = None
     """Momentum of SGD, or beta1 of Adam."""
-    nesterov: Annotated[bool | None, default("False; paper: False; office: True")] = None
+    nesterov: Annotated[bool | None, default("False; office: True")] = None
     """Use Nesterov's momentum in SGD."""
-    weight_decay: Annotated[float | None, default("0.0; paper: 0.0; office: 0.001")] = None
+    weight_decay: Annotated[float | None, default("0.0; office: 0.001")] = None
     """L2 penalty of all weights."""
     lr_schedule: Annotated[
         Literal["none", "ganin", "cosine"] | None, default("cosine; paper: ganin; office: ganin")

@@ -89,6 +89,9 @@ LADDER: dict[str, dict[str, Any]] = {
     for number, name in enumerate(STEPS)
 }
 
+# To the recipe for photographs.
+RGB_LADDER = LADDER | {"+ R1 of 0.1": list(LADDER.values())[-1] | {"r1_weight": 0.1}}
+
 
 # Flags of a table as a whole, and what they are in a single training.
 TABLE_FLAGS: dict[str, Any] = {"seeds": (), "ablation": (), "compare": (), "part": None, "stack": False}
@@ -122,8 +125,8 @@ class SharedArgs(PictureFlags, GraphFlags, TrainerArgs):
     """Pixels of a side, of the images that are learned and drawn."""
     channels: Annotated[Literal[1, 3] | None, default("those of the data set; folders: 3")] = None
     """Channels of the images: 1 for grey, 3 for colour."""
-    preset: Literal["best", "practical"] = "best"
-    """Recipe for the options that are not given: `best`, or `practical` as in the classic DCGAN practical."""
+    preset: Literal["best", "practical", "rgb"] = "best"
+    """Recipe for options that are not given: `best`, `rgb` for photographs, `practical`: classic DCGAN."""
     batch_size: Annotated[int | None, default("64; practical: 128")] = None  # type: ignore[assignment] # an int once it is made
     """Images per step, summed over all processes."""
     seeds: Annotated[tuple[int, ...], default("--seed alone")] = ()
@@ -136,54 +139,50 @@ class SharedArgs(PictureFlags, GraphFlags, TrainerArgs):
     """Features that score: digits, squeezenet, inception (FID), dinov2, or <network>/<layer>."""
     examine: bool = False
     """Look closer at the trained GAN: copies of training images, classes as read, latents of images."""
-    latent_dim: Annotated[int | None, default("100; practical: 100")] = None
+    latent_dim: Annotated[int | None, default("100")] = None
     """Size of the latent vector (nz)."""
-    latents: Annotated[Literal["normal", "uniform"] | None, default("normal; practical: normal")] = None
+    latents: Annotated[Literal["normal", "uniform"] | None, default("normal")] = None
     """Distribution of the latents."""
-    generator_features: Annotated[int | None, default("32; practical: 32")] = None
+    generator_features: Annotated[int | None, default("32")] = None
     """Width of the generator (ngf)."""
-    discriminator_features: Annotated[int | None, default("32; practical: 32")] = None
+    discriminator_features: Annotated[int | None, default("32")] = None
     """Width of the discriminator (ndf)."""
     upsampling: Annotated[
         Literal["transposed", "nearest"] | None, default("nearest; practical: transposed")
     ] = None
     """Upsampling of the generator: transposed convolutions, or nearest neighbour and convolution."""
-    initialization: Annotated[
-        Literal["dcgan", "pytorch", "orthogonal"] | None, default("dcgan; practical: dcgan")
-    ] = None
+    initialization: Annotated[Literal["dcgan", "pytorch", "orthogonal"] | None, default("dcgan")] = None
     """Weight initialisation."""
-    blocks: Annotated[Literal["plain", "residual"] | None, default("plain; practical: plain")] = None
+    blocks: Annotated[Literal["plain", "residual"] | None, default("plain")] = None
     """Convolutions of both networks: as in DCGAN, or residual blocks."""
-    normalization: Annotated[
-        Literal["batch", "spectral", "none"] | None, default("batch; practical: batch")
-    ] = None
+    normalization: Annotated[Literal["batch", "spectral", "none"] | None, default("batch")] = None
     """Normalisation in the discriminator: BatchNorm, spectral normalisation, or none."""
-    augment: Annotated[Literal["none", "diffaugment", "ada"] | None, default("none; practical: none")] = None
+    augment: Annotated[Literal["none", "diffaugment", "ada"] | None, default("none")] = None
     """Augmentation of what the discriminator sees, for few images: DiffAugment, or the adaptive ADA."""
     flips: bool = False
     """Mirror every other training image."""
     loss: Annotated[
         Literal["non-saturating", "minimax", "least-squares", "hinge", "wasserstein", "relativistic"] | None,
-        default("non-saturating; practical: non-saturating"),
+        default("non-saturating"),
     ] = None
     """Adversarial loss of both networks."""
-    label_smoothing: Annotated[float | None, default("0.0; practical: 0.0")] = None
+    label_smoothing: Annotated[float | None, default("0.0")] = None
     """One-sided label smoothing: the target for real images is 1 minus this."""
-    discriminator_steps: Annotated[int | None, default("1; practical: 1")] = None
+    discriminator_steps: Annotated[int | None, default("1")] = None
     """Discriminator updates per generator update."""
-    r1_weight: Annotated[float | None, default("0.5; practical: 0.0")] = None
+    r1_weight: Annotated[float | None, default("0.5; practical: 0.0; rgb: 0.1")] = None
     """Weight of the R1 gradient penalty, on real images; 0 disables it."""
-    r2_weight: Annotated[float | None, default("0.0; practical: 0.0")] = None
+    r2_weight: Annotated[float | None, default("0.0")] = None
     """Weight of the R2 gradient penalty, on generated images; 0 disables it."""
-    gp_weight: Annotated[float | None, default("0.0; practical: 0.0")] = None
+    gp_weight: Annotated[float | None, default("0.0")] = None
     """Weight of WGAN-GP's penalty, on images between real and generated ones; 0 disables it."""
-    top_k: Annotated[float | None, default("1.0; practical: 1.0")] = None
+    top_k: Annotated[float | None, default("1.0")] = None
     """Share of generated images that train the generator at last, those that look most real."""
     generator_lr: Annotated[float | None, default("0.002; practical: 0.0002")] = None
     """Adam's initial learning rate for the generator."""
     discriminator_lr: Annotated[float | None, default("0.002; practical: 0.0002")] = None
     """Adam's initial learning rate for the discriminator."""
-    beta1: Annotated[float | None, default("0.5; practical: 0.5")] = None
+    beta1: Annotated[float | None, default("0.5")] = None
     """Adam's beta1, for both networks."""
     beta2: Annotated[float | None, default("0.99; practical: 0.999")] = None
     """Adam's beta2, for both networks."""
@@ -237,7 +236,9 @@ class GANArgs(SharedArgs):
     interpolate: tuple[str, ...] = ("89", "94", "17", "35")
     """Pairs of digits to walk between, or of numbers of latents; none after an empty --interpolate."""
     ablation: Annotated[
-        tuple[Literal["ngf", "ndf", "nz", "init", "lr", "loss", "epochs", "all", "modern", "ladder"], ...],
+        tuple[
+            Literal["ngf", "ndf", "nz", "init", "lr", "loss", "epochs", "all", "modern", "ladder", "rgb"], ...
+        ],
         default("none"),
     ] = ()
     """Groups of recipe changes to train as well, one table row each."""

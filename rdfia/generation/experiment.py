@@ -24,6 +24,7 @@ from rdfia.generation.config import (
     CONDITIONAL_ROWS,
     LADDER,
     MODERN,
+    RGB_LADDER,
     ConditionalGANArgs,
     GANArgs,
     SharedArgs,
@@ -34,7 +35,7 @@ from rdfia.generation.experiment_floor import floor_of, spread
 from rdfia.generation.experiment_looks import Looks, examine
 from rdfia.generation.experiment_tables import compare
 from rdfia.generation.feature_scores import make_scores
-from rdfia.generation.gan import PRACTICAL, GANModule
+from rdfia.generation.gan import PRESETS, GANModule
 from rdfia.generation.losses import heeds_groups
 from rdfia.generation.plots import gan_curves, said
 from rdfia.generation.walks import halfway_scores, walks
@@ -273,14 +274,15 @@ def run(args: GANArgs) -> dict[str, Any]:
             raise ValueError("--part is one of a table; add --seeds or --ablation")
         return Experiment(args).train()
     everything = {row: change for group in ABLATION.values() for row, change in group.items()}
-    tables = ABLATION | {"all": everything, "modern": MODERN, "ladder": LADDER}
+    tables = ABLATION | {"all": everything, "modern": MODERN, "ladder": LADDER, "rgb": RGB_LADDER}
     rows: dict[str, dict[str, Any]] = {args.preset: {}}
     for group in args.ablation:
         rows |= tables[group]
     if args.ablation and args.score_on == "auto":
         args = dataclasses.replace(args, score_on="held-out")
-    if "ladder" in args.ablation and args.score_on == "held-out":
-        last = list(LADDER)[-1]  # what it leads to is tested
+    ladders = [tables[name] for name in ("ladder", "rgb") if name in args.ablation]
+    if ladders and args.score_on == "held-out":
+        last = list(ladders[-1])[-1]  # what it leads to is tested
         rows[last] = rows[last] | {"score_on": "both"}
     return compare(args, rows, Experiment, read_images(args))
 
@@ -300,9 +302,8 @@ def run_conditional(args: ConditionalGANArgs) -> dict[str, Any]:
 
 def module_flags(args: SharedArgs, images: InMemoryDataModule | None) -> dict[str, Any]:
     """Return the keywords of `GANModule` that follow from the flags, and from the data."""
-    recipe = PRACTICAL if args.preset == "practical" else {}
     channels = {"channels": images.train_data.channels} if images is not None else {}
-    return recipe | keywords(GANModule, args) | channels | {"scores": args.judged_by}
+    return PRESETS[args.preset] | keywords(GANModule, args) | channels | {"scores": args.judged_by}
 
 
 def read_images(args: SharedArgs) -> InMemoryDataModule:

@@ -273,7 +273,7 @@ class ClassVisualization(Network):
     """Step size."""
     penalty: Annotated[float | None, default("0.0; practical: 0.001")] = None
     """Weight of the penalty on the image's squared L2 norm."""
-    smoothness: Annotated[float | None, default("0.0; practical: 0.0")] = None
+    smoothness: Annotated[float | None, default("0.0")] = None
     """Weight of the total variation."""
     blur_every: Annotated[int | None, default("0; practical: 10")] = None
     """Steps between two blurs; 0 for none."""
