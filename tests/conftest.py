@@ -5,6 +5,7 @@ import gzip
 import os
 import socket
 from pathlib import Path
+from typing import Any
 
 import lightning
 import numpy as np
@@ -172,6 +173,17 @@ def quiet_trainer(**settings) -> lightning.Trainer:
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     quiet |= {"accelerator": "cpu", "num_sanity_val_steps": 0, "enable_checkpointing": False}
     return lightning.Trainer(**{**quiet, **settings})
+
+
+def half_precision(dtype: torch.dtype, scaler: torch.amp.GradScaler | None = None) -> Any:
+    """Return a plugin to train in half precision on the CPU, where Lightning has no float16."""
+    from lightning.pytorch.plugins.precision import MixedPrecision
+
+    class Half(MixedPrecision):
+        def autocast_context_manager(self):
+            return torch.autocast("cpu", dtype)
+
+    return Half("16-mixed" if scaler else "bf16-mixed", "cpu", scaler)
 
 
 @pytest.fixture(scope="session")

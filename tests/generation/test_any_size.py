@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from conftest import quiet_trainer
+from conftest import half_precision, quiet_trainer
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -70,6 +70,18 @@ def test_samples_and_a_step_are_of_the_size_that_is_asked_for(kind, conditional)
 def test_half_precision_trains_all_kinds(kind, precision):
     module = made(kind)
     quiet_trainer(max_epochs=2, precision=precision).fit(module, batches(KINDS[kind], count=2))
+    assert all(weight.isfinite().all() for weight in module.parameters())
+
+
+@pytest.mark.parametrize("kind", ["colour", "r3gan", "wgan_gp", "spectral", "few_images", "ada"])
+def test_float16_with_scaled_losses_trains_all_kinds(kind):
+    module, scaler = made(kind), torch.amp.GradScaler("cpu", init_scale=256.0)
+    before = copy.deepcopy(module)
+    plugins = [half_precision(torch.float16, scaler)]
+    quiet_trainer(max_epochs=2, plugins=plugins).fit(module, batches(KINDS[kind], count=2))
+    assert scaler.get_scale() == 256.0  # no step was left out for gradients that overflow
+    for network in ("generator", "discriminator"):
+        assert not same(getattr(before, network), getattr(module, network))
     assert all(weight.isfinite().all() for weight in module.parameters())
 
 

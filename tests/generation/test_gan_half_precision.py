@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from conftest import quiet_trainer
+from conftest import half_precision, quiet_trainer
 from test_gan import SMALL, some_batches
 
 from rdfia.engine.runs import MetricsCSV
@@ -31,17 +31,11 @@ def test_bf16_follows_float32(tmp_path):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_the_penalty_is_finite_in_half_precision(dtype):
     """BatchNorm's second derivative overflows there: at N(0, 0.02) its scale is 1/0.01, cubed 1e6."""
-    from lightning.pytorch.plugins.precision import MixedPrecision
-
-    class Half(MixedPrecision):
-        def autocast_context_manager(self):
-            return torch.autocast("cpu", dtype)
-
     torch.manual_seed(0)
     module = GANModule(**{**SMALL, **PRACTICAL, "discriminator_features": 8, "r1_weight": 1.0})
     before = copy.deepcopy(module.discriminator.state_dict())
     scaler = torch.amp.GradScaler("cpu", init_scale=256.0)
-    precision = Half("16-mixed", "cpu", scaler) if dtype == torch.float16 else Half("bf16-mixed", "cpu")
+    precision = half_precision(dtype, scaler if dtype == torch.float16 else None)
     # One batch, with the penalty: a step with gradients that are not finite would be left out.
     quiet_trainer(max_epochs=1, limit_train_batches=1, plugins=[precision]).fit(module, some_batches())
     assert scaler.get_scale() == 256.0
