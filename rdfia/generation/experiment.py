@@ -159,7 +159,7 @@ class Experiment:
             seeds=[args.seed],
             data=data,
             metrics={name: [value] for name, value in scores.items()},
-            selection="last epoch, samples of the averaged generator",
+            selection=f"last epoch{', samples of the averaged generator' if module.ema_decay else ''}",
             wall_seconds=seconds,
             status="diverged" if diverged else "finished",
             notes=[note, *([str(diverged)] if diverged else []), *looks.notes],

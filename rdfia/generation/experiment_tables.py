@@ -181,6 +181,9 @@ def write_table(
             *sorted({f"trained at {one['commit']} on {one['device']}" for one in every}),
             *(f"{row}: {outcome}" for row, outcome in outcomes.items()),
             *table.diverged,
+            *dict.fromkeys(  # of a closer look, the same for all
+                note for one in every if one["status"] == "finished" for note in one["notes"][1:]
+            ),
         ],
     )
     columns = ["judge_fid", "precision", "recall", "histogram_distance", "confident_share"]
