@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jinja2
 import lightning
+from matplotlib.figure import Figure
 from PIL import Image, ImageSequence
 
 from datamodules.files import atomic_file
@@ -161,7 +162,14 @@ def address(image: Image.Image, width: int) -> str:
     return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def picture(caption: str, path: Path) -> Picture:
+def drawn(caption: str, figure: Figure) -> Picture:
+    """Return a figure ready for a page."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120, bbox_inches="tight")
+    return picture(caption, buffer)
+
+
+def picture(caption: str, path: Path | io.BytesIO) -> Picture:
     """Return a picture, or a film as at most `FRAMES` frames, ready for a page."""
     with Image.open(path) as file:
         count = getattr(file, "n_frames", 1)
@@ -245,7 +253,7 @@ def write_report(
             ]
         return {
             "title": question.title,
-            "note": question.note,
+            "note": question.note if table.rows or any(files.values()) else "",
             "missing": missing,
             "table": table,
             "pictures": [
@@ -270,12 +278,26 @@ def write_report(
         }
         for chapter in chapters
     ]
+    write_sections(path, title, content, answer(summary, runs) if summary else None)
+
+
+def write_sections(
+    path: Path, title: str, content: Sequence[Mapping[str, Any]], summary: Table | None = None
+) -> None:
+    """Write a page from what ``report.html`` shows.
+
+    Args:
+        path: Of the page.
+        title: Its title.
+        content: Chapters, each with ``title``, ``note`` and ``questions``; these with ``title``, ``note``,
+            ``missing``, ``table``, ``pictures``, ``runs`` and, where pictures stand in a row, ``beside``.
+        summary: The main numbers, at the top.
+    """
     # Names of files and classes come from outside.
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     template = jinja2.Environment(loader=loader, autoescape=True).get_template("report.html")
     with atomic_file(path) as part:
-        table = answer(summary, runs) if summary else None
-        part.write_text(template.render(title=title, chapters=content, summary=table))
+        part.write_text(template.render(title=title, chapters=content, summary=summary))
 
 
 def write_run_page(folder: Path, results: Mapping[str, Any], trainer: lightning.Trainer) -> None:

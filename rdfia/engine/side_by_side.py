@@ -1,0 +1,373 @@
+"""Runs side by side: which flags differ, what the numbers make of it, curves and pictures, on one page.
+
+    python scripts/report.py runs/a runs/b 'runs/sweep-*' --out page.html
+
+Trainings whose flags differ in nothing but the seed are one *setting*, however they are named. Settings are
+compared with the first one, by the differences of trainings with the same seed: these share initial weights
+and the order of the data, so that their difference says more than that of two means.
+"""
+
+import glob
+import itertools
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from rdfia.common import plots
+from rdfia.engine import report, resume, runs
+from rdfia.engine.report import Cell, Table
+
+# Flags that say where a training is, how it is computed or which repeat it is: nothing of what is learned.
+NEUTRAL = resume.MAY_CHANGE - {"max_epochs"} | {"name", "seed", "seeds", "part", "examine", "fast_dev_run"}
+PANELS = 12  # of curves at most
+FIGURES = 6  # of each setting at most
+LINES = 10  # of a panel at most: as many colours can be told apart
+
+
+@dataclass
+class Setting:
+    """Trainings that differ in nothing but the seed.
+
+    Attributes:
+        label: Its name on the page.
+        flags: Of all of them, but for those of `NEUTRAL`.
+        folders: Their run folders.
+        results: What each has found, the content of its results.json.
+    """
+
+    label: str
+    flags: dict[str, Any]
+    folders: list[Path] = field(default_factory=list)
+    results: list[dict[str, Any]] = field(default_factory=list)
+
+    def values(self, metric: str) -> dict[int, float]:
+        """Return the values of a metric by seed."""
+        found: dict[int, float] = {}
+        for one in self.results:
+            values = one["metrics"].get(metric, {"values": []})["values"]
+            seeds = one["seeds"] if len(one["seeds"]) == len(values) else range(len(values))
+            found |= {seed: value for seed, value in zip(seeds, values, strict=True) if value is not None}
+        return found
+
+    def metrics(self) -> dict[str, None]:
+        """Return the names of all metrics, in order."""
+        return dict.fromkeys(name for one in self.results for name in one["metrics"])
+
+
+def find_runs(given: Sequence[str]) -> list[Path]:
+    """Return the folders of trainings that are meant by folders and patterns, each once, in order.
+
+    A table of trainings stands for the trainings in it.
+
+    Raises:
+        ValueError: One of them holds none.
+    """
+    found: dict[Path, None] = {}
+    for one in given:
+        folders = [Path(path) for path in sorted(glob.glob(os.path.expanduser(one)))]
+        before = len(found)
+        for folder in folders:
+            inner = sorted(path.parent for path in folder.glob("*/results.json"))
+            own = [folder] if (folder / "results.json").is_file() else []
+            found |= dict.fromkeys(inner or own)
+        meant = [path for path in folders if path.is_dir()]
+        if len(found) == before and not any(path in found for path in meant):
+            why = "has no results.json" if meant else "is no folder"
+            raise ValueError(f"{one} {why}; name finished runs, such as runs/gan or 'runs/sweep-*'")
+    return list(found)
+
+
+def group(folders: Sequence[Path]) -> list[Setting]:
+    """Return the settings of trainings, in the order in which they are first met.
+
+    Raises:
+        ValueError: A training is there twice, under two names; or a file is damaged.
+    """
+    settings: dict[str, Setting] = {}
+    for folder in folders:
+        results, flags = runs.read_results(folder / "results.json"), read_flags(folder)
+        # Not the data's hash, which is another for each seed where the seed also splits them.
+        key = json.dumps([results["technique"], report.describe_data(results["data"]), flags], sort_keys=True)
+        setting = settings.setdefault(key, Setting("", flags))
+        twice = {seed for one in setting.results for seed in one["seeds"]} & set(results["seeds"])
+        if twice:
+            other = setting.folders[0]
+            raise ValueError(f"{folder} repeats a training of {other} (seed {min(twice)}); leave one out")
+        setting.folders.append(folder)
+        setting.results.append(results)
+    for setting in settings.values():
+        setting.label = label_of([folder.name for folder in setting.folders])
+    labels = [setting.label for setting in settings.values()]
+    for setting in settings.values():
+        if labels.count(setting.label) > 1:  # of two tables, the same row
+            setting.label = f"{setting.folders[0].parent.name}/{setting.label}"
+    return list(settings.values())
+
+
+def read_flags(folder: Path) -> dict[str, Any]:
+    """Return the flags of a training, but for those of `NEUTRAL`; none where it wrote none.
+
+    With the values that its module took for those that were not given: recipes differ in these.
+
+    Raises:
+        ValueError: The file is damaged.
+    """
+    path = folder / "args.json"
+    try:
+        flags = json.loads(path.read_text()) if path.exists() else {}
+        flags = {name: value for name, value in flags.items() if name != "data"} | flags.pop("module", {})
+        return {name: value for name, value in flags.items() if name not in NEUTRAL | {"module"}}
+    except (ValueError, AttributeError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); leave {folder} out") from error
+
+
+def label_of(names: Sequence[str]) -> str:
+    """Return what the names of runs have in common, without the number or seed at their end."""
+    if len(names) == 1:
+        return names[0]
+    alike = itertools.takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
+    common = "".join(letters[0] for letters in alike)
+    return re.sub(r"[-_. ]*(seed)?[-_. ]*$", "", common) or names[0]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far one setting is from another.
+
+    Attributes:
+        mean: Of the differences.
+        low: Lower end of the 95 % interval of the mean; none of a single pair.
+        high: Its upper end.
+        count: Of pairs, or of the values of the smaller side where there are no pairs.
+        paired: By seed, or else between two means.
+    """
+
+    mean: float
+    low: float | None
+    high: float | None
+    count: int
+    paired: bool
+
+    def __str__(self) -> str:
+        text = number(self.mean, signed=True)
+        if self.low is not None and self.high is not None:
+            low, high = (number(end, like=self.mean, signed=True) for end in (self.low, self.high))
+            text += f" [{low}, {high}]"
+        return text + ("" if self.paired else " unpaired")
+
+
+def difference(ours: Mapping[int, float], base: Mapping[int, float]) -> Difference | None:
+    """Return the difference of two settings, with Student's interval over seeds; None if one has no value.
+
+    Over the seeds that both have; between the two means, with Welch's interval, if they share none.
+
+    Args:
+        ours: Values by seed.
+        base: Values by seed of the setting that is compared with.
+    """
+    from scipy import stats
+
+    if not ours or not base:
+        return None
+    shared = sorted(ours.keys() & base.keys())
+    if not shared:
+        two = [list(ours.values()), list(base.values())]
+        apart, least = mean(two[0]) - mean(two[1]), min(map(len, two))
+        if least < 2:
+            return Difference(apart, None, None, least, paired=False)
+        found = stats.ttest_ind(*two, equal_var=False).confidence_interval(0.95)
+        return Difference(apart, float(found.low), float(found.high), least, paired=False)
+    apart_by_seed = [ours[seed] - base[seed] for seed in shared]
+    apart, count = mean(apart_by_seed), len(shared)
+    if count < 2:
+        return Difference(apart, None, None, count, paired=True)
+    half = float(stats.t.ppf(0.975, count - 1)) * stdev(apart_by_seed) / count**0.5
+    return Difference(apart, apart - half, apart + half, count, paired=True)
+
+
+def number(value: float, *, like: float | None = None, signed: bool = False) -> str:
+    """Return a number with as many digits as count in it, or in one that it stands beside."""
+    size = abs(value if like is None else like)
+    digits = 4 if size < 10 else 2 if size < 1000 else 0
+    return f"{value:{'+' if signed else ''},.{digits}f}"
+
+
+def flags_table(settings: Sequence[Setting]) -> Table:
+    """Return the flags in which settings differ, a row each; and commit, device and data where they do."""
+
+    def facts(setting: Setting) -> dict[str, str]:
+        shown = {f"--{name.replace('_', '-')}": said(value) for name, value in setting.flags.items()}
+        for name in ("technique", "commit", "device", "precision"):
+            shown[name] = ", ".join(dict.fromkeys(str(one[name]) for one in setting.results))
+        shown["data"] = report.describe_data(setting.results[0]["data"])
+        seeds = sorted(seed for one in setting.results for seed in one["seeds"])
+        shown["seeds"] = ", ".join(map(str, seeds))
+        return shown
+
+    every = [facts(setting) for setting in settings]
+    names = dict.fromkeys(name for one in every for name in one)
+    differ = [name for name in names if len({one.get(name) for one in every}) > 1]
+    rows = [[Cell(name), *(Cell(one.get(name, "-")) for one in every)] for name in differ]
+    return Table(["", *(setting.label for setting in settings)], rows)
+
+
+def said(value: Any) -> str:
+    """Return the value of a flag in words; ``by default`` where it was not given."""
+    if value is None:
+        return "by default"
+    return " ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
+
+
+def metrics_table(settings: Sequence[Setting], names: Sequence[str]) -> Table:
+    """Return a row for each metric: mean and deviation of each setting, then differences from the first."""
+    base, *others = settings
+    header = ["", *(setting.label for setting in settings)]
+    header += [f"{setting.label} less {base.label}" for setting in others]
+    rows = []
+    for name in names:
+        cells = [Cell(name.replace("_", " "))]
+        for setting in settings:
+            values = list(setting.values(name).values())
+            if not values:
+                cells.append(Cell("-"))
+                continue
+            middle, text = mean(values), number(mean(values))
+            if len(values) > 1:
+                text += f" ± {number(stdev(values), like=middle)}, n = {len(values)}"
+            cells.append(Cell(text, middle, setting.label, name))
+        for setting in others:
+            found = difference(setting.values(name), base.values(name))
+            cells.append(Cell("-") if found is None else Cell(str(found), found.mean, setting.label, name))
+        rows.append(cells)
+    return Table(header, rows)
+
+
+def all_equal(settings: Sequence[Setting], metric: str) -> bool:
+    """Return whether a metric has one value in all trainings, such as the number of test images."""
+    every = [setting.values(metric).values() for setting in settings]
+    return all(every) and len({value for values in every for value in values}) == 1
+
+
+def curves_of(settings: Sequence[Setting]) -> tuple[dict[str, dict[str, plots.Line]], int]:
+    """Return the curves that two settings have, panel by panel, and how many were left out.
+
+    Means over seeds at the steps that all trainings of a setting have; those of validation come first. Counts
+    are not looked at, nor what has a single value, which the table says.
+    """
+    histories = [[runs.read_metrics(folder) for folder in setting.folders] for setting in settings]
+    counts: dict[str, int] = {}
+    for of_setting in histories:
+        for name in dict.fromkeys(name for one in of_setting for name in one if "/" in name):
+            counts[name] = counts.get(name, 0) + 1
+    least = min(2, len(settings))
+    counted = ("_lr", "/batch", "/n_real", "/n_generated")
+    names = [name for name, count in counts.items() if count >= least and not name.endswith(counted)]
+    names.sort(key=lambda name: not name.startswith("val/"))
+    panels: dict[str, dict[str, plots.Line]] = {}
+    for name in names:
+        lines: dict[str, plots.Line] = {}
+        for setting, of_setting in list(zip(settings, histories, strict=True))[:LINES]:
+            known = [dict(zip(*one[name], strict=True)) for one in of_setting if name in one]
+            steps = sorted(set.intersection(*map(set, known))) if known else []
+            if steps:
+                lines[setting.label] = (steps, [mean(one[step] for one in known) for step in steps])
+        if any(len(steps) > 1 for steps, _ in lines.values()):
+            panels[name] = lines
+    return dict(list(panels.items())[:PANELS]), max(len(panels) - PANELS, 0)
+
+
+def pictures_of(settings: Sequence[Setting]) -> tuple[dict[str, list[report.Picture]], int]:
+    """Return the figures that two settings have, by name, and how many were left out.
+
+    Of each setting that of its first training. Figures of single epochs are not looked at: the last one is
+    among the others.
+    """
+    counts: dict[str, int] = {}
+    for setting in settings:
+        for path in sorted((setting.folders[0] / "figures").glob("*.png")):
+            if not re.search(r"_epoch_\d+$", path.stem) and "curves" not in path.stem:
+                counts[path.stem] = counts.get(path.stem, 0) + 1
+    least = min(2, len(settings))
+    names = [name for name, count in counts.items() if count >= least]
+    found = {}
+    for name in names[:FIGURES]:
+        paths = [(one.label, one.folders[0] / "figures" / f"{name}.png") for one in settings]
+        found[name] = [report.picture(label, path) for label, path in paths if path.exists()]
+    return found, len(names) - len(found)
+
+
+def how_to_read(settings: Sequence[Setting], equal: Sequence[str]) -> str:
+    """Return what the numbers are.
+
+    Args:
+        settings: What is compared.
+        equal: Metrics that have one value everywhere, which is said here alone.
+    """
+    text = "Mean ± standard deviation over seeds."
+    if len(settings) > 1:
+        text += (
+            f" Less {settings[0].label}: the mean difference of trainings with the same seed, with its 95 % "
+            "interval (Student's t) where there are two pairs or more; where no seed is shared, of the means "
+            "(Welch's), which is said. Many rows are compared at once: one in twenty intervals is expected "
+            "to miss the truth."
+        )
+    if equal:
+        values = {name: next(iter(settings[0].values(name).values())) for name in equal}
+        same = (f"{name.replace('_', ' ')} {number(value)}" for name, value in values.items())
+        text += f" The same everywhere: {', '.join(same)}."
+    return text
+
+
+def write_comparison(path: Path, given: Sequence[str], metrics: Sequence[str] = ()) -> Table:
+    """Write a page of runs side by side; return the table of their numbers.
+
+    Args:
+        path: Of the page.
+        given: Run folders, tables and patterns; what others are compared with first.
+        metrics: Names, or parts of names, of the metrics to show; by default all.
+
+    Raises:
+        ValueError: There is no such run, or none has such a metric.
+    """
+    settings = group(find_runs(given))
+    names = dict.fromkeys(name for setting in settings for name in setting.metrics())
+    shown = [name for name in names if not metrics or any(part in name for part in metrics)]
+    if not shown:
+        raise ValueError(f"no run has a metric {' or '.join(metrics)}; there are {', '.join(names)}")
+    equal = [name for name in shown if len(settings) > 1 and all_equal(settings, name)]
+    numbers = metrics_table(settings, [name for name in shown if name not in equal])
+    panels, curves_left = curves_of(settings)
+    pictures, pictures_left = pictures_of(settings)
+
+    def section(title: str, note: str = "", **content: Any) -> dict[str, Any]:
+        empty = {"missing": [], "table": Table([], []), "pictures": [], "runs": [], "beside": False}
+        return {"title": title, "note": note, **empty, **content}
+
+    flags = flags_table(settings)
+    questions = [
+        section("Which settings differ?", "" if flags.rows else "In no flag.", table=flags),
+        section("What did they find?", how_to_read(settings, equal), table=numbers),
+    ]
+    if panels:
+        left = f" {curves_left} more are in metrics.csv." if curves_left else ""
+        left += f" The first {LINES} settings are drawn." if len(settings) > LINES else ""
+        longest = max(len(steps) for lines in panels.values() for steps, _ in lines.values())
+        figure = plots.curves(panels, x_label="batches", smooth=longest // 50)
+        drawn = report.drawn("curves of " + ", ".join(panels), figure)
+        questions.append(section("How did they learn?", f"Means over seeds.{left}", pictures=[drawn]))
+    for name, beside in pictures.items():
+        questions.append(section(name.replace("_", " "), pictures=beside, beside=True))
+    if pictures_left:
+        questions.append(section("", f"{pictures_left} more figures are in the folders of the runs."))
+    every = [
+        {**one, "data": report.describe_data(one["data"])} for setting in settings for one in setting.results
+    ]
+    questions.append(section("How was each made?", runs=every))
+    title = " beside ".join(setting.label for setting in settings[:4]) + (" …" if len(settings) > 4 else "")
+    report.write_sections(path, title, [{"title": "Side by side", "note": "", "questions": questions}])
+    return numbers

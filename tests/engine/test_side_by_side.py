@@ -1,0 +1,177 @@
+"""Runs side by side: what is one setting, how far settings are apart, the page."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+from run_folders import metric, write_picture, write_run
+from scipy import stats
+from test_report import Page
+
+from rdfia.engine import side_by_side
+from rdfia.engine.side_by_side import Difference, difference, find_runs, group, label_of, write_comparison
+
+ALIKE = {
+    "batch_size": 64,
+    "r1_weight": None,
+    "interpolate": [],
+    "output_dir": "runs",
+    "data": {"sha256": "1"},
+}
+
+
+def write(folder, name, seed=0, *, r1=0.5, fid=10.0, losses=(3.0, 2.0, 1.0), **metrics):
+    """Write a run with flags, a history and a figure."""
+    found = {"fid": metric(fid), "n_real": metric(100.0)} | {one: metric(of) for one, of in metrics.items()}
+    write_run(folder, name, found, seeds=[seed])
+    flags = ALIKE | {"name": name, "seed": seed, "module": {"seed": seed, "r1_weight": r1}}
+    (folder / name / "args.json").write_text(json.dumps(flags))
+    with (folder / name / "metrics.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["step", "epoch", "train/loss", "train/batch", "val/fid"])
+        rows.writerows([step, 0, loss, step, fid if step == 2 else ""] for step, loss in enumerate(losses))
+    write_picture(folder / name / "figures" / "samples.png", 40)
+    write_picture(folder / name / "figures" / "samples_epoch_001.png", 40)
+
+
+@pytest.fixture
+def two(tmp_path):
+    """Two settings of three seeds each."""
+    for seed, (a, b) in enumerate([(10.0, 9.0), (12.0, 10.0), (15.0, 11.0)]):
+        write(tmp_path, f"plain-{seed}", seed, fid=a)
+        write(tmp_path, f"mild_seed_{seed}", seed, r1=0.1, fid=b)
+    return tmp_path
+
+
+def test_what_differs_in_the_seed_alone_is_one_setting(two):
+    settings = group(find_runs([str(two / "plain-*"), str(two / "mild*")]))
+    assert [one.label for one in settings] == ["plain", "mild"]
+    assert [len(one.folders) for one in settings] == [3, 3]
+    assert settings[1].values("fid") == {0: 9.0, 1: 10.0, 2: 11.0}
+    # The value that the module took counts, and neither names nor folders.
+    assert settings[0].flags == {"batch_size": 64, "r1_weight": 0.5, "interpolate": []}
+
+
+def test_a_table_stands_for_its_trainings(tmp_path):
+    write_run(tmp_path, "table", {"a/fid": metric(1.0)})
+    for row, r1 in (("a", 0.5), ("b", 0.1)):
+        write(tmp_path / "table", f"{row}_seed_0", r1=r1)
+    assert [one.label for one in group(find_runs([str(tmp_path / "table")]))] == ["a_seed_0", "b_seed_0"]
+
+
+def test_labels():
+    assert label_of(["gan"]) == "gan"
+    assert label_of(["sweep-0", "sweep-1"]) == "sweep"
+    assert label_of(["dann_seed_0", "dann_seed_11"]) == "dann"
+    assert label_of(["one", "two"]) == "one"
+
+
+def test_differences_are_those_of_students_paired_test():
+    ours, base = {0: 1.0, 1: 2.0, 2: 4.0, 7: 9.0}, {0: 0.5, 1: 1.0, 2: 2.0, 3: 5.0}
+    found = difference(ours, base)
+    expected = stats.ttest_rel([1.0, 2.0, 4.0], [0.5, 1.0, 2.0]).confidence_interval(0.95)
+    assert (found.mean, found.count, found.paired) == (pytest.approx(3.5 / 3), 3, True)
+    assert (found.low, found.high) == (pytest.approx(expected.low), pytest.approx(expected.high))
+    assert found.low == pytest.approx(3.5 / 3 - 4.30265 * 0.763763 / 3**0.5, rel=1e-4)
+    assert difference({0: 2.0}, {0: 0.5}) == Difference(1.5, None, None, 1, paired=True)
+    assert difference({}, base) is None
+
+
+def test_without_a_shared_seed_the_means_are_compared():
+    ours, base = {10: 1.0, 11: 2.0, 12: 4.0}, {0: 0.5, 1: 1.0}
+    found = difference(ours, base)
+    expected = stats.ttest_ind([1.0, 2.0, 4.0], [0.5, 1.0], equal_var=False).confidence_interval(0.95)
+    assert (found.low, found.high) == (pytest.approx(expected.low), pytest.approx(expected.high))
+    assert str(found).endswith("unpaired")
+    assert difference({9: 1.0}, base) == Difference(0.25, None, None, 1, paired=False)
+
+
+def test_the_page_says_what_differs_and_how_far_they_are_apart(two):
+    write_comparison(two / "page.html", [str(two / "plain-*"), str(two / "mild*")])
+    page = Page(two / "page.html")
+    text = " ".join(page.text.split())
+    assert "--r1-weight" in text
+    assert "--batch-size" not in text
+    cells = [value for _, value in page.cells]
+    assert cells[:2] == ["0.5", "0.1"]
+    expected = stats.ttest_rel([9.0, 10.0, 11.0], [10.0, 12.0, 15.0]).confidence_interval(0.95)
+    shown = f"-2.3333 [{expected.low:+.4f}, {expected.high:+.4f}]"
+    assert cells[2:] == ["12.33 ± 2.52, n = 3", "10.00 ± 1.00, n = 3", shown]
+    assert "The same everywhere: n real 100.00" in text
+    # Curves of what has more than one value, and the pictures of the last epoch beside each other.
+    alts = [image["alt"] for image in page.images]
+    assert alts == ["How did they learn? curves of train/loss", "samples plain", "samples mild"]
+    assert "How plain-2 was made" in text
+
+
+def test_curves_are_means_of_the_steps_that_all_have(tmp_path):
+    write(tmp_path, "a-0", 0, losses=(3.0, 2.0, 1.0))
+    write(tmp_path, "a-1", 1, losses=(5.0, 4.0))
+    panels, left = side_by_side.curves_of(group(find_runs([str(tmp_path / "a-*")])))
+    assert panels == {"train/loss": {"a": ([0.0, 1.0], [4.0, 3.0])}}
+    assert left == 0
+
+
+def test_a_run_of_many_seeds_and_one_that_diverged(tmp_path):
+    write_run(tmp_path, "svm", {"accuracy": metric(0.5, 0.7), "cut": metric(None)}, seeds=[3, 4])
+    (setting,) = group(find_runs([str(tmp_path / "svm")]))
+    assert setting.values("accuracy") == {3: 0.5, 4: 0.7}
+    table = write_comparison(tmp_path / "page.html", [str(tmp_path / "svm")])
+    assert [[cell.text for cell in row] for row in table.rows] == [
+        ["accuracy", "0.6000 ± 0.1414, n = 2"],
+        ["cut", "-"],
+    ]
+    assert "In no flag." in (tmp_path / "page.html").read_text()
+
+
+def test_names_are_shown_as_they_are(tmp_path):
+    write(tmp_path, "<b>bold&")
+    write(tmp_path, "other", r1=0.2)
+    write_comparison(tmp_path / "page.html", [str(tmp_path / "*")])
+    assert "<b>" not in (tmp_path / "page.html").read_text()
+    assert "<b>bold&" in Page(tmp_path / "page.html").text
+
+
+def test_what_cannot_be_compared_is_said(two):
+    def refused(match, *given, **more):
+        with pytest.raises(ValueError, match=match):
+            write_comparison(two / "page.html", [str(two / one) for one in given], **more)
+        assert not (two / "page.html").exists()
+
+    refused(r"absent is no folder; name finished runs, such as runs/gan or 'runs/sweep-\*'", "absent")
+    (two / "begun").mkdir()
+    refused("begun has no results.json", "plain-0", "begun")
+    refused("no run has a metric accuracy; there are fid, n_real", "plain-0", metrics=["accuracy"])
+    write(two, "again", 0, fid=1.0)
+    refused(r"again repeats a training of .*plain-0 \(seed 0\); leave one out", "plain-0", "again")
+    (two / "again" / "args.json").write_text("[1]")
+    refused("args.json is damaged", "again")
+    (two / "again" / "results.json").write_text("{")
+    refused("results.json is damaged", "again")
+    # A folder and a pattern that name the same run name it once.
+    assert len(find_runs([str(two / "plain-0"), str(two / "plain-*")])) == 3
+
+
+def test_the_script_prints_the_table_and_ends_in_a_line(two):
+    def call(*words):
+        command = [sys.executable, str(ROOT / "scripts" / "report.py"), *map(str, words)]
+        return subprocess.run(command, capture_output=True, text=True, cwd=two)
+
+    done = call("plain-0", "mild_seed_0", "--out", "new/page.html")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].split() == ["plain-0", "mild_seed_0", "mild_seed_0", "less", "plain-0"]
+    assert lines[1].split() == ["fid", "10.00", "9.0000", "-1.0000"]
+    assert lines[-1] == "open new/page.html"
+    assert (two / "new" / "page.html").exists()
+    for words, error in (
+        ((), "name the runs"),
+        (("none",), "none is no folder"),
+        (("plain-0", "--out", "."), "is a folder"),
+    ):
+        done = call(*words)
+        assert done.returncode == 2
+        assert error in done.stderr.splitlines()[-1]
