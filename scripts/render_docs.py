@@ -19,6 +19,7 @@ from lab_questions import CHAPTERS, SUMMARY
 from datamodules.files import atomic_file
 from datamodules.layouts import TORCHVISION
 from rdfia.common import plots
+from rdfia.common.figure_style import axis_label
 from rdfia.engine import report, runs
 from rdfia.engine.cli import run_script
 
@@ -189,7 +190,9 @@ def draw_layers() -> None:
     """Draw the picture of README that is made of results: accuracy by layer of VGG16."""
     names = rows("svm_layers", "features")
     bars = {name.removeprefix("vgg16/"): mean("svm_layers", f"{name}/accuracy") for name in sorted(names)}
-    figure = plots.bars({"accuracy on 15 Scene's test images": bars})
+    label = axis_label("accuracy on 15 Scene's test images", share=True, better="more")
+    figure = plots.bars({label: bars})
+    assert figure is not None
     figure.savefig(ROOT / "results" / "svm_layers.png", dpi=100)
 
 

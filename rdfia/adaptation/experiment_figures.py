@@ -19,7 +19,7 @@ from rdfia.common import plots
 from rdfia.engine import runs
 from rdfia.engine.training import back_on_device
 
-Save = Callable[[str, Figure], None]
+Save = Callable[[str, Figure | None], None]
 MOST_LAYOUTS = 5  # of a table of more methods: source-only, and what was asked for
 
 
@@ -42,7 +42,7 @@ def draw(
         pictures: The images.
     """
 
-    def save(name: str, figure: Figure) -> None:
+    def save(name: str, figure: Figure | None) -> None:
         runs.save_figure(folder, name, figure, trainer)
 
     seed, classes = (args.seeds or (args.seed,))[0], pair.classes

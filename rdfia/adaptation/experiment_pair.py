@@ -16,8 +16,11 @@ from rdfia.adaptation.experiment_figures import draw
 from rdfia.adaptation.experiment_predictions import label_shift, write_predictions
 from rdfia.adaptation.experiment_training import Trained, make_module, stack_row, train_row
 from rdfia.common import plots
+from rdfia.common.figure_style import axis_label
 from rdfia.engine import report, resume, runs, stacking, tables, training, wandb_run
 from rdfia.engine.errors import Diverged
+
+ON_TARGET = axis_label("accuracy on the target's test images", share=True, better="more")
 
 
 def run_pair(args: Args) -> dict[str, Any]:
@@ -173,7 +176,7 @@ def finish(
         if name.endswith("/target_accuracy") and any(map(math.isfinite, values))
     }
     if labelled:
-        rows_drawn = plots.bars({"accuracy on the target's test images": accuracies})
+        rows_drawn = plots.bars({ON_TARGET: accuracies})
         runs.save_figure(folder, "target_accuracy", rows_drawn, trainer)
     results = runs.write_results(
         folder,

@@ -10,10 +10,11 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from rdfia.adaptation.selection import Run
+from rdfia.common.figure_style import axis_label, colour, end_at_one, styled
 from rdfia.common.plots import Line, curves
 
 
-def dann_curves(history: Mapping[str, Line], smooth: int = 1) -> Figure:
+def dann_curves(history: Mapping[str, Line], smooth: int = 1) -> Figure | None:
     """Draw what domain adaptation is watched by: losses, accuracies and lambda.
 
     Args:
@@ -22,7 +23,7 @@ def dann_curves(history: Mapping[str, Line], smooth: int = 1) -> Figure:
     """
     panels = {
         "loss": {"class, source": "train/class_loss", "domain": "train/domain_loss"},
-        "accuracy": {
+        axis_label("accuracy", share=True): {
             "class, source": "val/source_accuracy",
             "class, target (to look at only)": "val/target_accuracy",
             "domain": "train/domain_accuracy",
@@ -39,6 +40,7 @@ def dann_curves(history: Mapping[str, Line], smooth: int = 1) -> Figure:
     return curves(found, x_label="batch", smooth=smooth)
 
 
+@styled
 def trust(runs: Sequence[Run], correlations: Mapping[str, Sequence[float]]) -> Figure:
     """Draw each score that needs no target labels against the accuracy on the target, a point a training.
 
@@ -59,13 +61,14 @@ def trust(runs: Sequence[Run], correlations: Mapping[str, Sequence[float]]) -> F
         axes.set_title(f"{name.replace('_', ' ')}\nrank correlation {told}", fontsize=9)
         axes.set_xlabel("score, high is best")
         axes.set_ylabel("target accuracy")
-        axes.grid(alpha=0.3)
+        axes.grid()
     figure.legend(
         *axes.get_legend_handles_labels(), loc="outside lower center", ncols=min(len(rows), 6), fontsize=8
     )
     return figure
 
 
+@styled
 def gained_by_class(before: Tensor, after: Tensor, truth: Tensor, classes: Sequence[str]) -> Figure:
     """Draw how much of each class is right before and after the adaptation.
 
@@ -83,12 +86,13 @@ def gained_by_class(before: Tensor, after: Tensor, truth: Tensor, classes: Seque
     axes = figure.subplots()
     places = list(range(len(classes)))
     axes.hlines(places, shares[0].tolist(), shares[1].tolist(), color="0.6", zorder=1)
-    axes.scatter(shares[0].tolist(), places, color="C1", label="source-only", zorder=2)
-    axes.scatter(shares[1].tolist(), places, color="C0", label="adapted", zorder=2)
+    axes.scatter(shares[0].tolist(), places, color=colour(1), label="source-only", zorder=2)
+    axes.scatter(shares[1].tolist(), places, color=colour(0), label="adapted", zorder=2)
     counts = torch.bincount(truth[truth >= 0], minlength=len(classes)).tolist()
     axes.set_yticks(places, [f"{name} ({count})" for name, count in zip(classes, counts, strict=True)])
     axes.invert_yaxis()
     axes.set_xlabel("share of the class's target images that is right")
-    axes.grid(alpha=0.3)
-    axes.legend()
+    end_at_one(axes, "x")
+    axes.grid()
+    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure

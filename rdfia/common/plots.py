@@ -11,8 +11,28 @@ from matplotlib.ticker import NullLocator
 from torch import Tensor
 from torchvision.utils import make_grid
 
+from rdfia.common.figure_style import (
+    colour,
+    end_at_one,
+    is_share,
+    label_axis,
+    leave_the_beginning,
+    name_lines,
+    readable,
+    short,
+    styled,
+)
+
 # x values and y values
 Line = tuple[Sequence[float], Sequence[float]]
+
+
+def running_mean(values: Sequence[float], window: int) -> np.ndarray:
+    """Return the mean over the neighbours of each value, fewer at either end, so that no end is lost."""
+    weights = np.ones(window)
+    counts = np.convolve(np.ones(len(values)), weights, mode="same")
+    means: np.ndarray = np.convolve(values, weights, mode="same") / counts
+    return means
 
 
 def sheet(images: Tensor, columns: int) -> np.ndarray:
@@ -30,6 +50,7 @@ def tile(axes: Axes, images: Tensor, columns: int, title: str) -> None:
     axes.set_axis_off()
 
 
+@styled
 def image_grids(images: Mapping[str, Tensor], *, columns: int = 8, title: str | None = None) -> Figure:
     """Draw grids of images side by side.
 
@@ -49,6 +70,7 @@ def image_grids(images: Mapping[str, Tensor], *, columns: int = 8, title: str | 
     return figure
 
 
+@styled
 def image_rows(images: Mapping[str, Tensor], *, title: str | None = None) -> Figure:
     """Draw one row of images for each name.
 
@@ -71,6 +93,13 @@ def image_rows(images: Mapping[str, Tensor], *, title: str | None = None) -> Fig
     return figure
 
 
+def tells(lines: Mapping[str, Line]) -> bool:
+    """Return whether there is more to see than one value."""
+    long = [y for _, y in lines.values() if len(y) > 1]
+    return bool(long) and len({value for y in long for value in y}) > 1
+
+
+@styled
 def curves(
     panels: Mapping[str, Mapping[str, Line]],
     *,
@@ -80,19 +109,27 @@ def curves(
     log_x: bool = False,
     images: Mapping[str, Tensor] | None = None,
     intervals: Mapping[str, Sequence[tuple[float, float]]] | None = None,
-) -> Figure:
+) -> Figure | None:
     """Draw line plots side by side, more than four in rows of three.
 
+    A panel of single points, or of one value all along, is left out: a number says it.
+
     Args:
-        panels: By label of the y axis, then by label of the line: x values and y values.
+        panels: By label of the y axis, see `axis_label`, then by label of the line: x and y values.
         x_label: Label of all x axes.
         title: Of the whole figure.
         smooth: Running mean over this many points, drawn over the pale raw line.
         log_x: Draw x on a logarithmic scale.
         images: By title, grids of images (N, C, H, W) in [0, 1] to the right of the plots.
         intervals: By label of the line, the ends of each value's interval, drawn as bars.
+
+    Returns:
+        The figure; None if nothing is left.
     """
     images, intervals = images or {}, intervals or {}
+    panels = {label: lines for label, lines in panels.items() if tells(lines)}
+    if not panels and not images:
+        return None
     wrapped = len(panels) > 4 and not images
     widths = [6.0] * (3 if wrapped else len(panels)) + [3.4] * len(images)
     rows = math.ceil(len(panels) / 3) if wrapped else 1
@@ -105,33 +142,43 @@ def curves(
         tile(axes, grid, math.ceil(len(grid) ** 0.5), name)
     for axes, (y_label, lines) in zip(row[: len(panels)], panels.items(), strict=True):
         for number, (name, (x, y)) in enumerate(lines.items()):
-            colour = f"C{number}"
+            own = colour(number)
             if 1 < smooth < len(y):
-                axes.plot(x, y, color=colour, alpha=0.25, linewidth=0.7)
-                mean = np.convolve(y, np.ones(smooth) / smooth, mode="valid")
-                first = (smooth - 1) // 2  # the middle of the window, so that nothing lags
-                axes.plot(x[first : first + len(mean)], mean, color=colour, label=name)
+                axes.plot(x, y, color=own, alpha=0.25, linewidth=0.7)
+                axes.plot(x, running_mean(y, smooth), color=own, label=name)
             else:
-                axes.plot(x, y, color=colour, label=name, marker="o" if len(y) < 60 else None)
+                axes.plot(x, y, color=own, label=name, marker="o" if len(y) < 60 else None)
             if name in intervals:
                 low, high = zip(*intervals[name], strict=True)
-                axes.vlines(x, low, high, color=colour, alpha=0.5, linewidth=1.5)
+                axes.vlines(x, low, high, color=own, alpha=0.5, linewidth=1.5)
         if log_x:
             axes.set_xscale("log")
             values = sorted({value for x, _ in lines.values() for value in x})
             if len(values) < 10:  # as they were chosen, not powers of 10
                 axes.set_xticks(values, [f"{value:g}" for value in values])
                 axes.xaxis.set_minor_locator(NullLocator())
+        else:
+            readable(axes.xaxis)
         axes.set_xlabel(x_label)
-        axes.set_ylabel(y_label)
-        axes.grid(alpha=0.3)
-        if any(lines):  # a line without a name says what its axis says
-            axes.legend()
+        label_axis(axes.yaxis, y_label)
+        readable(axes.yaxis)
+        axes.grid()
+        if is_share(y_label):
+            end_at_one(axes, "y")
+        else:
+            leave_the_beginning(axes, [y for _, y in lines.values()])
+        ends = {
+            name: (x[-1], running_mean(y, smooth)[-1] if 1 < smooth < len(y) else y[-1], colour(number))
+            for number, (name, (x, y)) in enumerate(lines.items())
+            if len(y)
+        }
+        name_lines(axes, ends)
     if title:
         figure.suptitle(title)
     return figure
 
 
+@styled
 def scatter(
     panels: Mapping[str, tuple[Tensor, Tensor, Sequence[str]]], *, columns: int, title: str | None = None
 ) -> Figure:
@@ -150,7 +197,7 @@ def scatter(
     for axes, (name, (points, groups, names)) in zip(every, panels.items(), strict=False):
         for number, group in enumerate(names):
             x, y = points[groups == number].T
-            axes.scatter(x, y, s=7, alpha=0.7, linewidths=0, color=f"C{number}", label=group)
+            axes.scatter(x, y, s=7, alpha=0.7, linewidths=0, color=colour(number), label=group)
         axes.legend(markerscale=2.5, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
         axes.set_title(name)
     if title:
@@ -158,6 +205,7 @@ def scatter(
     return figure
 
 
+@styled
 def captioned(
     images: Tensor, captions: Sequence[str], *, columns: int = 10, title: str | None = None, side: float = 1.1
 ) -> Figure:
@@ -183,6 +231,7 @@ def captioned(
     return figure
 
 
+@styled
 def confusion_matrix(counts: Tensor, classes: Sequence[str], *, title: str | None = None) -> Figure:
     """Draw a confusion matrix.
 
@@ -209,29 +258,41 @@ def confusion_matrix(counts: Tensor, classes: Sequence[str], *, title: str | Non
     return figure
 
 
-def bars(panels: Mapping[str, Mapping[str, float]], *, title: str | None = None) -> Figure:
+@styled
+def bars(panels: Mapping[str, Mapping[str, float]], *, title: str | None = None) -> Figure | None:
     """Draw bar charts side by side, one bar a row.
 
     Args:
-        panels: By label of the axis, then by name of the bar: its length. The names are those of the first.
+        panels: By label of the axis, see `axis_label`, then by name of the bar: its length. The names
+            are those of the first.
         title: Of the whole figure.
+
+    Returns:
+        The figure; None of a single bar, which a number says.
     """
     names = list(next(iter(panels.values())))
+    if len(names) < 2:
+        return None
     figure = Figure(figsize=(1.5 + 3.5 * len(panels), 1.2 + 0.3 * len(names)), layout="constrained")
     subplots = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
     for axes, (label, values) in zip(subplots, panels.items(), strict=True):
-        drawn = axes.barh(names, [values[name] for name in names], color="C0")
-        texts = [f"{values[name]:,.0f}" if values[name] > 100 else f"{values[name]:.3g}" for name in names]
+        drawn = axes.barh(names, [values[name] for name in names], color=colour(0))
+        texts = [f"{values[name]:.3f}" if is_share(label) else short(values[name]) for name in names]
         axes.bar_label(drawn, texts, padding=3, fontsize=8)
-        axes.margins(x=0.4)  # for the numbers
+        axes.margins(x=0.3)  # for the numbers
         axes.locator_params(axis="x", nbins=4)
-        axes.set_xlabel(label)
+        readable(axes.xaxis)
+        label_axis(axes.xaxis, label)
+        if is_share(label):
+            axes.set_xlim(0, 1.25)
+            end_at_one(axes, "x")
     subplots[0].invert_yaxis()
     if title:
         figure.suptitle(title)
     return figure
 
 
+@styled
 def matrix(
     values: Tensor,
     rows: Sequence[str],

@@ -150,9 +150,12 @@ def write_figure(folder: Path, name: str, figure: Figure) -> Path:
     return path
 
 
-def save_figure(folder: Path, name: str, figure: Figure, trainer: lightning.Trainer) -> None:
-    """Write ``figures/<name>.png`` and show it in Weights & Biases if that is on; nothing in a dry run."""
-    if is_dry_run(trainer):
+def save_figure(folder: Path, name: str, figure: Figure | None, trainer: lightning.Trainer) -> None:
+    """Write ``figures/<name>.png`` and show it in Weights & Biases if that is on; nothing in a dry run.
+
+    None stands for a figure in which there would be nothing to see.
+    """
+    if figure is None or is_dry_run(trainer):
         return
     path = write_figure(folder, name, figure)
     for logger in wandb_loggers(trainer):

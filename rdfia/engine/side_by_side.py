@@ -276,7 +276,7 @@ def curves_of(settings: Sequence[Setting]) -> tuple[dict[str, dict[str, plots.Li
             steps = sorted(set.intersection(*map(set, known))) if known else []
             if steps:
                 lines[setting.label] = (steps, [mean(one[step] for one in known) for step in steps])
-        if any(len(steps) > 1 for steps, _ in lines.values()):
+        if plots.tells(lines):
             panels[name] = lines
     return dict(list(panels.items())[:PANELS]), max(len(panels) - PANELS, 0)
 
@@ -358,6 +358,7 @@ def write_comparison(path: Path, given: Sequence[str], metrics: Sequence[str] = 
         left += f" The first {LINES} settings are drawn." if len(settings) > LINES else ""
         longest = max(len(steps) for lines in panels.values() for steps, _ in lines.values())
         figure = plots.curves(panels, x_label="batches", smooth=longest // 50)
+        assert figure is not None  # a panel without anything to see is no panel of `curves_of`
         drawn = report.drawn("curves of " + ", ".join(panels), figure)
         questions.append(section("How did they learn?", f"Means over seeds.{left}", pictures=[drawn]))
     for name, beside in pictures.items():

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from rdfia.common.figure_style import axis_label
 from rdfia.common.plots import Line, curves
 
 
@@ -14,7 +15,7 @@ def said(distance: str) -> str:
     return distance.removesuffix("fid").replace("_", "-") + "FID"
 
 
-def gan_curves(history: Mapping[str, Line], samples: Tensor, smooth: int = 1) -> Figure:
+def gan_curves(history: Mapping[str, Line], samples: Tensor, smooth: int = 1) -> Figure | None:
     """Draw what GAN training is watched by: losses, mean scores of both kinds of images, distances, samples.
 
     Args:
@@ -33,8 +34,14 @@ def gan_curves(history: Mapping[str, Line], samples: Tensor, smooth: int = 1) ->
         label: {name: line(metric) for name, metric in lines.items()}
         for label, lines in {
             "loss": {"discriminator": "train/discriminator_loss", "generator": "train/generator_loss"},
-            "mean score (1: real)": {"real": "train/real_score", "generated": "train/fake_score"},
-            **{said(name.removeprefix("val/")): {"validation": name} for name in distances},
+            axis_label("mean score (1: real)", share=True): {
+                "real": "train/real_score",
+                "generated": "train/fake_score",
+            },
+            **{
+                axis_label(said(name.removeprefix("val/")), better="less"): {"validation": name}
+                for name in distances
+            },
         }.items()
     }
     return curves(panels, x_label="batch", smooth=smooth, images={"generated": samples})

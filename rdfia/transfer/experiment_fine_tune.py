@@ -12,10 +12,13 @@ from datamodules.files import weights_root
 from datamodules.folder import ImageFolderDataModule
 from datamodules.tensors import eval_loader
 from rdfia.common import plots
+from rdfia.common.figure_style import axis_label
 from rdfia.engine import callbacks, devices, resume, runs, training, wandb_run
 from rdfia.engine.args import keywords
 from rdfia.transfer.config import FineTuneArgs
 from rdfia.transfer.fine_tune import FineTuneModule
+
+ACCURACY = axis_label("accuracy", share=True, better="more")
 
 
 def run(args: FineTuneArgs) -> dict[str, Any]:
@@ -107,7 +110,7 @@ def draw(
     named = {"train": "train, as augmented", "val": val, "watched": "test (a plot only)"}
     panels = {
         what: {text: history[f"{name}/{what}"] for name, text in named.items() if f"{name}/{what}" in history}
-        for what in ("loss", "accuracy")
+        for what in (axis_label("loss", better="less"), ACCURACY)
     }
     title = f"{args.backbone} {args.layer}: test accuracy {accuracy:.4f}"
     assert module.counts is not None
@@ -115,7 +118,7 @@ def draw(
     figures = {
         "curves": plots.curves(panels, x_label="batch", title=title),
         "confusion": plots.confusion_matrix(module.counts, classes, title=title),
-        "classes": plots.bars({"accuracy": dict(zip(classes, shares, strict=True))}, title=title),
+        "classes": plots.bars({ACCURACY: dict(zip(classes, shares, strict=True))}, title=title),
     }
     for name, figure in figures.items():
         runs.save_figure(folder, name, figure, trainer)

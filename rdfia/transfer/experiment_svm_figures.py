@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import lightning
@@ -11,8 +12,12 @@ from sklearn.metrics import confusion_matrix
 
 from datamodules.tensors import ImageTensors
 from rdfia.common import plots
+from rdfia.common.figure_style import axis_label
 from rdfia.engine import runs
 from rdfia.transfer.linear_svm import Trial, fit_svm
+
+ACCURACY = axis_label("accuracy", share=True, better="more")
+TESTED = axis_label("test accuracy", share=True, better="more")
 
 
 def draw_trial(
@@ -41,8 +46,8 @@ def draw_trial(
         "test (a plot only)": tested,
     }
     panels = {
-        "accuracy": {name: (trial.grid, values) for name, values in lines.items()},
-        "seconds to fit and test": {"one C": (trial.grid, seconds)},
+        ACCURACY: {name: (trial.grid, values) for name, values in lines.items()},
+        axis_label("seconds to fit and test", better="less"): {"": (trial.grid, seconds)},
     }
     title = f"{item}: {trial.accuracy:.4f}"
     counts = torch.from_numpy(confusion_matrix(labels[test], trial.predictions, labels=range(len(classes))))
@@ -50,7 +55,7 @@ def draw_trial(
     figures = {
         "c": plots.curves(panels, x_label="C", log_x=True, title=title),
         "confusion": plots.confusion_matrix(counts, classes, title=title),
-        "classes": plots.bars({"accuracy": dict(zip(classes, shares, strict=True))}, title=title),
+        "classes": plots.bars({ACCURACY: dict(zip(classes, shares, strict=True))}, title=title),
     }
     for name, figure in figures.items():
         runs.save_figure(folder, f"{name}_{item.replace('/', '_').replace(':', '_')}", figure, trainer)
@@ -66,17 +71,20 @@ def draw_best(
 ) -> None:
     """Draw what the number of training images and the number of components do to the best row."""
 
-    def line(name: str, values: list[int]) -> tuple[list[int], list[float]]:
+    def line(name: str, values: list[int]) -> plots.Line:
         means = [metrics[f"{best}/{name.format(value)}"] for value in values]
         return values, [sum(found) / len(found) for found in means]
 
-    panels = {"test accuracy": {best: line("accuracy_from_{}_per_class", sizes)}}
+    panels: dict[str, dict[str, plots.Line]] = {}
+    panels[TESTED] = {best: line("accuracy_from_{}_per_class", sizes)}
     runs.save_figure(
         folder, "training_images", plots.curves(panels, x_label="training images per class"), trainer
     )
+    whole = [fmean(metrics[f"{best}/accuracy"])] * len(components)
+    features = f"all {metrics[f'{best}/features'][0]:,.0f} features"
     panels = {
-        "test accuracy": {best: line("accuracy_from_{}_components", components)},
-        "seconds": {best: line("seconds_with_{}_components", components)},
+        TESTED: {best: line("accuracy_from_{}_components", components), features: (components, whole)},
+        axis_label("seconds", better="less"): {"": line("seconds_with_{}_components", components)},
     }
     figure = plots.curves(panels, x_label="principal components", log_x=True)
     runs.save_figure(folder, "components", figure, trainer)
@@ -94,13 +102,15 @@ def draw_comparison(
         return {part.partition("/")[0] for part in parts(item)}
 
     panels = {
-        "test accuracy": {item: metrics[f"{item}/accuracy"][0] for item in items},
+        TESTED: {item: metrics[f"{item}/accuracy"][0] for item in items},
         "features": {item: sum(metrics[f"{part}/features"][0] for part in parts(item)) for item in items},
-        "milliseconds an image": {
+        axis_label("milliseconds an image", better="less"): {
             item: sum(metrics[f"{network}/milliseconds_an_image"][0] for network in networks(item))
             for item in items
         },
-        "seconds to choose C, fit and test": {item: metrics[f"{item}/svm_seconds"][0] for item in items},
+        axis_label("seconds to choose C, fit and test", better="less"): {
+            item: metrics[f"{item}/svm_seconds"][0] for item in items
+        },
     }
     runs.save_figure(folder, "comparison", plots.bars(panels), trainer)
 

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from rdfia.common import plots
+from rdfia.common.figure_style import axis_label
 from rdfia.engine import runs
 from rdfia.interpret import adversarial, attack_results, robust_attacks
 from rdfia.interpret.classifier import all_logits, predict
@@ -49,7 +50,7 @@ def success_curves(
                 rates,
             )
     for panel, drawn in panels.items():
-        label = f"share of {len(images)} images that fools, 95 % interval"
+        label = axis_label(f"share of {len(images)} images that fools, 95 % interval", share=True)
         figure = plots.curves({label: drawn}, x_label=units[panel], log_x=True, intervals=intervals)
         runs.save_figure(folder, panel, figure, trainer)
     return metrics

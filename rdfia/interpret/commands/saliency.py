@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 
 from rdfia.common import plots
+from rdfia.common.figure_style import axis_label
 from rdfia.engine import runs
 from rdfia.interpret import network_plots, saliency
 from rdfia.interpret.classifier import predict
@@ -109,7 +110,9 @@ def draw_saliency(
                 curve = measured[kind]
                 numbers[kind] = float(area(curve).mean())
                 share = torch.linspace(0, 1, curve.shape[1]).tolist()
-                curves.setdefault(f"{name}: {kind}", {})[method] = (share, curve.mean(0).tolist())
+                better: Any = {"insertion": "more", "deletion": "less"}[kind]
+                label = axis_label(f"{name}: {kind}, probability", share=True, better=better)
+                curves.setdefault(label, {})[method] = (share, curve.mean(0).tolist())
             if kept := measured["randomized"]:
                 numbers |= {"randomized": kept[-1], "randomized_empty": measured["empty"][-1]}
                 stages = [stage / len(kept) for stage in range(1, len(kept) + 1)]
@@ -124,7 +127,10 @@ def draw_saliency(
                 for panel, curve in curves_of.items():
                     numbers[panel] = float(area(curve).mean())
                     share = torch.linspace(0, 1, curve.shape[1]).tolist()
-                    curves.setdefault(f"{name}: {panel}", {})[kind] = (share, curve.mean(0).tolist())
+                    curves.setdefault(f"{name}: {panel}, probability", {})[kind] = (
+                        share,
+                        curve.mean(0).tolist(),
+                    )
                 metrics |= {f"{name}/{kind}/{panel}": [value] for panel, value in numbers.items()}
                 line = "  ".join(f"{panel} {value:.3f}" for panel, value in numbers.items())
                 print(f"{name:28}{kind.replace('_', ' ') + ', chance':24}{line}", flush=True)

@@ -1,0 +1,154 @@
+"""How figures look: colours, letters, axes. In one place, so that all figures read alike."""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, ParamSpec, TypeVar
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+# Okabe and Ito's, which people with any colour vision tell apart.
+PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#8C6D00", "#555555")
+STYLE: dict[Any, Any] = {
+    "axes.edgecolor": "0.4",
+    "axes.labelsize": 10,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlesize": 10,
+    "figure.titlesize": 11,
+    "font.size": 9.5,
+    "grid.alpha": 0.3,
+    "legend.frameon": False,
+    "xtick.color": "0.25",
+    "ytick.color": "0.25",
+}
+MOST_LABELS = 6  # lines that are named at their ends; more have a legend
+APART = 0.075  # of the height of a panel, between names at the ends of lines
+LARGE = ((1e12, 1e12, "T"), (1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k"))  # from, unit, its letter
+Asked = ParamSpec("Asked")
+Drawn = TypeVar("Drawn", bound=Figure | None)
+
+
+class _Measure(str):
+    share: bool
+    better: str
+
+
+def axis_label(label: str, *, share: bool = False, better: Literal["more", "less", ""] = "") -> str:
+    """Return the label of an axis that also knows what it measures.
+
+    Args:
+        label: Of the axis.
+        share: It is a share, which ends at 1.
+        better: Which way.
+    """
+    known = _Measure(label)
+    known.share, known.better = share, better
+    return known
+
+
+def styled(draw: Callable[Asked, Drawn]) -> Callable[Asked, Drawn]:
+    """Let a function draw in this style, and leave that of the user's other figures alone."""
+
+    @functools.wraps(draw)
+    def drawn(*args: Asked.args, **kwargs: Asked.kwargs) -> Drawn:
+        with matplotlib.rc_context(STYLE):
+            return draw(*args, **kwargs)
+
+    return drawn
+
+
+def colour(number: int) -> str:
+    """Return the colour of the line or bar of a number; after eight they come again."""
+    return PALETTE[number % len(PALETTE)]
+
+
+def short(value: float) -> str:
+    """Return a number as people say it: 138 M, 27.4 k, 0.912."""
+    for least, unit, letter in LARGE:
+        if abs(value) >= least:
+            return f"{value / unit:.3g} {letter}"
+    return f"{value:,.0f}" if abs(value) >= 100 or value == round(value) else f"{value:.3g}"
+
+
+def readable(axis: Axis) -> None:
+    """Write an axis's large numbers as 5 M, without an exponent in a corner."""
+    axis.set_major_formatter(
+        FuncFormatter(lambda value, _: f"{value:g}" if abs(value) < 1e4 else short(value))
+    )
+
+
+def label_axis(axis: Axis, measure: str) -> None:
+    """Name an axis, and say which way is better."""
+    better = getattr(measure, "better", "")
+    axis.set_label_text(f"{measure} ({better} is better)" if better else str(measure))
+
+
+def is_share(measure: str) -> bool:
+    """Return whether a label is that of a share."""
+    return getattr(measure, "share", False)
+
+
+def end_at_one(axes: Axes, which: Literal["x", "y"]) -> None:
+    """Let an axis of shares have no tick above 1, and nothing but the room for numbers."""
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    low, high = axis.get_view_interval()
+    ticks = [tick for tick in axis.get_ticklocs() if low <= tick <= 1 + 1e-9]
+    axis.set_ticks(ticks)
+    spine = axes.spines["bottom" if which == "x" else "left"]
+    spine.set_bounds(low, min(high, 1.0))
+
+
+def leave_the_beginning(axes: Axes, lines: Sequence[Sequence[float]]) -> None:
+    """Cut off first values that would flatten all that follows, and say so: a first loss of 18."""
+    values = np.concatenate([np.asarray(line, float) for line in lines]) if lines else np.zeros(0)
+    values = values[np.isfinite(values)]
+    if len(values) < 40 or values.min() < 0:
+        return
+    usual, most = np.quantile(values, 0.98), values.max()
+    if most > 4 * usual > 0:
+        axes.set_ylim(values.min() - 0.06 * usual, 1.3 * usual)
+        text = f"at first up to {short(float(most))}"
+        axes.annotate(text, (0.01, 0.98), xycoords="axes fraction", va="top", fontsize=8, color="0.4")
+
+
+def name_lines(axes: Axes, ends: Mapping[str, tuple[float, float, str]]) -> None:
+    """Write the names of lines at their ends, apart from each other; more than a few into a legend beside.
+
+    Args:
+        axes: That hold the lines.
+        ends: By name the last point and the colour.
+    """
+    if not any(ends):
+        return  # a line without a name says what its axis says
+    if len(ends) > MOST_LABELS or not all(np.isfinite(y) for _, y, _ in ends.values()):
+        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        return
+    low, high = axes.get_ylim()
+    logarithmic = axes.get_yscale() == "log"
+    place: Callable[[Any], Any] = np.log if logarithmic else np.asarray
+    low, high = float(place(low)), float(place(high))
+    order = sorted(ends, key=lambda name: ends[name][1])
+    heights = [float(np.clip((place(ends[name][1]) - low) / (high - low or 1.0), 0, 1)) for name in order]
+    for number in range(1, len(heights)):  # upwards, and then back into the panel
+        heights[number] = max(heights[number], heights[number - 1] + APART)
+    over = heights[-1] - 1.0
+    if over > 0:
+        heights[-1] = 1.0
+        for number in range(len(heights) - 2, -1, -1):
+            heights[number] = min(heights[number], heights[number + 1] - APART)
+    for name, height in zip(order, heights, strict=True):
+        axes.annotate(
+            name,
+            (1.0, height),
+            (4, 0),
+            xycoords="axes fraction",
+            textcoords="offset points",
+            color=ends[name][2],
+            va="center",
+            fontsize=9,
+        )

@@ -1,0 +1,90 @@
+"""How figures look: axes end where numbers do, names are legible, what a number says is not drawn."""
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+
+from rdfia.common import plots
+from rdfia.common.figure_style import APART, PALETTE, axis_label, short
+
+STEPS = list(range(100))
+FALLING = [2.0 - 0.01 * step for step in STEPS]
+
+
+def test_what_a_number_says_is_not_drawn():
+    one, flat, two = ([5], [0.3]), (STEPS, [1.0] * 100), (STEPS, FALLING)
+    assert plots.curves({"a": {"": one}, "b": {"": flat}, "c": {}}, x_label="x") is None
+    figure = plots.curves({"a": {"": one}, "b": {"": two}}, x_label="x")
+    assert [axes.get_ylabel() for axes in figure.axes] == ["b"]
+    # Pictures beside them are seen all the same.
+    beside = plots.curves({"a": {"": one}}, x_label="x", images={"samples": torch.rand(4, 1, 8, 8)})
+    assert [axes.get_title() for axes in beside.axes] == ["samples"]
+    assert plots.bars({"accuracy": {"alone": 0.5}}) is None
+    assert plots.bars({"accuracy": {"one": 0.5, "two": 0.6}}) is not None
+
+
+def test_shares_end_at_one_and_say_which_way_is_better():
+    share = axis_label("accuracy", share=True, better="more")
+    lines = {"a": (STEPS, [step / 99 for step in STEPS])}
+    (axes,) = plots.curves({share: lines}, x_label="batch").axes
+    assert axes.get_ylabel() == "accuracy (more is better)"
+    assert max(axes.get_yticks()) == pytest.approx(1)
+    assert axes.spines["left"].get_bounds()[1] == 1
+    assert lines["a"][1][-1] < axes.get_ylim()[1]  # nothing is cut off
+    (axes,) = plots.bars({share: {"one": 0.9, "two": 1.0}}).axes
+    assert max(axes.get_xticks()) == pytest.approx(1)
+    assert [text.get_text() for text in axes.texts] == ["0.900", "1.000"]
+
+
+def test_large_numbers_are_short():
+    assert [short(value) for value in (0.91234, 3, 512, 25088, 138_357_544, 1_849_688_064, -2e6, 3e12)] == [
+        *("0.912", "3", "512", "25.1 k", "138 M", "1.85 G", "-2 M", "3 T")
+    ]
+    (axes,) = plots.bars({"parameters": {"a": 1e6, "b": 2e8}}).axes
+    axes.figure.canvas.draw()
+    shown = [tick.get_text() for tick in axes.get_xticklabels()]
+    assert "100 M" in shown
+    assert axes.xaxis.get_offset_text().get_text() == ""
+
+
+def test_a_first_loss_of_18_flattens_nothing_and_is_said():
+    (axes,) = plots.curves({"loss": {"train": (STEPS, [18.0, *FALLING[1:]])}}, x_label="batch").axes
+    assert axes.get_ylim()[1] < 3
+    assert "at first up to 18" in [text.get_text() for text in axes.texts]
+    (axes,) = plots.curves({"loss": {"train": (STEPS, FALLING)}}, x_label="batch").axes
+    assert not any("at first" in text.get_text() for text in axes.texts)
+
+
+def test_names_stand_at_the_ends_of_lines_apart_from_each_other():
+    lines = {f"line {number}": (STEPS, [value + number / 1000 for value in FALLING]) for number in range(5)}
+    (axes,) = plots.curves({"loss": lines}, x_label="batch").axes
+    names = {text.get_text(): text for text in axes.texts}
+    assert names.keys() == lines.keys()
+    heights = sorted(text.xy[1] for text in names.values())
+    assert min(np.diff(heights)) == pytest.approx(APART)
+    assert heights[-1] <= 1
+    for number, name in enumerate(lines):
+        assert names[name].get_color() == PALETTE[number]
+        assert axes.lines[number].get_color() == PALETTE[number]
+    # More have a legend, outside of the panel; a line without a name has none.
+    many = {f"line {number}": (STEPS, FALLING) for number in range(7)}
+    (axes,) = plots.curves({"loss": many}, x_label="batch").axes
+    assert len(axes.get_legend().get_texts()) == 7
+    (axes,) = plots.curves({"loss": {"": (STEPS, FALLING)}}, x_label="batch").axes
+    assert axes.get_legend() is None
+    assert not axes.texts
+
+
+def test_running_means_reach_both_ends():
+    means = plots.running_mean([1.0, 2.0, 6.0, 3.0, 8.0], 3)
+    assert means.tolist() == pytest.approx([1.5, 3.0, 11 / 3, 17 / 3, 5.5])
+    figure = plots.curves({"loss": {"train": (STEPS, FALLING)}}, x_label="batch", smooth=10)
+    raw, smooth = figure.axes[0].lines
+    assert len(raw.get_xdata()) == len(smooth.get_xdata()) == 100
+
+
+def test_other_figures_keep_their_style():
+    before = dict(matplotlib.rcParams)
+    plots.curves({"loss": {"train": (STEPS, FALLING)}}, x_label="batch")
+    assert dict(matplotlib.rcParams) == before
