@@ -75,6 +75,23 @@ def test_the_slider_shows_one_frame(browser, page):
     assert browser.execute_script(shown) == ["none", "block", "none", "none", "none"]
 
 
+def test_a_picture_is_enlarged_at_a_tap(browser, page):
+    size = {"width": 390, "height": 900, "deviceScaleFactor": 1, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    browser.get(page.as_uri())
+    is_open = "return document.querySelector('dialog').open"
+    assert not browser.execute_script(is_open)
+    browser.execute_script("document.querySelector('.enlarge').click()")
+    assert browser.execute_script(is_open)
+    width = "return document.querySelector('{}').getBoundingClientRect().width"
+    small, large = (browser.execute_script(width.format(one)) for one in (".enlarge img", "dialog img"))
+    assert small <= 390
+    assert large == 1400  # in a frame that scrolls: the page stays as wide as the screen
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
+    browser.execute_script("document.querySelector('dialog button').click()")
+    assert not browser.execute_script(is_open)
+
+
 def test_tables_are_sorted_by_their_heads(browser, page):
     browser.get(page.as_uri())
     rows = "document.querySelector('section table').tBodies[0].rows"

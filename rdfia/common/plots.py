@@ -1,6 +1,7 @@
 """Figures out of numbers: each function returns a matplotlib figure. Knows nothing of models or files."""
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -228,6 +229,32 @@ def captioned(
         axes.set_title(caption, fontsize=8)
     if title:
         figure.suptitle(title)
+    return figure
+
+
+@styled
+def pairs(
+    captions: Sequence[str], images: Sequence[Tensor], *, columns: int = 3, title: str | None = None
+) -> Figure:
+    """Draw two images beside each other under each caption.
+
+    Args:
+        captions: N texts.
+        images: N pairs (2, C, H, W) in [0, 1].
+        columns: Pairs in a row, at most.
+        title: Of the figure.
+    """
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    figure = Figure(figsize=(3.6 * columns, 2.2 * rows + 0.4), layout="constrained")
+    every = figure.subplots(rows, columns, squeeze=False).flatten()
+    for axes in every:
+        axes.set_axis_off()
+    for axes, pair, caption in zip(every, images, captions, strict=False):
+        tile(axes, pair, 2, "")
+        axes.set_title(textwrap.fill(caption, 42), fontsize=9)
+    if title:
+        figure.suptitle(textwrap.fill(title, 40 * columns))
     return figure
 
 

@@ -247,7 +247,7 @@ def write_report(
         table = answer(question, runs)
         if table.rows or any(files.values()):
             missing += [
-                f"{caption}: no such figure in {question.figures[caption]}"
+                f"{caption}: not drawn (a single value, or not asked for), {question.figures[caption]}"
                 for caption, found in files.items()
                 if not found and run_of(question.figures[caption]) in runs
             ]

@@ -153,9 +153,12 @@ def write_figure(folder: Path, name: str, figure: Figure) -> Path:
 def save_figure(folder: Path, name: str, figure: Figure | None, trainer: lightning.Trainer) -> None:
     """Write ``figures/<name>.png`` and show it in Weights & Biases if that is on; nothing in a dry run.
 
-    None stands for a figure in which there would be nothing to see.
+    None stands for a figure in which there would be nothing to see; that of an earlier training goes, too.
     """
-    if figure is None or is_dry_run(trainer):
+    if is_dry_run(trainer):
+        return
+    if figure is None:
+        (folder / "figures" / f"{name}.png").unlink(missing_ok=True)
         return
     path = write_figure(folder, name, figure)
     for logger in wandb_loggers(trainer):

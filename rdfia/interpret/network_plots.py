@@ -6,15 +6,20 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from rdfia.common.figure_style import colour, end_at_one, styled
 from rdfia.common.plots import tile
 
+FULL = 0.99  # of a map's values lie below its full colour: single pixels would leave the rest black
 
+
+@styled
 def classification(
     image: Tensor,
     seen: Tensor,
     probabilities: Sequence[float],
     names: Sequence[str],
     *,
+    true: str | None = None,
     title: str | None = None,
 ) -> Figure:
     """Draw an image, what the network sees of it, and the most probable classes.
@@ -24,6 +29,7 @@ def classification(
         seen: (C, H, W), normalised; shown from its least to its largest value.
         probabilities: Of the classes, falling.
         names: Of the classes.
+        true: The class of the image, which is marked.
         title: Of the figure.
     """
     figure = Figure(figsize=(11, 3.4), layout="constrained")
@@ -33,10 +39,13 @@ def classification(
     tile(
         middle, ((seen - low) / (high - low).clamp(min=1e-9))[None], 1, f"normalised, {low:.1f} to {high:.1f}"
     )
-    drawn = right.barh(range(len(names)), probabilities, color="C0")
+    drawn = right.barh(
+        range(len(names)), probabilities, color=[colour(2 if name == true else 0) for name in names]
+    )
     right.bar_label(drawn, [f"{p:.3f}" for p in probabilities], padding=3)
-    right.set_yticks(range(len(names)), names)
+    right.set_yticks(range(len(names)), [f"{name} (true)" if name == true else name for name in names])
     right.set_xlim(0, 1.15)
+    end_at_one(right, "x")
     right.invert_yaxis()
     right.set_xlabel("probability")
     if title:
@@ -44,6 +53,7 @@ def classification(
     return figure
 
 
+@styled
 def maps_grid(image: Tensor, maps: Tensor, channels: Sequence[int], *, title: str | None = None) -> Figure:
     """Draw an image and maps of a layer, each from its least to its largest value.
 
@@ -68,10 +78,11 @@ def maps_grid(image: Tensor, maps: Tensor, channels: Sequence[int], *, title: st
     return figure
 
 
+@styled
 def saliency(
     rows: Mapping[str, tuple[Tensor, Mapping[str, Tensor]]], *, title: str | None = None, overlay: bool = True
 ) -> Figure:
-    """Draw images and their saliency maps, each map from 0 to its own largest value, which its title says.
+    """Draw images and their saliency maps, each from 0 to what 99 % of it lie below, which its title says.
 
     Args:
         rows: By name: an image (C, H, W) in [0, 1], and its maps (H, W) by name, not negative.
@@ -88,14 +99,14 @@ def saliency(
         tile(line[0], image[None], 1, "")
         line[0].set_title(name, fontsize=8)
         for axes, (label, values) in zip(line[1:], maps.items(), strict=False):
-            largest = float(values.max())
-            axes.imshow(values.cpu().numpy(), cmap="inferno", vmin=0, vmax=max(largest, 1e-12))
-            axes.set_title(f"{label}\nup to {largest:.3g}", fontsize=8)
+            full = float(values.flatten().quantile(FULL))
+            axes.imshow(values.cpu().numpy(), cmap="inferno", vmin=0, vmax=max(full, 1e-12))
+            axes.set_title(f"{label}\nfull from {full:.3g}, largest {float(values.max()):.3g}", fontsize=8)
         if overlay and maps:
+            label, values = list(maps.items())[-1]
             tile(line[len(maps) + 1], image.mean(0, keepdim=True)[None], 1, "")
-            values = list(maps.values())[-1]
-            # the brightest hundredth is full: single pixels would hide the rest
-            top = float(values.flatten().quantile(0.99))
+            line[len(maps) + 1].set_title(f"{label}\nover the image", fontsize=8)
+            top = float(values.flatten().quantile(FULL))
             line[len(maps) + 1].imshow(
                 values.cpu().numpy(),
                 cmap="inferno",
@@ -109,6 +120,7 @@ def saliency(
     return figure
 
 
+@styled
 def changes(
     captions: Sequence[str],
     pairs: Sequence[tuple[Tensor, Tensor]],

@@ -81,9 +81,8 @@ def draw_best(
         folder, "training_images", plots.curves(panels, x_label="training images per class"), trainer
     )
     whole = [fmean(metrics[f"{best}/accuracy"])] * len(components)
-    features = f"all {metrics[f'{best}/features'][0]:,.0f} features"
     panels = {
-        TESTED: {best: line("accuracy_from_{}_components", components), features: (components, whole)},
+        TESTED: {best: line("accuracy_from_{}_components", components), "all features": (components, whole)},
         axis_label("seconds", better="less"): {"": line("seconds_with_{}_components", components)},
     }
     figure = plots.curves(panels, x_label="principal components", log_x=True)
@@ -130,7 +129,7 @@ def draw_worst_confusions(
     counts = torch.from_numpy(confusion_matrix(labels[test], trial.predictions, labels=range(len(classes))))
     confusions = counts.fill_diagonal_(0).flatten()
     commonest = confusions.argsort(descending=True, stable=True)[: min(6, int((confusions > 0).sum()))]
-    pictures = {}
+    captions, pairs = [], []
     for cell in commonest.tolist():
         true, predicted = divmod(cell, len(classes))
         indices = test[(labels[test] == true) & (trial.predictions == predicted)]
@@ -140,6 +139,8 @@ def draw_worst_confusions(
         row, column = divmod(int(distances.argmin()), len(candidates))
         pair = torch.stack([indices[row], candidates[column]])
         times = "once" if len(indices) == 1 else f"{len(indices)} times"
-        pictures[f"{classes[true]} predicted as\n{classes[predicted]}, {times}"] = photographs[pair][0]
-    if pictures:
-        runs.save_figure(folder, "worst_confusions", plots.image_grids(pictures, columns=1), trainer)
+        captions.append(f"{classes[true]} (left) taken for {classes[predicted]}, {times}")
+        pairs.append(photographs[pair][0])
+    if pairs:
+        title = "test images beside the nearest training image of the class that they were taken for"
+        runs.save_figure(folder, "worst_confusions", plots.pairs(captions, pairs, title=title), trainer)

@@ -119,7 +119,7 @@ def test_a_page_needs_nothing_else_and_says_what_is_missing(tmp_path):
     assert source.count('type="range"') == 1
     for said in ("Is 1 < 2?", "<b>ours</b>", "cgan: failed: exit code 2", "dann: not run", "1,234 s"):
         assert said in page.text, said
-    assert "lost: no such figure in gan/lost" in page.text
+    assert "lost: not drawn (a single value, or not asked for), gan/lost" in page.text
     assert "nobody asked" not in source
     assert "MNIST (60,000 train, 10,000 test)" in page.text
     shown = [(cell["data-metric"], text) for cell, text in page.cells if "data-metric" in cell]

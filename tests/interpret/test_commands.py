@@ -192,7 +192,9 @@ def test_images_are_attacked_written_read_and_judged_again(tmp_path):
     assert metrics["pgd/success_at_1"] <= metrics["pgd/success_at_8"]
     assert metrics["pgd/median_linf"] <= 8.01 / 255
     folder = tmp_path / "adversarial"
-    assert {"attacked_pgd", "success"} <= {path.stem for path in (folder / "figures").iterdir()}
+    drawn = {path.stem for path in (folder / "figures").iterdir()}
+    assert "attacked_pgd" in drawn
+    assert "success" not in drawn  # of one image, at all distances: a number says it
     assert list((folder / "images").glob("pgd_*.png"))
 
 

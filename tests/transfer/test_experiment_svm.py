@@ -62,8 +62,9 @@ def test_the_best_row_is_looked_at_more_closely(scenes, tmp_path):
     best = max(rows, key=lambda row: metrics[f"{row}/cross_validation_accuracy"]["mean"])
     assert len(metrics[f"{best}/accuracy_from_5_per_class"]["values"]) == 3
     assert {f"{best}/accuracy_from_{count}_components" for count in (4, 16)} < set(metrics)
-    for name in ("comparison", "training_images", "components", "worst_confusions"):
+    for name in ("comparison", "components", "worst_confusions"):
         assert (folder / "figures" / f"{name}.png").stat().st_size > 5000
+    assert not (folder / "figures" / "training_images.png").exists()  # of a single number of images
     module = FeatureExtractorSVM.load_from_checkpoint(folder / "checkpoints" / "best.ckpt", weights_only=True)
     data = Scene15DataModule(scenes, image_size=64, batch_size=32)
     data.setup()
@@ -185,7 +186,11 @@ def test_help_has_a_line_for_each_flag():
 def test_only_confusions_are_drawn_as_such(monkeypatch, tmp_path):
     """With fewer than six, right predictions were drawn too: backpack predicted as backpack, 23 times."""
     drawn = {}
-    monkeypatch.setattr(plots, "image_grids", lambda pictures, columns: drawn.update(pictures))
+
+    def draw(captions, pairs, title):
+        drawn.update(zip(captions, pairs, strict=True))
+
+    monkeypatch.setattr(plots, "pairs", draw)
     monkeypatch.setattr(runs, "save_figure", lambda *given: None)
     labels = torch.tensor([0, 1, 2, 0, 0, 1, 2])
     train, test = torch.arange(3), torch.arange(3, 7)
@@ -195,5 +200,5 @@ def test_only_confusions_are_drawn_as_such(monkeypatch, tmp_path):
     draw_worst_confusions(
         tmp_path, None, ("a", "b", "c"), features @ features.T, images, labels, train, test, trial
     )
-    assert list(drawn) == ["a predicted as\nb, once"]
-    assert (255 * drawn["a predicted as\nb, once"][:, 0, 0, 0]).round().tolist() == [4, 1]
+    assert list(drawn) == ["a (left) taken for b, once"]
+    assert (255 * drawn["a (left) taken for b, once"][:, 0, 0, 0]).round().tolist() == [4, 1]

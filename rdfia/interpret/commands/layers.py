@@ -75,8 +75,11 @@ def classify_images(args: Classify, backbone: Any, shown: Shown, folder: Path, t
             true = classes[int(labels[place])] if labels[place] >= 0 else None
             line = ", ".join(f"{name} {chance:.3f}" for name, chance in zip(best, chances, strict=True))
             print(f"{names[place]}{f' ({true})' if true else ''}: {line}")
-            title = f"{args.backbone}: {true or names[place]}"
-            figure = network_plots.classification(images[place], normalised[row], chances, best, title=title)
+            absent = f", not among the first {args.top}" if true and true not in best else ""
+            title = f"{args.backbone}: {true or names[place]}{absent}"
+            figure = network_plots.classification(
+                images[place], normalised[row], chances, best, true=true, title=title
+            )
             runs.save_figure(folder, f"classes_{names[place].replace(' ', '_')}", figure, trainer)
             if true:
                 right.append((indices[row] == labels[place]).tolist())

@@ -152,10 +152,11 @@ def draw_saliency(
             if instead != drawn:  # what it looked at when it was wrong, or should have looked at
                 asked_too, method = torch.tensor([instead], device=images.device), args.methods[0]
                 more = explain(args, network, layers[name], images[[place]], asked_too, method)
-                panels = {f"{method} of {classes[instead]}": more[0]} | panels
+                panels = {f"{name} of {classes[drawn]}": values for name, values in panels.items()}
+                panels = {f"{method.replace('_', ' ')} of {classes[instead]}": more[0]} | panels
             rows[f"{name}\n{classes[guess]}"] = (image, panels)
-        own = classes[int(known[place])] if shown.labels[place] >= 0 else "class unknown"
-        figure = network_plots.saliency(rows, title=f"{shown.names[place]}: {own}")
+        own = f": {classes[int(known[place])]}" if shown.labels[place] >= 0 else ""
+        figure = network_plots.saliency(rows, title=f"{shown.names[place]}{own}")
         runs.save_figure(folder, f"saliency_{shown.names[place].replace(' ', '_')}", figure, trainer)
     few = f"{min(len(images), args.randomized)}, with at most 10 samples or steps"
     notes = [f"over {len(images)} images; randomization over {few}"]
