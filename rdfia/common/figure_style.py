@@ -1,6 +1,7 @@
 """How figures look: colours, letters, axes. In one place, so that all figures read alike."""
 
 import functools
+import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, ParamSpec, TypeVar
 
@@ -26,6 +27,12 @@ STYLE: dict[Any, Any] = {
     "xtick.color": "0.25",
     "ytick.color": "0.25",
 }
+INK = "#000000"
+# What letters, axes, grey dots and paper are where the system is dark.
+DARK = {INK: "#e8e8e8", "#404040": "#c8c8c8", "#666666": "#999999", "#555555": "#b0b0b0"}
+DARK |= {"#ffffff": "#121212"}
+EITHER = "#767676"  # reads at 4.5 to 1 on white and on black
+MOST_POINTS = 20_000  # of lines in an SVG
 MOST_LABELS = 6  # lines that are named at their ends; more have a legend
 APART = 0.075  # of the height of a panel, between names at the ends of lines
 LARGE = ((1e12, 1e12, "T"), (1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k"))  # from, unit, its letter
@@ -60,6 +67,53 @@ def styled(draw: Callable[Asked, Drawn]) -> Callable[Asked, Drawn]:
             return draw(*args, **kwargs)
 
     return drawn
+
+
+def holds_pictures(figure: Figure) -> bool:
+    """Return whether there are pixels in a figure."""
+    return any(axes.images for axes in figure.axes)
+
+
+def on_any_paper(figure: Figure) -> None:
+    """Let a figure of pictures be read on light and dark paper: no background, and letters between both.
+
+    What is written into pictures stays as it is.
+    """
+    figure.patch.set_alpha(0)
+    for axes in figure.axes:
+        for text in (axes.title, axes.xaxis.label, axes.yaxis.label):
+            text.set_color(EITHER)
+        axes.tick_params(which="both", color=EITHER, labelcolor=EITHER)
+        axes.patch.set_alpha(0)
+        for spine in axes.spines.values():
+            spine.set_color(EITHER)
+    if title := figure.get_suptitle():
+        figure.suptitle(title, color=EITHER)
+
+
+def as_svg(figure: Figure) -> bytes | None:
+    """Return a figure of lines and letters as SVG that follows the colours of the system, light or dark.
+
+    Returns:
+        UTF-8; None of a figure that holds pictures, or more points than are worth their bytes.
+    """
+    points = sum(len(np.atleast_1d(line.get_xdata())) for axes in figure.axes for line in axes.lines)
+    if holds_pictures(figure) or points > MOST_POINTS:
+        return None
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": "rdfia"}):  # the same bytes each time
+        figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    names = {light: f"--c{light[1:]}" for light in DARK}
+    for light, name in names.items():
+        text = text.replace(light, f"var({name})")
+    light_rules = "".join(f"{name}:{light};" for light, name in names.items())
+    dark_rules = "".join(f"{names[light]}:{dark};" for light, dark in DARK.items())
+    # Letters that are black are those whose colour is not said.
+    rules = (
+        f"svg{{{light_rules}fill:var({names[INK]})}}@media(prefers-color-scheme:dark){{svg{{{dark_rules}}}}}"
+    )
+    return text.replace("</style>", f"{rules}</style>", 1).encode()
 
 
 def colour(number: int) -> str:

@@ -18,6 +18,7 @@ from PIL import Image, ImageSequence
 
 from datamodules.files import atomic_file
 from rdfia.common.environment import is_dry_run
+from rdfia.common.figure_style import as_svg, on_any_paper
 from rdfia.engine.runs import read_results, row_name, spread
 
 # Pixels: of a page on a large screen, and of each frame of a film.
@@ -158,19 +159,29 @@ def address(image: Image.Image, width: int) -> str:
     if image.width > width:
         image = image.resize((width, round(image.height * width / image.width)), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
-    image.convert("RGB").save(buffer, "webp", quality=85)
-    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    image.convert("RGBA" if image.has_transparency_data else "RGB").save(buffer, "webp", quality=85)
+    return inlined("image/webp", buffer.getvalue())
+
+
+def inlined(kind: str, content: bytes) -> str:
+    """Return the address that holds a file of a kind such as ``image/webp``."""
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def drawn(caption: str, figure: Figure) -> Picture:
     """Return a figure ready for a page."""
+    if (drawing := as_svg(figure)) is not None:
+        return Picture(caption, [inlined("image/svg+xml", drawing)])
+    on_any_paper(figure)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120, bbox_inches="tight")
     return picture(caption, buffer)
 
 
 def picture(caption: str, path: Path | io.BytesIO) -> Picture:
-    """Return a picture, or a film as at most `FRAMES` frames, ready for a page."""
+    """Return a picture, the SVG beside it, or a film as at most `FRAMES` frames, ready for a page."""
+    if isinstance(path, Path) and path.with_suffix(".svg").exists():
+        return Picture(caption, [inlined("image/svg+xml", path.with_suffix(".svg").read_bytes())])
     with Image.open(path) as file:
         count = getattr(file, "n_frames", 1)
         wanted = {round(n * (count - 1) / max(FRAMES - 1, 1)) for n in range(FRAMES)}

@@ -32,6 +32,7 @@ from PIL import Image
 
 from datamodules.files import atomic_file
 from rdfia.common.environment import device_name, git_commit, is_dry_run
+from rdfia.common.figure_style import as_svg, holds_pictures, on_any_paper
 from rdfia.common.memory import peak_memory
 from rdfia.engine.wandb_run import wandb_loggers
 
@@ -142,11 +143,18 @@ def read_metrics(folder: Path) -> dict[str, tuple[list[float], list[float]]]:
 
 
 def write_figure(folder: Path, name: str, figure: Figure) -> Path:
-    """Write ``figures/<name>.png``; return its path."""
+    """Write ``figures/<name>.png``, and ``.svg`` of lines and letters; return the path of the first."""
     path = folder / "figures" / f"{name}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
+    if holds_pictures(figure):
+        on_any_paper(figure)
     with atomic_file(path) as part:
         figure.savefig(part, format="png", dpi=120, bbox_inches="tight")  # labels may stand out
+    if (drawing := as_svg(figure)) is None:
+        path.with_suffix(".svg").unlink(missing_ok=True)
+    else:
+        with atomic_file(path.with_suffix(".svg")) as part:
+            part.write_bytes(drawing)
     return path
 
 
@@ -158,7 +166,8 @@ def save_figure(folder: Path, name: str, figure: Figure | None, trainer: lightni
     if is_dry_run(trainer):
         return
     if figure is None:
-        (folder / "figures" / f"{name}.png").unlink(missing_ok=True)
+        for suffix in (".png", ".svg"):
+            (folder / "figures" / f"{name}{suffix}").unlink(missing_ok=True)
         return
     path = write_figure(folder, name, figure)
     for logger in wandb_loggers(trainer):

@@ -1,12 +1,17 @@
 """How figures look: axes end where numbers do, names are legible, what a number says is not drawn."""
 
+from xml.etree import ElementTree
+
+import lightning
 import matplotlib
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from rdfia.common import plots
-from rdfia.common.figure_style import APART, PALETTE, axis_label, short
+from rdfia.common.figure_style import APART, DARK, MOST_POINTS, PALETTE, as_svg, axis_label, short
+from rdfia.engine.runs import save_figure, write_figure
 
 STEPS = list(range(100))
 FALLING = [2.0 - 0.01 * step for step in STEPS]
@@ -88,3 +93,43 @@ def test_other_figures_keep_their_style():
     before = dict(matplotlib.rcParams)
     plots.curves({"loss": {"train": (STEPS, FALLING)}}, x_label="batch")
     assert dict(matplotlib.rcParams) == before
+
+
+def test_lines_are_drawn_as_svg_that_follows_the_system():
+    figure = plots.curves({"loss": {"train": (STEPS, FALLING)}}, x_label="batch")
+    drawing = as_svg(figure)
+    root = ElementTree.fromstring(drawing)
+    assert root.tag.endswith("svg")
+    text = drawing.decode()
+    assert "@media(prefers-color-scheme:dark)" in text
+    # Each colour that is exchanged is named once by day, and nowhere else.
+    for light, dark in DARK.items():
+        assert text.count(light) == 1
+        assert f":{dark};" in text
+    assert PALETTE[0].lower() in text.lower()
+    again = plots.curves({"loss": {"train": (STEPS, FALLING)}}, x_label="batch")
+    assert as_svg(again) == drawing
+    assert as_svg(plots.image_grids({"a": torch.rand(4, 1, 8, 8)})) is None
+    long = list(range(MOST_POINTS + 1))
+    assert as_svg(plots.curves({"loss": {"train": (long, long)}}, x_label="batch")) is None
+
+
+def test_pictures_are_read_on_light_and_dark_paper(tmp_path):
+    counts = torch.tensor([[9, 1], [0, 5]])
+    path = write_figure(tmp_path, "confusion", plots.confusion_matrix(counts, ["a", "b"], title="confusions"))
+    assert not path.with_suffix(".svg").exists()
+    with Image.open(path) as file:
+        pixels = np.asarray(file.convert("RGBA")).reshape(-1, 4)
+    assert pixels[0, 3] == 0  # no paper
+    solid = pixels[pixels[:, 3] == 255]
+    assert (solid[:, :3] == 0x76).all(1).any()  # letters beside the picture
+    assert (solid[:, :3] == 0).all(1).any()  # and in it
+
+
+def test_an_svg_stands_beside_the_png_and_goes_with_it(tmp_path):
+    lines, flat = ({"loss": {"train": (STEPS, values)}} for values in (FALLING, [1.0] * 100))
+    path = write_figure(tmp_path, "curves", plots.curves(lines, x_label="batch"))
+    assert sorted(one.name for one in path.parent.iterdir()) == ["curves.png", "curves.svg"]
+    trainer = lightning.Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
+    save_figure(tmp_path, "curves", plots.curves(flat, x_label="batch"), trainer)
+    assert list(path.parent.iterdir()) == []
