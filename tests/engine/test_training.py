@@ -386,6 +386,6 @@ def test_parts_do_not_delete_each_other():
 
 @pytest.mark.parametrize(("panels", "rows"), [(1, 1), (4, 1), (5, 2), (9, 3)])
 def test_many_curves_stand_in_rows(panels, rows):
-    figure = curves({f"panel {n}": {"line": ([0, 1], [n, n])} for n in range(panels)}, x_label="x")
+    figure = curves({f"panel {n}": {"line": ([0, 1], [n, n + 1])} for n in range(panels)}, x_label="x")
     assert [axes.get_ylabel() for axes in figure.axes] == [f"panel {n}" for n in range(panels)]
     assert len({round(axes.get_subplotspec().rowspan.start) for axes in figure.axes}) == rows
