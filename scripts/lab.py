@@ -264,10 +264,11 @@ def main(args: Args) -> None:
     for stop in STOPS:
         signal.signal(stop, leave)
     # Slow to import.
+    from lab_highlights import HIGHLIGHTS, INTRO
     from lab_questions import CHAPTERS, SUMMARY
 
     from datamodules.files import data_root
-    from rdfia.engine import report
+    from rdfia.engine import highlights, report
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, interrupt)
@@ -317,7 +318,17 @@ def main(args: Args) -> None:
             failed[name] = str(error)
     there = [name for name, one in EXPERIMENTS.items() if getattr(one, args.scale) is not None]
     chapters = report.asked(CHAPTERS, there)
-    report.write_report(page, title, chapters, runs, runs_folder=args.folder, summary=SUMMARY, failed=failed)
+    report.write_report(
+        page,
+        title,
+        chapters,
+        runs,
+        runs_folder=args.folder,
+        summary=SUMMARY,
+        failed=failed,
+        intro=INTRO,
+        highlights=highlights.pictures_of(HIGHLIGHTS, runs, args.folder),
+    )
     if stopped:
         raise Interrupted(f"interrupted in {stopped}; the same command resumes from there")
     for row in report.answer(SUMMARY, runs).rows:

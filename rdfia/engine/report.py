@@ -237,6 +237,8 @@ def write_report(
     runs_folder: Path,
     summary: Question | None = None,
     failed: Mapping[str, str] | None = None,
+    intro: str = "",
+    highlights: Sequence[Picture] = (),
 ) -> None:
     """Write a page; what was not run or failed is shown as such, and what was not asked of a run left out.
 
@@ -248,6 +250,8 @@ def write_report(
         runs_folder: Holds the run folders, for their figures.
         summary: The main numbers, at the top.
         failed: By run folder, why it failed.
+        intro: What this is.
+        highlights: What is seen first, see `rdfia.engine.highlights`.
     """
 
     def shown(question: Question) -> dict[str, Any]:
@@ -289,11 +293,18 @@ def write_report(
         }
         for chapter in chapters
     ]
-    write_sections(path, title, content, answer(summary, runs) if summary else None)
+    table = answer(summary, runs) if summary else None
+    write_sections(path, title, content, table, intro=intro, highlights=highlights)
 
 
 def write_sections(
-    path: Path, title: str, content: Sequence[Mapping[str, Any]], summary: Table | None = None
+    path: Path,
+    title: str,
+    content: Sequence[Mapping[str, Any]],
+    summary: Table | None = None,
+    *,
+    intro: str = "",
+    highlights: Sequence[Picture] = (),
 ) -> None:
     """Write a page from what ``report.html`` shows.
 
@@ -303,12 +314,18 @@ def write_sections(
         content: Chapters, each with ``title``, ``note`` and ``questions``; these with ``title``, ``note``,
             ``missing``, ``table``, ``pictures``, ``runs`` and, where pictures stand in a row, ``beside``.
         summary: The main numbers, at the top.
+        intro: What this is.
+        highlights: What is seen first.
     """
     # Names of files and classes come from outside.
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     template = jinja2.Environment(loader=loader, autoescape=True).get_template("report.html")
     with atomic_file(path) as part:
-        part.write_text(template.render(title=title, chapters=content, summary=summary))
+        part.write_text(
+            template.render(
+                title=title, intro=intro, highlights=highlights, chapters=content, summary=summary
+            )
+        )
 
 
 def write_run_page(folder: Path, results: Mapping[str, Any], trainer: lightning.Trainer) -> None:

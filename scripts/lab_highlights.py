@@ -1,0 +1,55 @@
+"""What the page of the lab opens with: what it is, and what is seen first of each technique."""
+
+from rdfia.engine.highlights import Highlight
+
+INTRO = (
+    "Four techniques of computer vision, trained or applied by the commands that stand beside their answers: "
+    "transfer learning, seeing inside networks, domain adaptation and generation. All numbers are read from "
+    "what those commands wrote."
+)
+# What is seen first: of each technique the first of these that was run.
+HIGHLIGHTS = (
+    (
+        Highlight(
+            "Transfer learning",
+            "svm_layers/worst_confusions",
+            "a linear classifier on what VGG16 learned from photographs names {accuracy} of the test images "
+            "of 15 scenes right; by chance 6.7 %. Here are its commonest mistakes.",
+            {"accuracy": "svm_layers:vgg16/pool5/accuracy"},
+        ),
+        Highlight(
+            "Transfer learning",
+            "svm_layers/worst_confusions",
+            "a linear classifier on what SqueezeNet learned from photographs names {accuracy} of handwritten "
+            "digits right; by chance 10 %. Here are its commonest mistakes.",
+            {"accuracy": "svm_layers:squeezenet1_1/fire5/accuracy"},
+        ),
+    ),
+    (
+        Highlight(
+            "Seeing inside networks",
+            "adversarial/attacked_fool",
+            "changes of {psnr:.0f} dB, which are hardly seen, let SqueezeNet take {success} of the "
+            "photographs that it knew for something else. Each change is magnified beside its image.",
+            {"success": "adversarial:fool/success", "psnr": "adversarial:fool/median_psnr"},
+        ),
+    ),
+    (
+        Highlight(
+            "Domain adaptation",
+            "dann/predicted_dann",
+            "a network that learned from black and white digits names {before} of digits in colour right, "
+            "and {after} once it adapted to them without their labels.",
+            {"before": "dann:source-only/target_accuracy", "after": "dann:dann/target_accuracy"},
+        ),
+    ),
+    (
+        Highlight(
+            "Generation",
+            "cgan/styles",
+            "asked for a digit, a conditional GAN draws it {accuracy} of the time, as another network reads; "
+            "by chance 10 %. A style stays the same over all digits.",
+            {"accuracy": "cgan:conditional_accuracy"},
+        ),
+    ),
+)
