@@ -40,7 +40,7 @@ class Args:
     images: int = 256
     """svm: photographs of which features are extracted in turns."""
     steps: int = 60
-    """Of a turn: training steps, after 5 that do not count; seeing: of class visualisation."""
+    """Of a turn: training steps after 5 (photographs: 2) that do not count; seeing: to draw a class."""
     cache_dir: Path = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "rdfia" / "features"
     """svm: where train_svm.py keeps features."""
     output: Path | None = None
@@ -114,6 +114,7 @@ def seconds_a_batch(
     steps: int,
     monitor: str,
     precision: "Precision",
+    warm: int = WARM,
 ) -> float:
     """Return how long a batch takes in a script's own trainer: through Lightning, with logging."""
     import lightning
@@ -123,9 +124,9 @@ def seconds_a_batch(
 
     class Clock(lightning.Callback):
         def on_train_batch_start(self, *step: Any) -> None:
-            if step[-1] == WARM:
+            if step[-1] == warm:
                 self.started = time.perf_counter()
-            if step[-1] == WARM + steps:
+            if step[-1] == warm + steps:
                 self.ended = time.perf_counter()
 
     clock = Clock()
@@ -135,7 +136,7 @@ def seconds_a_batch(
         trainer = training.make_trainer(
             flags, Path(place), monitor=monitor, mode="max", callbacks=[clock], two_optimizers=two_optimizers
         )
-        trainer.fit_loop.epoch_loop.max_steps = (WARM + steps + 1) * (1 + two_optimizers)
+        trainer.fit_loop.epoch_loop.max_steps = (warm + steps + 1) * (1 + two_optimizers)
         trainer.fit(module, digits)
     return (clock.ended - clock.started) / steps
 

@@ -112,11 +112,14 @@ def draw_saliency(
                 share = torch.linspace(0, 1, curve.shape[1]).tolist()
                 better: Any = {"insertion": "more", "deletion": "less"}[kind]
                 label = axis_label(f"{name}: {kind}, probability", share=True, better=better)
-                curves.setdefault(label, {})[method] = (share, curve.mean(0).tolist())
+                curves.setdefault(label, {})[method.replace("_", " ")] = (share, curve.mean(0).tolist())
             if kept := measured["randomized"]:
                 numbers |= {"randomized": kept[-1], "randomized_empty": measured["empty"][-1]}
                 stages = [stage / len(kept) for stage in range(1, len(kept) + 1)]
-                curves.setdefault(f"{name}: correlation, randomized", {})[method] = (stages, kept)
+                curves.setdefault(f"{name}: correlation, randomized", {})[method.replace("_", " ")] = (
+                    stages,
+                    kept,
+                )
             metrics |= {f"{name}/{method}/{kind}": [value] for kind, value in numbers.items()}
             line = "  ".join(f"{kind} {value:.3f}" for kind, value in numbers.items())
             print(f"{name:28}{method:24}{line}", flush=True)
@@ -127,7 +130,7 @@ def draw_saliency(
                 for panel, curve in curves_of.items():
                     numbers[panel] = float(area(curve).mean())
                     share = torch.linspace(0, 1, curve.shape[1]).tolist()
-                    curves.setdefault(f"{name}: {panel}, probability", {})[kind] = (
+                    curves.setdefault(f"{name}: {panel}, probability", {})[kind.replace("_", " ")] = (
                         share,
                         curve.mean(0).tolist(),
                     )
