@@ -34,6 +34,7 @@ from rdfia.generation.stacked import StackedGAN
 from rdfia.transfer.gram import gram_matrix
 
 SCRIPTS = Path(__file__).resolve().parent.parent
+PATIENCE = 240  # seconds for a process to start; what a part may take in all ends it earlier on a GPU
 WARM, STEPS = 36, 64  # steps before those that count: a graph of a step with R1 is captured in the 25th
 Found = dict[str, Any]
 
@@ -238,10 +239,14 @@ def resume(device: str, data_dir: Path, output: Path) -> Found:
     process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     history = output / "cut" / "metrics.csv"
     began = time.monotonic()
-    while process.poll() is None and time.monotonic() - began < 60 and not history.exists():
+
+    def trains() -> bool:  # the file is there, empty, before training begins
+        return history.exists() and len(history.read_text().splitlines()) > 1
+
+    while process.poll() is None and time.monotonic() - began < PATIENCE and not trains():
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=30)
+    _, said = process.communicate(timeout=PATIENCE)
     run(line)
     rows = [(output / name / "metrics.csv").read_text().splitlines() for name in ("whole", "cut")]
     numbers = [[float(x) for line in one[1:] for x in line.split(",") if x] for one in rows]
@@ -278,7 +283,7 @@ def processes(device: str, data_dir: Path, output: Path) -> Found:
             for rank in range(count)
         ]
         for process in started:
-            _, said = process.communicate(timeout=35)
+            _, said = process.communicate(timeout=PATIENCE)
             if process.returncode:
                 raise RuntimeError(f"{backend}: {said.strip().splitlines()[-1]}")
         found[f"{count} under {backend}"] = "equal to one process"

@@ -17,10 +17,11 @@ SCRIPT = ROOT / "scripts" / "benchmark.py"
 
 def call(*arguments: str) -> subprocess.CompletedProcess:
     command = [sys.executable, str(SCRIPT), *map(str, arguments), "--data-dir", "sample", "--repeats", "1"]
-    return subprocess.run(command, capture_output=True, text=True, timeout=500)
+    return subprocess.run(command, capture_output=True, text=True, timeout=1200)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)  # a slow machine beside another test
 @pytest.mark.parametrize(("what", "images"), [("dann", 256), ("gan", 128)])
 def test_steps_side_by_side(tmp_path, what, images):
     done = call(what, "--steps", "3", "--output", tmp_path / "found.json")
@@ -36,6 +37,7 @@ def test_steps_side_by_side(tmp_path, what, images):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)  # a slow machine beside another test
 def test_steps_that_train_a_pretrained_network(tmp_path):
     done = call("photographs", "--steps", "1", "--output", tmp_path / "found.json")
     assert done.returncode == 0, done.stderr
@@ -76,6 +78,7 @@ def test_seeing_side_by_side(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)  # a slow machine beside another test
 def test_one_process_and_two(monkeypatch):
     monkeypatch.setattr(ddp, "EPOCHS", 2)
     monkeypatch.setattr(ddp, "SCRIPTS", {"gan": ddp.SCRIPTS["gan"]})

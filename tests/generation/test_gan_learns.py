@@ -35,6 +35,7 @@ def test_learns_a_simple_distribution():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)  # a slow machine beside another test
 def test_learns_digits():
     digits = MNISTDataModule("sample", image_size=32, batch_size=64, train_on_val=True)
     torch.manual_seed(0)
