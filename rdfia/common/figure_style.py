@@ -74,6 +74,15 @@ def holds_pictures(figure: Figure) -> bool:
     return any(axes.images for axes in figure.axes)
 
 
+def as_png(figure: Figure) -> bytes:
+    """Return a figure as PNG; one of pictures for any paper, see `on_any_paper`."""
+    if holds_pictures(figure):
+        on_any_paper(figure)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120, bbox_inches="tight")  # labels may stand out
+    return buffer.getvalue()
+
+
 def on_any_paper(figure: Figure) -> None:
     """Let a figure of pictures be read on light and dark paper: no background, and letters between both.
 
@@ -170,24 +179,24 @@ def leave_the_beginning(axes: Axes, lines: Sequence[Sequence[float]]) -> None:
         axes.annotate(text, (0.01, 0.98), xycoords="axes fraction", va="top", fontsize=8, color="0.4")
 
 
-def name_lines(axes: Axes, ends: Mapping[str, tuple[float, float, str]]) -> None:
+def name_lines(axes: Axes, ends: Mapping[str, tuple[float, str]]) -> None:
     """Write the names of lines at their ends, apart from each other; more than a few into a legend beside.
 
     Args:
         axes: That hold the lines.
-        ends: By name the last point and the colour.
+        ends: By name the last value and the colour.
     """
     if not any(ends):
         return  # a line without a name says what its axis says
-    if len(ends) > MOST_LABELS or not all(np.isfinite(y) for _, y, _ in ends.values()):
+    if len(ends) > MOST_LABELS or not all(np.isfinite(y) for y, _ in ends.values()):
         axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
         return
     low, high = axes.get_ylim()
     logarithmic = axes.get_yscale() == "log"
     place: Callable[[Any], Any] = np.log if logarithmic else np.asarray
     low, high = float(place(low)), float(place(high))
-    order = sorted(ends, key=lambda name: ends[name][1])
-    heights = [float(np.clip((place(ends[name][1]) - low) / (high - low or 1.0), 0, 1)) for name in order]
+    order = sorted(ends, key=lambda name: ends[name][0])
+    heights = [float(np.clip((place(ends[name][0]) - low) / (high - low or 1.0), 0, 1)) for name in order]
     for number in range(1, len(heights)):  # upwards, and then back into the panel
         heights[number] = max(heights[number], heights[number - 1] + APART)
     over = heights[-1] - 1.0
@@ -202,7 +211,7 @@ def name_lines(axes: Axes, ends: Mapping[str, tuple[float, float, str]]) -> None
             (4, 0),
             xycoords="axes fraction",
             textcoords="offset points",
-            color=ends[name][2],
+            color=ends[name][1],
             va="center",
             fontsize=9,
         )

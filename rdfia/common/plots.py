@@ -142,13 +142,16 @@ def curves(
     for axes, (name, grid) in zip(row[len(panels) :], images.items(), strict=True):
         tile(axes, grid, math.ceil(len(grid) ** 0.5), name)
     for axes, (y_label, lines) in zip(row[: len(panels)], panels.items(), strict=True):
+        ends = {}
         for number, (name, (x, y)) in enumerate(lines.items()):
-            own = colour(number)
+            own, marker = colour(number), "o" if len(y) < 60 else None
+            drawn: Sequence[float] | np.ndarray = y
             if 1 < smooth < len(y):
                 axes.plot(x, y, color=own, alpha=0.25, linewidth=0.7)
-                axes.plot(x, running_mean(y, smooth), color=own, label=name)
-            else:
-                axes.plot(x, y, color=own, label=name, marker="o" if len(y) < 60 else None)
+                drawn, marker = running_mean(y, smooth), None
+            axes.plot(x, drawn, color=own, label=name, marker=marker)
+            if len(y):
+                ends[name] = (float(drawn[-1]), own)
             if name in intervals:
                 low, high = zip(*intervals[name], strict=True)
                 axes.vlines(x, low, high, color=own, alpha=0.5, linewidth=1.5)
@@ -168,11 +171,6 @@ def curves(
             end_at_one(axes, "y")
         else:
             leave_the_beginning(axes, [y for _, y in lines.values()])
-        ends = {
-            name: (x[-1], running_mean(y, smooth)[-1] if 1 < smooth < len(y) else y[-1], colour(number))
-            for number, (name, (x, y)) in enumerate(lines.items())
-            if len(y)
-        }
         name_lines(axes, ends)
     if title:
         figure.suptitle(title)

@@ -18,7 +18,7 @@ from PIL import Image, ImageSequence
 
 from datamodules.files import atomic_file
 from rdfia.common.environment import is_dry_run
-from rdfia.common.figure_style import as_svg, on_any_paper
+from rdfia.common.figure_style import as_png, as_svg
 from rdfia.engine.runs import read_results, row_name, spread
 
 # Pixels: of a page on a large screen, and of each frame of a film.
@@ -172,10 +172,7 @@ def drawn(caption: str, figure: Figure) -> Picture:
     """Return a figure ready for a page."""
     if (drawing := as_svg(figure)) is not None:
         return Picture(caption, [inlined("image/svg+xml", drawing)])
-    on_any_paper(figure)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120, bbox_inches="tight")
-    return picture(caption, buffer)
+    return picture(caption, io.BytesIO(as_png(figure)))
 
 
 def picture(caption: str, path: Path | io.BytesIO) -> Picture:

@@ -32,7 +32,7 @@ from PIL import Image
 
 from datamodules.files import atomic_file
 from rdfia.common.environment import device_name, git_commit, is_dry_run
-from rdfia.common.figure_style import as_svg, holds_pictures, on_any_paper
+from rdfia.common.figure_style import as_png, as_svg
 from rdfia.common.memory import peak_memory
 from rdfia.engine.wandb_run import wandb_loggers
 
@@ -146,10 +146,8 @@ def write_figure(folder: Path, name: str, figure: Figure) -> Path:
     """Write ``figures/<name>.png``, and ``.svg`` of lines and letters; return the path of the first."""
     path = folder / "figures" / f"{name}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
-    if holds_pictures(figure):
-        on_any_paper(figure)
     with atomic_file(path) as part:
-        figure.savefig(part, format="png", dpi=120, bbox_inches="tight")  # labels may stand out
+        part.write_bytes(as_png(figure))
     if (drawing := as_svg(figure)) is None:
         path.with_suffix(".svg").unlink(missing_ok=True)
     else:

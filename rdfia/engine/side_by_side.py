@@ -69,15 +69,15 @@ def find_runs(given: Sequence[str]) -> list[Path]:
     """
     found: dict[Path, None] = {}
     for one in given:
-        folders = [Path(path) for path in sorted(glob.glob(os.path.expanduser(one)))]
-        before = len(found)
+        folders = [path for path in map(Path, sorted(glob.glob(os.path.expanduser(one)))) if path.is_dir()]
+        meant: list[Path] = []
         for folder in folders:
             inner = sorted(path.parent for path in folder.glob("*/results.json"))
             own = [folder] if (folder / "results.json").is_file() else []
-            found |= dict.fromkeys(inner or own)
-        meant = [path for path in folders if path.is_dir()]
-        if len(found) == before and not any(path in found for path in meant):
-            why = "has no results.json" if meant else "is no folder"
+            meant += inner or own
+        found |= dict.fromkeys(meant)
+        if not meant:
+            why = "has no results.json" if folders else "is no folder"
             raise ValueError(f"{one} {why}; name finished runs, such as runs/gan or 'runs/sweep-*'")
     return list(found)
 
@@ -120,8 +120,8 @@ def read_flags(folder: Path) -> dict[str, Any]:
     path = folder / "args.json"
     try:
         flags = json.loads(path.read_text()) if path.exists() else {}
-        flags = {name: value for name, value in flags.items() if name != "data"} | flags.pop("module", {})
-        return {name: value for name, value in flags.items() if name not in NEUTRAL | {"module"}}
+        flags |= flags.pop("module", {})
+        return {name: value for name, value in flags.items() if name not in NEUTRAL | {"data"}}
     except (ValueError, AttributeError, TypeError) as error:
         raise ValueError(f"{path} is damaged ({error}); leave {folder} out") from error
 
