@@ -160,10 +160,9 @@ def end_at_one(axes: Axes, which: Literal["x", "y"]) -> None:
     """Let an axis of shares have no tick above 1, and nothing but the room for numbers."""
     axis = axes.xaxis if which == "x" else axes.yaxis
     low, high = axis.get_view_interval()
-    ticks = [tick for tick in axis.get_ticklocs() if low <= tick <= 1 + 1e-9]
-    axis.set_ticks(ticks)
-    spine = axes.spines["bottom" if which == "x" else "left"]
-    spine.set_bounds(low, min(high, 1.0))
+    end = min(high, 1.0)  # a tick beyond the view would widen it
+    axis.set_ticks([tick for tick in axis.get_ticklocs() if low <= tick <= end + 1e-9])
+    axes.spines["bottom" if which == "x" else "left"].set_bounds(low, end)
 
 
 def leave_the_beginning(axes: Axes, lines: Sequence[Sequence[float]]) -> None:
