@@ -358,7 +358,7 @@ def test_what_transfers_what_a_target_costs_and_a_patch(tmp_path, monkeypatch):
             images=(tmp_path / "pictures",),
             compare=("resnet18",),
             attacks=("pgd", "pgd_l2", "patch"),
-            curve=(2.0,),
+            curve=(0.5, 2.0),
             curve_l2=(0.2, 2.0),
             matrix="pgd",
             targets_per_image=2,
