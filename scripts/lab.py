@@ -268,7 +268,7 @@ def main(args: Args) -> None:
     from lab_questions import CHAPTERS, SUMMARY
 
     from datamodules.files import data_root
-    from rdfia.engine import highlights, report
+    from rdfia.engine import highlights, questions, report
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, interrupt)
@@ -317,7 +317,7 @@ def main(args: Args) -> None:
         except ValueError as error:
             failed[name] = str(error)
     there = [name for name, one in EXPERIMENTS.items() if getattr(one, args.scale) is not None]
-    chapters = report.asked(CHAPTERS, there)
+    chapters = questions.asked(CHAPTERS, there)
     report.write_report(
         page,
         title,
@@ -331,7 +331,7 @@ def main(args: Args) -> None:
     )
     if stopped:
         raise Interrupted(f"interrupted in {stopped}; the same command resumes from there")
-    for row in report.answer(SUMMARY, runs).rows:
+    for row in questions.answer(SUMMARY, runs).rows:
         print(f"{row[0].text:64}{row[1].text:>22}")
     for name, why in failed.items():
         print(f"{name} failed: {why}")

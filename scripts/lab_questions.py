@@ -3,7 +3,7 @@
 from lab_questions_gan import GENERATION
 
 from rdfia.adaptation.config import ABLATION as DANN_ABLATION
-from rdfia.engine.report import Chapter, Question
+from rdfia.engine.questions import Chapter, Question
 from rdfia.interpret.config import TABLES
 
 SVM = {
@@ -181,6 +181,7 @@ SEEING = [
             "deletion, insertion, randomization": "saliency/faithfulness",
             "maps": "saliency/saliency_*",
         },
+        answered_by="insertion (more is better)",
     ),
     Question(
         "What does it cost to fool a network?",
@@ -204,12 +205,15 @@ SEEING = [
             "success against size": "adversarial/success",
         },
         published={"fool": "few iterations, invisible"},
+        answered_by="median L2",
+        less=True,
     ),
     Question(
         "Do images that fool one network fool others?",
         rows={f"made with {network}": f"adversarial:matrix/fool/{network}" for network in NETWORKS},
         columns={network: network for network in NETWORKS},
         figures={"what fools which": "adversarial/transfer_matrix"},
+        answered_by="resnet18",
         note="Of the images that fool the one, the share that fools the other, where it was right before.",
     ),
     Question(

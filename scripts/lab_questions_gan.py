@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from rdfia.engine.report import Question
+from rdfia.engine.questions import Question
 from rdfia.generation.config import ABLATION, LADDER
 
 DIGITS = {
@@ -46,6 +46,7 @@ GENERATION = [
             "conditional, as it learns": "cgan/film",
         },
         published={"practicals": "2 and 5 almost absent"},
+        less=True,
     ),
     Question(
         "What has each step from their recipe to ours given?",
@@ -53,15 +54,17 @@ GENERATION = [
         | {row: f"gan_ladder:{row}" for row in LADDER},
         columns=GAN,
         figures={"samples of each row": "gan_ladder/samples"},
+        less=True,
     ),
     Question(
         "What with only one of the two equations?",
         rows={row: f"gan_ablation:{row}" for row in EQUATIONS},
         columns=GAN,
         figures=trainings(EQUATIONS),
+        less=True,
     ),
     *(
-        Question(question, of_gan(group), GAN, trainings(ABLATION[group]), published)
+        Question(question, of_gan(group), GAN, trainings(ABLATION[group]), published, less=True)
         for group, question, published in (
             (
                 "ngf",

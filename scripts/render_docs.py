@@ -20,7 +20,8 @@ from datamodules.files import atomic_file
 from datamodules.layouts import TORCHVISION
 from rdfia.common import plots
 from rdfia.common.figure_style import axis_label
-from rdfia.engine import report, runs
+from rdfia.engine import questions, report, runs
+from rdfia.engine.answers import in_words
 from rdfia.engine.cli import run_script
 
 
@@ -141,16 +142,17 @@ def answers() -> list[dict[str, str]]:
     found = []
     for chapter in CHAPTERS:
         for question in chapter.questions:
-            names = list(report.runs_of(question))
-            table = report.answer(question, report.read_runs(ROOT / "results", names, "{}.json"))
-            first = [f"{row[0].text} {row[1].text}" for row in table.rows]
-            if not first:
+            names = list(questions.runs_of(question))
+            made = report.read_runs(ROOT / "results", names, "{}.json")
+            table = questions.answer(question, made)
+            said = in_words(table, made, question.answered_by, less=question.less)
+            if not said:
                 raise UntrueError(f"{question.title!r} is not answered")
             found.append(
                 {
                     "title": question.title,
                     "runs": ", ".join(f"`{name}`" for name in names),
-                    "numbers": f"{table.header[1]}: {'; '.join(few(first))}",
+                    "answer": said,
                     "figures": ", ".join(few([f"`{place}`" for place in question.figures.values()])),
                 }
             )
@@ -161,7 +163,7 @@ def demo() -> str:
     """Return what ``make demo`` prints at its end."""
     folder = ROOT / "results" / "demo"
     made = report.read_runs(folder, [path.name for path in folder.iterdir()])
-    lines = [f"{row[0].text:64}{row[1].text:>22}" for row in report.answer(SUMMARY, made).rows]
+    lines = [f"{row[0].text:64}{row[1].text:>22}" for row in questions.answer(SUMMARY, made).rows]
     return "\n".join([*lines, "", "open runs/demo/report.html"])
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 from run_folders import metric, write_picture, write_run
 
 from rdfia.engine import report
-from rdfia.engine.report import Chapter, Question
+from rdfia.engine.questions import Chapter, Question
 
 pytestmark = pytest.mark.browser
 

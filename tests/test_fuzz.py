@@ -27,7 +27,7 @@ from datamodules.files import SAMPLES
 from datamodules.images import decode_all
 from datamodules.mnist import load_mnist
 from rdfia.common.backbones import load_backbone
-from rdfia.engine import report
+from rdfia.engine import questions, report
 from rdfia.engine.cli import run_script
 from rdfia.engine.errors import Failed
 from rdfia.engine.runs import read_results
@@ -175,7 +175,7 @@ def test_results(tmp_path):
     good = {"name": "one", "technique": "gan", "command": "python x", "commit": "abc", "device": "CPU"}
     good |= {"precision": "32-true", "wall_seconds": 3.5, "peak_memory_gb": 1.0, "seeds": [0, 1]}
     good |= {"data": data, "metrics": {"accuracy": metric, "a/b": share}, "selection": "last", "notes": ["n"]}
-    question = report.Question("?", rows={"one": "one"}, columns={"accuracy": "accuracy", "share": "a/b"})
+    question = questions.Question("?", rows={"one": "one"}, columns={"accuracy": "accuracy", "share": "a/b"})
     (tmp_path / "one").mkdir()
     read = 0
     for number in range(60):
@@ -191,7 +191,7 @@ def test_results(tmp_path):
             one_line(error, "results.json is damaged")
             failed["one"] = str(error)
         page = tmp_path / "page.html"
-        chapters = [report.Chapter("all", [question])]
+        chapters = [questions.Chapter("all", [question])]
         report.write_report(page, "t", chapters, runs, runs_folder=tmp_path, failed=failed)
         assert bool(runs) != ("results.json is damaged" in page.read_text())
     assert 3 < read < 50

@@ -31,6 +31,7 @@ INK = "#000000"
 # What letters, axes, grey dots and paper are where the system is dark.
 DARK = {INK: "#e8e8e8", "#404040": "#c8c8c8", "#666666": "#999999", "#555555": "#b0b0b0"}
 DARK |= {"#ffffff": "#121212"}
+DESCRIPTION = "Description"  # of a PNG: its text chunk
 EITHER = "#767676"  # reads at 4.5 to 1 on white and on black
 MOST_POINTS = 20_000  # of lines in an SVG
 MOST_LABELS = 6  # lines that are named at their ends; more have a legend
@@ -75,11 +76,12 @@ def holds_pictures(figure: Figure) -> bool:
 
 
 def as_png(figure: Figure) -> bytes:
-    """Return a figure as PNG; one of pictures for any paper, see `on_any_paper`."""
+    """Return a figure as PNG that is described by its label; one of pictures for any paper."""
     if holds_pictures(figure):
         on_any_paper(figure)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120, bbox_inches="tight")  # labels may stand out
+    known = {DESCRIPTION: figure.get_label()} if figure.get_label() else {}
+    figure.savefig(buffer, format="png", dpi=120, bbox_inches="tight", metadata=known)  # labels may stand out
     return buffer.getvalue()
 
 

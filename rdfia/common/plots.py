@@ -1,4 +1,8 @@
-"""Figures out of numbers: each function returns a matplotlib figure. Knows nothing of models or files."""
+"""Figures out of numbers: each function returns a matplotlib figure. Knows nothing of models or files.
+
+The label of a figure says what there is to see, where numbers say it; `rdfia.common.figure_style.as_png`
+writes it into the file.
+"""
 
 import math
 import textwrap
@@ -12,6 +16,7 @@ from matplotlib.ticker import NullLocator
 from torch import Tensor
 from torchvision.utils import make_grid
 
+from rdfia.common import figure_words
 from rdfia.common.figure_style import (
     colour,
     end_at_one,
@@ -139,10 +144,12 @@ def curves(
     row = every[: len(panels) + len(images)]
     for axes in every[len(row) :]:
         axes.remove()
+    seen: dict[str, dict[str, Line]] = {}
     for axes, (name, grid) in zip(row[len(panels) :], images.items(), strict=True):
         tile(axes, grid, math.ceil(len(grid) ** 0.5), name)
     for axes, (y_label, lines) in zip(row[: len(panels)], panels.items(), strict=True):
         ends = {}
+        seen[y_label] = {}
         for number, (name, (x, y)) in enumerate(lines.items()):
             own, marker = colour(number), "o" if len(y) < 60 else None
             drawn: Sequence[float] | np.ndarray = y
@@ -150,6 +157,7 @@ def curves(
                 axes.plot(x, y, color=own, alpha=0.25, linewidth=0.7)
                 drawn, marker = running_mean(y, smooth), None
             axes.plot(x, drawn, color=own, label=name, marker=marker)
+            seen[y_label][name] = (x, list(drawn))
             if len(y):
                 ends[name] = (float(drawn[-1]), own)
             if name in intervals:
@@ -172,6 +180,7 @@ def curves(
         else:
             leave_the_beginning(axes, [y for _, y in lines.values()])
         name_lines(axes, ends)
+    figure.set_label(figure_words.of_curves(seen, x_label))
     if title:
         figure.suptitle(title)
     return figure
@@ -278,6 +287,7 @@ def confusion_matrix(counts: Tensor, classes: Sequence[str], *, title: str | Non
     axes.set_yticks(range(len(classes)), classes)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
+    figure.set_label(figure_words.of_confusions(counts, classes))
     if title:
         axes.set_title(title)
     return figure
@@ -312,6 +322,7 @@ def bars(panels: Mapping[str, Mapping[str, float]], *, title: str | None = None)
             axes.set_xlim(0, 1.25)
             end_at_one(axes, "x")
     subplots[0].invert_yaxis()
+    figure.set_label(figure_words.of_bars(panels))
     if title:
         figure.suptitle(title)
     return figure
@@ -345,6 +356,7 @@ def matrix(
     axes.set_yticks(range(len(rows)), rows)
     axes.set_ylabel(labels[0])
     axes.set_xlabel(labels[1])
+    figure.set_label(figure_words.of_matrix(values, rows, columns, labels))
     if title:
         axes.set_title(title)
     return figure

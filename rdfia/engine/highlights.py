@@ -14,7 +14,7 @@ class Highlight:
 
     Attributes:
         title: Its name.
-        figure: As in `rdfia.engine.report.Question`.
+        figure: As in `rdfia.engine.questions.Question`.
         sentence: With a field for each number: ``{accuracy}`` is a share in percent with what is known of how
             sure it is, ``{distance:.1f}`` a number alone.
         numbers: By field, ``folder:metric``.

@@ -7,7 +7,6 @@ import base64
 import glob
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,58 +17,13 @@ from PIL import Image, ImageSequence
 
 from datamodules.files import atomic_file
 from rdfia.common.environment import is_dry_run
-from rdfia.common.figure_style import as_png, as_svg
-from rdfia.engine.runs import read_results, row_name, spread
+from rdfia.common.figure_style import DESCRIPTION, as_png, as_svg
+from rdfia.engine.answers import in_words
+from rdfia.engine.questions import Chapter, Question, Table, answer, run_of, runs_of
+from rdfia.engine.runs import read_results, row_name
 
 # Pixels: of a page on a large screen, and of each frame of a film.
 WIDTH, FRAME_WIDTH, FRAMES = 1400, 560, 40
-
-
-@dataclass(frozen=True)
-class Question:
-    """A question and where its answer lies.
-
-    Attributes:
-        title: The question.
-        rows: By label, the run folder, or ``folder:row`` for a row of a table.
-        columns: By title, the metric of the run or of the row.
-        figures: By caption, ``folder/name`` of what is under ``figures/``, without its suffix, a pattern, or
-            ``folder:row/name`` of what a row of a table has there.
-        published: By label, what others found.
-        note: What the numbers do not say.
-    """
-
-    title: str
-    rows: Mapping[str, str] = field(default_factory=dict)
-    columns: Mapping[str, str] = field(default_factory=dict)
-    figures: Mapping[str, str] = field(default_factory=dict)
-    published: Mapping[str, str] = field(default_factory=dict)
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Chapter:
-    """A technique and the questions about it."""
-
-    title: str
-    questions: Sequence[Question]
-    note: str = ""  # what the numbers are
-
-
-class Cell(NamedTuple):
-    """What a cell of a table shows; value, run and metric where it is a number."""
-
-    text: str
-    value: float | None = None
-    run: str = ""
-    metric: str = ""
-
-
-class Table(NamedTuple):
-    """Names of columns, and rows of cells."""
-
-    header: list[str]
-    rows: list[list[Cell]]
 
 
 class Picture(NamedTuple):
@@ -77,81 +31,6 @@ class Picture(NamedTuple):
 
     caption: str
     frames: list[str]
-
-
-def run_of(place: str) -> str:
-    """Return the run folder of ``folder``, ``folder:row`` or ``folder/figure``."""
-    return place.partition(":")[0].partition("/")[0]
-
-
-def metric_cell(name: str, results: Mapping[str, Any], metric: str) -> Cell:
-    """Return a metric of a run as a cell; ``-`` where there is none, ``nan`` where it is no number."""
-    found = results["metrics"].get(metric)
-    if found is None or found["mean"] is None:
-        return Cell("-" if found is None else "nan")
-    mean = float(found["mean"])
-    if mean.is_integer() and abs(mean) > 1 and found["std"] is None:
-        return Cell(f"{mean:,.0f}", mean, name, metric)
-    digits = 4 if "accuracy" in metric or "linf" in metric else 3 if abs(mean) < 100 else 0
-    return Cell(spread(found, digits), mean, name, metric)
-
-
-def runs_of(question: Question) -> dict[str, None]:
-    """Return the run folders that a question is about, in order."""
-    return dict.fromkeys(map(run_of, (*question.rows.values(), *question.figures.values())))
-
-
-def asked(chapters: Sequence[Chapter], names: Sequence[str]) -> list[Chapter]:
-    """Return chapters with the questions that the given runs answer, and of these their rows and figures."""
-
-    def of_them(places: Mapping[str, str]) -> dict[str, str]:
-        return {label: place for label, place in places.items() if run_of(place) in names}
-
-    return [
-        replace(
-            chapter,
-            questions=[
-                replace(one, rows=of_them(one.rows), figures=of_them(one.figures))
-                for one in chapter.questions
-                if runs_of(one).keys() & set(names)
-            ],
-        )
-        for chapter in chapters
-    ]
-
-
-def answer(question: Question, runs: Mapping[str, Mapping[str, Any]]) -> Table:
-    """Return the table of a question: a row for each label whose run is there, columns that a row has.
-
-    If only the baseline row of a comparison is present, the table is left empty. (But
-    rows that name a number each stand by themselves.)
-
-    Args:
-        question: What is asked.
-        runs: Content of results.json by run folder.
-    """
-    rows, lacking = [], 0
-    for label, place in question.rows.items():
-        name, _, row = place.partition(":")
-        if name not in runs:
-            continue
-        cells = [
-            metric_cell(name, runs[name], "/".join(part for part in (row, metric) if part))
-            for metric in question.columns.values()
-        ]
-        if all(cell.text == "-" for cell in cells):  # a row that was not asked for
-            lacking += 1
-        else:
-            rows.append([Cell(label), *cells])
-    if lacking and len(rows) == 1 and any(question.columns.values()):
-        rows = []
-    there = [n for n in range(len(question.columns)) if any(row[n + 1].text != "-" for row in rows)]
-    rows = [[row[0], *(row[n + 1] for n in there)] for row in rows]
-    header = ["", *(list(question.columns)[n] for n in there)]
-    if any(row[0].text in question.published for row in rows):
-        header.append("published")
-        rows = [[*row, Cell(question.published.get(row[0].text, ""))] for row in rows]
-    return Table(header, rows)
 
 
 def address(image: Image.Image, width: int) -> str:
@@ -171,15 +50,24 @@ def inlined(kind: str, content: bytes) -> str:
 def drawn(caption: str, figure: Figure) -> Picture:
     """Return a figure ready for a page."""
     if (drawing := as_svg(figure)) is not None:
-        return Picture(caption, [inlined("image/svg+xml", drawing)])
+        return Picture(joined(caption, str(figure.get_label())), [inlined("image/svg+xml", drawing)])
     return picture(caption, io.BytesIO(as_png(figure)))
 
 
+def joined(caption: str, description: str) -> str:
+    """Return what a figure is, and what there is to see in it."""
+    return f"{caption}: {description}" if description else caption
+
+
 def picture(caption: str, path: Path | io.BytesIO) -> Picture:
-    """Return a picture, the SVG beside it, or a film as at most `FRAMES` frames, ready for a page."""
-    if isinstance(path, Path) and path.with_suffix(".svg").exists():
-        return Picture(caption, [inlined("image/svg+xml", path.with_suffix(".svg").read_bytes())])
+    """Return a picture, the SVG beside it, or a film as at most `FRAMES` frames, ready for a page.
+
+    The caption goes on with what the file says there is to see.
+    """
     with Image.open(path) as file:
+        caption = joined(caption, file.info.get(DESCRIPTION, ""))
+        if isinstance(path, Path) and path.with_suffix(".svg").exists():
+            return Picture(caption, [inlined("image/svg+xml", path.with_suffix(".svg").read_bytes())])
         count = getattr(file, "n_frames", 1)
         wanted = {round(n * (count - 1) / max(FRAMES - 1, 1)) for n in range(FRAMES)}
         width = WIDTH if count == 1 else FRAME_WIDTH
@@ -265,6 +153,9 @@ def write_report(
             ]
         return {
             "title": question.title,
+            "answer": in_words(table, runs, question.answered_by, less=question.less)
+            if question.title
+            else "",
             "note": question.note if table.rows or any(files.values()) else "",
             "missing": missing,
             "table": table,
@@ -309,7 +200,8 @@ def write_sections(
         path: Of the page.
         title: Its title.
         content: Chapters, each with ``title``, ``note`` and ``questions``; these with ``title``, ``note``,
-            ``missing``, ``table``, ``pictures``, ``runs`` and, where pictures stand in a row, ``beside``.
+            ``missing``, ``table``, ``pictures``, ``runs`` and, where there is one, ``answer``, and where
+            pictures stand in a row, ``beside``.
         summary: The main numbers, at the top.
         intro: What this is.
         highlights: What is seen first.

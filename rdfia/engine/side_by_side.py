@@ -20,7 +20,7 @@ from typing import Any
 
 from rdfia.common import plots
 from rdfia.engine import report, resume, runs
-from rdfia.engine.report import Cell, Table
+from rdfia.engine.questions import Cell, Table
 
 # Flags that say where a training is, how it is computed or which repeat it is: nothing of what is learned.
 NEUTRAL = resume.MAY_CHANGE - {"max_epochs"} | {"name", "seed", "seeds", "part", "examine", "fast_dev_run"}

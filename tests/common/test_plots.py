@@ -133,3 +133,26 @@ def test_an_svg_stands_beside_the_png_and_goes_with_it(tmp_path):
     trainer = lightning.Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
     save_figure(tmp_path, "curves", plots.curves(flat, x_label="batch"), trainer)
     assert list(path.parent.iterdir()) == []
+
+
+def test_a_figure_says_what_there_is_to_see_and_its_file_does(tmp_path):
+    share = axis_label("accuracy", share=True, better="more")
+    figure = plots.curves({share: {"": ([1, 2, 3], [0.2, 0.9, 0.8])}}, x_label="epoch")
+    assert figure.get_label() == "Accuracy at epoch 3: 80.0%, highest 90.0% at 2."
+    path = write_figure(tmp_path, "curves", figure)
+    with Image.open(path) as file:
+        assert file.info["Description"] == figure.get_label()
+    lines = {"loss": {"train": ([1, 5], [2.0, 0.5]), "test": ([1, 5], [2.5, 1.5])}}
+    assert plots.curves(lines, x_label="epoch").get_label() == "Loss at epoch 5: test 1.5, train 0.5."
+    many = {f"class {number}": number / 10 for number in range(10)}
+    said = plots.bars({share: many}).get_label()
+    assert said == "Accuracy: of 10, highest 90.0% (class 9), lowest 0.0% (class 0)."
+    counts = torch.tensor([[8, 2], [0, 10]])
+    assert plots.confusion_matrix(counts, ["a", "b"]).get_label() == (
+        "2 of 20 are wrong; most often a told as b (2 of 10)."
+    )
+    table = torch.tensor([[1.0, 0.25], [float("nan"), 0.5]])
+    found = plots.matrix(table, ["x", "y"], ["u", "v"], labels=("made on", "fools")).get_label()
+    assert found == "Highest 100% (made on x, fools u), lowest 25% (made on x, fools v)."
+    panels = {f"panel {number}": {"": ([1, 2], [1.0, 2.0])} for number in range(6)}
+    assert plots.curves(panels, x_label="epoch").get_label().endswith("2 more panels.")

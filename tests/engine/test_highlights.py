@@ -9,7 +9,7 @@ from lab_highlights import HIGHLIGHTS, INTRO
 from run_folders import metric, write_picture, write_run
 from test_report import Page
 
-from rdfia.engine import report
+from rdfia.engine import questions, report
 from rdfia.engine.highlights import Highlight, pictures_of, sentence
 from rdfia.engine.runs import read_results
 
@@ -39,7 +39,7 @@ def test_of_each_technique_the_first_that_was_run_is_shown(tmp_path):
     shown = pictures_of([[absent, no_picture], [absent, here, here]], runs, tmp_path)
     assert [one.caption for one in shown] == ["Generation: 50.0% (one training) of it."]
     path = tmp_path / "page.html"
-    summary = report.Question("", rows={"share": "gan:share"}, columns={"": ""})
+    summary = questions.Question("", rows={"share": "gan:share"}, columns={"": ""})
     report.write_report(
         path, "A lab", [], runs, runs_folder=tmp_path, summary=summary, intro=INTRO, highlights=shown
     )
@@ -56,7 +56,7 @@ def test_what_the_lab_shows_is_what_its_experiments_measure(choices):
     for one in choices:
         fields = set(re.findall(r"{(\w+)[:}]", one.sentence))
         assert fields == one.numbers.keys()
-        assert report.run_of(one.figure) in EXPERIMENTS
+        assert questions.run_of(one.figure) in EXPERIMENTS
     runs = {
         name: read_results(path)
         for name in EXPERIMENTS

@@ -9,8 +9,8 @@ from lab_questions import CHAPTERS, SUMMARY
 from PIL import Image
 from run_folders import metric, write_picture, write_run
 
-from rdfia.engine import report
-from rdfia.engine.report import Cell, Chapter, Question
+from rdfia.engine import questions, report
+from rdfia.engine.questions import Cell, Chapter, Question
 
 
 class Page(HTMLParser):
@@ -50,7 +50,7 @@ def test_a_table_holds_what_the_runs_found():
         columns={"accuracy": "accuracy", "how many": "count", "not measured": "time"},
         published={"A": "0.7"},
     )
-    table = report.answer(question, runs)
+    table = questions.answer(question, runs)
     assert table.header == ["", "accuracy", "how many", "published"]
     assert [[cell.text for cell in row] for row in table.rows] == [
         ["A", "0.8500 ± 0.5000", "12,345", "0.7"],
@@ -62,15 +62,15 @@ def test_a_table_holds_what_the_runs_found():
 def test_what_others_are_compared_with_is_no_answer_by_itself():
     runs = {"gan": {"metrics": {"practical/fid": metric(6.0)}}}
     question = Question("?", rows={"theirs": "gan:practical", "wide": "gan:wide"}, columns={"FID": "fid"})
-    assert report.answer(question, runs).rows == []
+    assert questions.answer(question, runs).rows == []
     runs["gan"]["metrics"]["wide/fid"] = metric(5.0)
-    assert [row[0].text for row in report.answer(question, runs).rows] == ["theirs", "wide"]
+    assert [row[0].text for row in questions.answer(question, runs).rows] == ["theirs", "wide"]
 
 
 def test_a_number_by_itself_needs_no_other():
     runs = {"svm": {"metrics": {"pool5/accuracy": metric(0.9)}}}
     rows = {"pool5": "svm:pool5/accuracy", "fire5": "svm:fire5/accuracy"}
-    found = report.answer(Question("Main numbers", rows=rows, columns={"value": ""}), runs)
+    found = questions.answer(Question("Main numbers", rows=rows, columns={"value": ""}), runs)
     assert [row[0].text for row in found.rows] == ["pool5"]
 
 
@@ -79,7 +79,7 @@ def test_at_a_smaller_scale_only_what_belongs_to_it_is_asked_for():
         "One?", rows={"a": "gan:a", "b": "cgan"}, figures={"a": "gan/samples", "b": "cgan/samples"}
     )
     other = Question("Other?", rows={"c": "dann"})
-    (chapter,) = report.asked([Chapter("Generation", [one, other])], ["gan", "svm"])
+    (chapter,) = questions.asked([Chapter("Generation", [one, other])], ["gan", "svm"])
     (question,) = chapter.questions
     assert (question.title, question.rows) == ("One?", {"a": "gan:a"})
     assert question.figures == {"a": "gan/samples"}
@@ -176,27 +176,27 @@ def test_a_run_has_a_page_of_its_own(tmp_path):
 def test_questions_ask_for_experiments_that_there_are():
     from lab import EXPERIMENTS
 
-    questions = [question for chapter in CHAPTERS for question in chapter.questions]
-    assert len({question.title for question in questions}) == len(questions)
-    for question in [*questions, SUMMARY]:
+    asked = [question for chapter in CHAPTERS for question in chapter.questions]
+    assert len({question.title for question in asked}) == len(asked)
+    for question in [*asked, SUMMARY]:
         assert question.rows, question.title
         assert question.columns, question.title
         assert question is SUMMARY or question.figures, question.title
         for place in (*question.rows.values(), *question.figures.values()):
-            assert report.run_of(place) in EXPERIMENTS, place
+            assert questions.run_of(place) in EXPERIMENTS, place
         assert set(question.published) <= set(question.rows), question.title
 
 
 def test_questions_ask_for_metrics_that_runs_have():
     """Of the results in the repository; what is not there is known."""
     root = ROOT / "results"
-    questions = [question for chapter in CHAPTERS for question in chapter.questions]
-    names = [report.run_of(place) for question in questions for place in question.rows.values()]
+    asked = [question for chapter in CHAPTERS for question in chapter.questions]
+    names = [questions.run_of(place) for question in asked for place in question.rows.values()]
     runs = report.read_runs(root, names, "{}.json")
     assert set(names) - runs.keys() == set()
     absent = set()
-    for question in questions:
-        table = report.answer(question, runs)
+    for question in asked:
+        table = questions.answer(question, runs)
         found = {row[0].text for row in table.rows}
         absent |= {place for label, place in question.rows.items() if label not in found}
         assert not found or question.columns.keys() - {*table.header} <= {"mobilenet_v2"}, question.title

@@ -1,0 +1,102 @@
+"""The answer to a question in a sentence, made from the numbers of its table."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rdfia.engine.questions import Cell, Table
+from rdfia.engine.runs import wilson
+
+Runs = Mapping[str, Mapping[str, Any]]
+MOST_NAMES = 4  # that are named where they share the first place
+
+
+def in_words(table: Table, runs: Runs, column: str = "", *, less: bool = False) -> str:
+    """Return what a table answers: its best and its worst value, and whether the first could be chance.
+
+    Args:
+        table: Of a question.
+        runs: Content of results.json by run folder, for intervals.
+        column: The one that answers; the first if empty, or if it is not there.
+        less: The lowest value is looked for, not the highest.
+
+    Returns:
+        A sentence or two; empty if nothing is a number.
+    """
+    place = table.header.index(column) if column and column in table.header else 1
+    cells = {
+        row[0].text: row[place]
+        for row in table.rows
+        if len(row) > place and row[place].value is not None and math.isfinite(row[place].value or 0.0)
+    }
+    if not cells:
+        return ""
+    title = table.header[place]
+    if len(cells) == 1:
+        ((name, cell),) = cells.items()
+        text = f"{', '.join(part for part in (name, title) if part)}: {said(cell, runs)}."
+        return f"{text[:1].upper()}{text[1:]}"
+    order = sorted(cells, key=lambda name: cells[name].value or 0.0, reverse=not less)
+    first, last = cells[order[0]], cells[order[-1]]
+    lead = f"{title[:1].upper()}{title[1:]}" or "The number"
+    if first.value == last.value:
+        return f"{lead}: {said(first, runs)} in all {len(order)} rows."
+    best, worst = ("lowest", "highest") if less else ("highest", "lowest")
+    tied = [name for name in order if cells[name].value == first.value]
+    second = order[len(tied)]
+    text = f"{lead}: {best} for {all_of(tied)}, {said(first, runs)}; "
+    text += f"{worst} for {order[-1]}, {said(last, runs)}."
+    if overlap(reach(first, runs), reach(cells[second], runs)):
+        text += f" The difference to {second} ({cells[second].text}) may be chance: the ranges overlap."
+    return text
+
+
+def all_of(names: Sequence[str]) -> str:
+    """Return names as a list in words: a, b and c; of many the first and how many others."""
+    if len(names) > MOST_NAMES:
+        return f"{names[0]} and {len(names) - 1} others"
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def said(cell: Cell, runs: Runs) -> str:
+    """Return a number with what is known of how sure it is."""
+    if cell.run not in runs:
+        return cell.text
+    run = runs[cell.run]
+    metric = run["metrics"][cell.metric]
+    if "interval" in metric:
+        return f"{cell.text} (95 % interval, of {metric['of']:,})"
+    if metric["std"] is not None:
+        return f"{cell.text} (over {len(metric['values'])} {'seeds' if len(run['seeds']) > 1 else 'draws'})"
+    if (count := tested_on(cell, runs)) and (found := reach(cell, runs)):
+        return f"{cell.text} (95 % interval {found[0]:.3f} to {found[1]:.3f}, of {count:,} test images)"
+    return cell.text
+
+
+def tested_on(cell: Cell, runs: Runs) -> int | None:
+    """Return of how many test images a test accuracy is the share; None of another number."""
+    count = runs[cell.run].get("data", {}).get("test")
+    return count if cell.metric.rpartition("/")[2] == "accuracy" and isinstance(count, int) else None
+
+
+def reach(cell: Cell, runs: Runs) -> tuple[float, float] | None:
+    """Return where a number could lie: its 95 % interval, or a standard deviation of seeds to either side.
+
+    Returns:
+        None of a single training whose number is not a share of known images.
+    """
+    if cell.run not in runs or cell.value is None:
+        return None
+    metric = runs[cell.run]["metrics"][cell.metric]
+    if "interval" in metric:
+        low, high = metric["interval"]
+        return float(low), float(high)
+    if metric["std"] is not None:
+        return cell.value - metric["std"], cell.value + metric["std"]
+    count = tested_on(cell, runs)
+    return wilson(cell.value, count) if count else None
+
+
+def overlap(one: tuple[float, float] | None, other: tuple[float, float] | None) -> bool:
+    """Return whether two ranges are known and have values in common."""
+    return one is not None and other is not None and one[0] <= other[1] and other[0] <= one[1]
