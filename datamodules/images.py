@@ -4,6 +4,7 @@ A picture is decoded to what a viewer shows: turned as its camera noted, 16 bits
 range, transparency over white, CMYK and palettes converted, of an animation the first frame.
 """
 
+import io
 import os
 import warnings
 from collections.abc import Sequence
@@ -47,24 +48,26 @@ def as_shown(image: Image.Image) -> Image.Image:
 
 
 def decode(
-    path: Path,
+    path: Path | io.BytesIO,
     *,
     mode: Literal["L", "RGB"],
     size: int | None = None,
     crop: int | None = None,
     pad: bool = False,
     fast: bool = False,
+    most_pixels: int = MOST_PIXELS,
 ) -> np.ndarray:
     """Decode one picture, as a viewer shows it.
 
     Args:
-        path: Any format that Pillow reads.
+        path: A file, or its content, in any format that Pillow reads.
         mode: ``L`` for grey, ``RGB`` for colour.
         size: Resize to this square, whatever the proportions; with ``crop``, resize the shorter side to it.
         crop: Then cut this square out of the middle.
         pad: Keep the proportions: the longer side becomes ``size``, black fills the rest.
         fast: Resize JPEGs in colour by torch, whose kernel takes a third of the time of Pillow's and differs
             from it by one grey level at most.
+        most_pixels: A picture of more is refused before it is decoded.
 
     Returns:
         uint8, (H, W) for grey, (H, W, 3) for colour. Bilinear with antialiasing, as torchvision resizes.
@@ -78,9 +81,15 @@ def decode(
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the bound is ours
             with Image.open(path) as file:
                 width, height = file.size
-                plain = file.format == "JPEG" and mode == file.mode == "RGB" and "exif" not in file.info
-                found = _decode_jpeg(path) if fast and plain and width * height <= MOST_PIXELS else None
-                if found is None and width * height <= MOST_PIXELS:
+                few = width * height <= most_pixels
+                plain = (
+                    isinstance(path, Path)
+                    and file.format == "JPEG"
+                    and mode == file.mode == "RGB"
+                    and "exif" not in file.info
+                )
+                found = _decode_jpeg(path) if fast and plain and few else None
+                if found is None and few:
                     image = as_shown(file)
                     image.load()  # before the file is closed
                     image = image.convert(mode) if image.mode != mode else image
@@ -92,7 +101,7 @@ def decode(
     if found is not None:
         return _shaped_fast(found, path, size, crop, pad)
     if image is None:
-        pixels = f"{width:,} x {height:,} pixels, more than {MOST_PIXELS:,}"
+        pixels = f"{width:,} x {height:,} pixels, more than {most_pixels:,}"
         raise ValueError(f"{path} has {pixels}; make it smaller")
     if size and crop:
         image = image.resize(_shorter_side(path, image.size, size), Image.Resampling.BILINEAR)
@@ -107,7 +116,7 @@ def decode(
     return np.asarray(image)
 
 
-def _shorter_side(path: Path, shape: tuple[int, int], size: int) -> tuple[int, int]:
+def _shorter_side(path: Path | io.BytesIO, shape: tuple[int, int], size: int) -> tuple[int, int]:
     """Return width and height whose shorter one is ``size``: torchvision's Resize rounds the longer down."""
     width, height = shape
     short = min(width, height)
@@ -122,7 +131,7 @@ def _longer_side(shape: tuple[int, int], size: int) -> tuple[int, int]:
     return width, height
 
 
-def _decode_jpeg(path: Path) -> Tensor | None:
+def _decode_jpeg(path: Any) -> Tensor | None:
     """Return the pixels (3, H, W) uint8 of a JPEG in RGB; None if it does not end as one.
 
     The same library as Pillow's, without Python's lock. It fills in what is missing of a file without a word.
@@ -137,7 +146,9 @@ def _decode_jpeg(path: Path) -> Tensor | None:
     return pixels
 
 
-def _shaped_fast(pixels: Tensor, path: Path, size: int | None, crop: int | None, pad: bool) -> np.ndarray:
+def _shaped_fast(
+    pixels: Tensor, path: Path | io.BytesIO, size: int | None, crop: int | None, pad: bool
+) -> np.ndarray:
     """Return pixels (3, H, W) at the size that `decode` is asked for, (side, side, 3), resized by torch."""
 
     def resized(width: int, height: int) -> Tensor:

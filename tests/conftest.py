@@ -3,6 +3,7 @@
 import bz2
 import gzip
 import os
+import shutil
 import socket
 from pathlib import Path
 from typing import Any
@@ -210,3 +211,19 @@ def mnist(tmp_path: Path) -> Path:
     """A data folder with a small MNIST."""
     write_mnist(tmp_path / "data")
     return tmp_path / "data"
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Debian's chromium and chromium-driver, without a window."""
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium") or ""
+    for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    service = webdriver.ChromeService(shutil.which("chromedriver"))
+    driver = webdriver.Chrome(options, service)
+    yield driver
+    driver.quit()

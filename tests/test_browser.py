@@ -1,7 +1,6 @@
 """The page in a real browser: Debian's chromium and chromium-driver."""
 
 import io
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,21 +12,6 @@ from rdfia.engine import report
 from rdfia.engine.questions import Chapter, Question
 
 pytestmark = pytest.mark.browser
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium") or ""
-    for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    service = webdriver.ChromeService(shutil.which("chromedriver"))
-    driver = webdriver.Chrome(options, service)
-    yield driver
-    driver.quit()
 
 
 @pytest.fixture(scope="module")

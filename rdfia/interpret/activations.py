@@ -1,6 +1,6 @@
 """Activation maps: what a layer of a network answers to an image, place by place."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -42,3 +42,26 @@ def activation_maps(
         channels = output.abs().mean((2, 3)).argsort(dim=1, descending=True, stable=True)
     channels = channels[:, :count]
     return output[torch.arange(len(images))[:, None], channels], channels
+
+
+def last_maps(network: Any, image: Tensor, classes: int) -> str:
+    """Return the name of the deepest layer with maps of more than one place, which are not one per class.
+
+    Args:
+        network: A `Backbone`, or a classifier that knows its layers as it does.
+        image: (1, C, H, W), any of the size that it is given.
+        classes: Their number.
+
+    Raises:
+        ValueError: There is none.
+    """
+    layers = network.usable_layers()
+    outputs = network.tap(image.to(network.mean.device), layers)
+    found = [
+        layer
+        for layer in layers
+        if outputs[layer].ndim == 4 and outputs[layer].shape[-1] > 1 and outputs[layer].shape[1] != classes
+    ]
+    if not found:
+        raise ValueError(f"{network.name} has no layer with maps")
+    return str(found[-1])

@@ -10,13 +10,12 @@ from conftest import write_picture
 
 from rdfia.common.backbones import classify, imagenet_classes, load_backbone
 from rdfia.engine.cli import run_script
-from rdfia.interpret.activations import activation_maps
+from rdfia.interpret.activations import activation_maps, last_maps
 from rdfia.interpret.commands import adversarial as adversarial_command
 from rdfia.interpret.commands import common as shared
 from rdfia.interpret.commands import saliency as saliency_command
 from rdfia.interpret.commands.attacks import pick_targets
 from rdfia.interpret.commands.common import class_of
-from rdfia.interpret.commands.saliency import last_maps
 from rdfia.interpret.config import (
     Activations,
     Adversarial,
@@ -154,9 +153,9 @@ def test_classes_are_found_by_name_and_near_ones_are_suggested():
 
 def test_grad_cam_takes_the_deepest_layer_with_maps():
     image = torch.rand(1, 3, 64, 64)
-    assert last_maps(load_backbone("resnet18", weights="random"), image) == "layer4"
-    assert last_maps(load_backbone("vgg16", weights="random"), image) == "pool5"
-    assert last_maps(load_backbone("squeezenet1_1"), image) == "fire9"
+    assert last_maps(load_backbone("resnet18", weights="random"), image, 1000) == "layer4"
+    assert last_maps(load_backbone("vgg16", weights="random"), image, 1000) == "pool5"
+    assert last_maps(load_backbone("squeezenet1_1"), image, 1000) == "fire9"
 
 
 def test_saliency_is_drawn_and_measured(tmp_path):

@@ -13,6 +13,7 @@ from rdfia.common import plots
 from rdfia.common.figure_style import axis_label
 from rdfia.engine import runs
 from rdfia.interpret import network_plots, saliency
+from rdfia.interpret.activations import last_maps
 from rdfia.interpret.classifier import predict
 from rdfia.interpret.commands.common import (
     Numbers,
@@ -44,7 +45,10 @@ def prepare_saliency(
     """Check class, layers and weights; return what draws and measures, for a folder and a trainer."""
     known = classes_of(networks[args.backbone])
     asked = None if args.target_class in ("true", "predicted") else class_of(args.target_class, known)
-    layers = {name: args.layer or last_maps(network, shown.images[:1]) for name, network in networks.items()}
+    layers = {
+        name: args.layer or last_maps(network, shown.images[:1], len(classes_of(network)))
+        for name, network in networks.items()
+    }
     for name, network in networks.items():
         network.find_layer(layers[name])
         network.check_complete()
@@ -218,17 +222,3 @@ def randomized(
         "randomized": [float(one.nanmean()) for one in alike.values()],
         "empty": [float(one.isnan().double().mean()) for one in alike.values()],
     }
-
-
-def last_maps(backbone: Any, image: Any) -> str:
-    """Return the name of the deepest layer with maps of more than one place, which are not one per class."""
-    layers, count = backbone.usable_layers(), len(classes_of(backbone))
-    outputs = backbone.tap(image.to(backbone.mean.device), layers)
-    found = [
-        layer
-        for layer in layers
-        if outputs[layer].ndim == 4 and outputs[layer].shape[-1] > 1 and outputs[layer].shape[1] != count
-    ]
-    if not found:
-        raise ValueError(f"{backbone.name} has no layer with maps")
-    return str(found[-1])
