@@ -1,7 +1,7 @@
 """The data: one file, one data set, each a ``LightningDataModule`` usable alone from a notebook.
 
 The names below are imported when they are first used, so ``import datamodules`` itself needs no data, network
-or GPU:
+or GPU::
 
     from datamodules import MNISTDataModule
 """

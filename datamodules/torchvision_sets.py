@@ -1,6 +1,6 @@
 """Data sets that torchvision reads, by their names: small images as arrays, photographs as files.
 
-`datamodules.layouts.TORCHVISION` says which, and where they lie. Training never downloads them:
+`datamodules.layouts.TORCHVISION` says which, and where they lie. Training never downloads them::
 
     python scripts/prepare_data.py cifar10 --data-dir data
 """

@@ -1,7 +1,7 @@
 """The techniques: one folder, one technique.
 
 The names below are imported when they are first used, so ``import rdfia`` itself needs no data, network
-or GPU:
+or GPU::
 
     from rdfia import DANNModule, load_backbone
 """

@@ -1,9 +1,13 @@
 """A classifier that one trained oneself, by any of the scripts: load it, let it predict files, export it.
 
-from rdfia import load_classifier
+For example::
 
-for prediction in load_classifier("runs/fine-tune").predict(["photo.jpg", "holiday/"]):
-print(prediction)
+    from rdfia import load_classifier
+
+    for prediction in load_classifier("runs/fine-tune").predict(["photo.jpg", "holiday/"]):
+        print(prediction)
+
+The run folder says all else: the network, the classes, how pictures become its input.
 """
 
 import json

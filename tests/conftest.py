@@ -2,6 +2,7 @@
 
 import bz2
 import gzip
+import importlib.util
 import os
 import shutil
 import socket
@@ -227,3 +228,20 @@ def browser():
     driver = webdriver.Chrome(options, service)
     yield driver
     driver.quit()
+
+
+def accessibility_faults(browser: Any) -> list[str]:
+    """Return what axe-core finds serious or critical on the page that a browser shows."""
+    spec = importlib.util.find_spec("axe_playwright_python")  # which is not imported: it wants playwright
+    assert spec is not None
+    assert spec.submodule_search_locations
+    browser.execute_script((Path(spec.submodule_search_locations[0]) / "axe.min.js").read_text())
+    found = browser.execute_async_script(
+        "const done = arguments[0]; axe.run().then(found => done(found.violations))"
+    )
+    return [
+        f"{one['id']}: {one['help']}: {node['html'][:200]}: {node['failureSummary']}"
+        for one in found
+        for node in one["nodes"][:3]
+        if one["impact"] in ("serious", "critical")
+    ]

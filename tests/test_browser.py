@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import accessibility_faults
 from PIL import Image
 from run_folders import metric, write_picture, write_run
 
@@ -124,3 +125,14 @@ def test_it_follows_the_colours_of_the_system(browser, page):
         colours.append(shot.getpixel((2, shot.height - 2)))
     assert colours[0] > 200
     assert colours[1] < 80
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_serious_fault(browser, page, scheme):
+    feature = [{"name": "prefers-color-scheme", "value": scheme}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": feature})
+    browser.get(page.as_uri())
+    browser.execute_script("document.querySelectorAll('details').forEach(one => one.open = true)")
+    assert accessibility_faults(browser) == []
+    browser.execute_script("document.body.append(Object.assign(document.createElement('img'), {src: 'x'}))")
+    assert [fault.split(":")[0] for fault in accessibility_faults(browser)] == ["image-alt"]  # it does look

@@ -143,7 +143,8 @@ def test_links_pictures_and_results_exist():
 def test_each_page_can_be_reached_from_readme():
     for path in PAGES:
         named = f"docs/{path.name}"
-        assert path.name == "README.md" or named in README or f"({path.name})" in README, named
+        if path.name not in ("README.md", "index.md", "reference.md"):  # the site's own
+            assert named in README or f"({path.name})" in README, named
 
 
 def blocks() -> list[str]:

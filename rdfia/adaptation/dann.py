@@ -3,7 +3,7 @@
 Ganin et al., "Domain-Adversarial Training of Neural Networks", JMLR 2016. Features feed a classifier, trained
 on labelled source images, and a domain classifier that tells source from target. Between features and domain
 classifier the gradient is reversed: what helps to tell the domains apart is unlearned, so the classifier
-comes to work on the target, none of whose labels are used:
+comes to work on the target, none of whose labels are used::
 
     loss = cross_entropy(classifier(f_s), y_s) + domain_loss(domain_classifier(reverse_gradient(f, lambda)))
 

@@ -1,6 +1,6 @@
 """The run folder: all that a run writes, and all that a report reads.
 
-A folder has a stable name, so that the same command finds its own checkpoint and goes on:
+A folder has a stable name, so that the same command finds its own checkpoint and goes on::
 
     runs/<name>/args.json  metrics.csv  checkpoints/{last,best}.ckpt  figures/*.png  results.json
 

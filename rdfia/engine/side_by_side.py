@@ -1,5 +1,7 @@
 """Runs side by side: which flags differ, what the numbers make of it, curves and pictures, on one page.
 
+The command is::
+
     python scripts/report.py runs/a runs/b 'runs/sweep-*' --out page.html
 
 Trainings whose flags differ in nothing but the seed are one *setting*, however they are named. Settings are

@@ -68,7 +68,7 @@ async function fool() {
     make("div", {className: "row"},
       picture(find("given").src, `before: ${found.before}`),
       picture(found.image, `after: ${found.after}`),
-      picture(found.difference, "the difference, 10 times as strong, around grey")));
+      picture(found.difference, `the difference, ${found.times} times as strong, around grey`)));
 }
 
 async function nearest() {

@@ -120,7 +120,8 @@ class Photographs:
         if len(order) < 2:
             raise ValueError("the classifier knows one class; there is nothing to mistake it for")
         found = fool(self.network, image, order[:1], order[1:2], rate=0.2, max_steps=MOST_STEPS)
-        difference = (0.5 + 10 * (found.images - image)).clamp(0, 1)
+        change = found.images - image
+        times = max(1, int(0.5 / max(float(change.abs().max()), 1e-3)))
         return {
             "before": self.classes[int(order[0])],
             "wanted": self.classes[int(order[1])],
@@ -131,5 +132,6 @@ class Photographs:
             "psnr": float(found.psnr[0]),
             "largest": round(float(found.linf[0]) * 255),
             "image": address(found.images[0]),
-            "difference": address(difference[0]),
+            "difference": address(0.5 + times * change[0]),
+            "times": times,
         }

@@ -1,6 +1,6 @@
 """What the two networks of a GAN minimise, gradient penalties, and how real the discriminator finds images.
 
-The discriminator learns to score real images high and generated ones low, the generator to be scored high:
+The discriminator learns to score real images high and generated ones low, the generator to be scored high::
 
     L_D = softplus(-D(x)) + softplus(D(G(z)))        L_G = softplus(-D(G(z)))
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import numpy as np
 import torch
-from scipy.optimize import differential_evolution
+from scipy import optimize
 from torch import Tensor, nn
 
 from rdfia.common.checks import Classes
@@ -75,7 +75,7 @@ def few_pixels(
             generator = np.random.default_rng([seed, number])
             size = pixels * (2 + len(image))
             with suppress(_Found):
-                search.best = differential_evolution(
+                search.best = optimize.differential_evolution(
                     search,
                     [(0, 1)] * size,
                     strategy="rand1bin",

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, accessibility_faults
 from explorer import PHOTOGRAPHS, drawn_seven, serving
 from PIL import Image
 
@@ -275,6 +275,7 @@ def test_its_five_paths_in_a_browser(browser, explorer, tmp_path, width):
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
     assert browser.execute_script("return [...document.images].every(one => !one.src || one.naturalWidth)")
     assert [entry for entry in browser.get_log("browser") if entry["level"] != "INFO"] == []
+    assert accessibility_faults(browser) == []
     print({path: round(took, 2) for path, took in seconds.items()})
 
 
