@@ -38,8 +38,8 @@ autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
 
 myst_heading_anchors = 4
-# A notebook that fails, or that takes longer than this, fails the build.
+# A notebook that fails, or of which a cell takes longer than this, fails the build.
 nb_execution_mode = "force"
-nb_execution_timeout = 180
+nb_execution_timeout = 600
 nb_execution_raise_on_error = True
 nb_output_stderr = "remove"

@@ -5,12 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import accessibility_faults
 from PIL import Image
 from run_folders import metric, write_picture, write_run
 
+from rdfia.common import plots
 from rdfia.engine import report
 from rdfia.engine.questions import Chapter, Question
+from rdfia.engine.runs import write_figure
 
 pytestmark = pytest.mark.browser
 
@@ -125,6 +128,37 @@ def test_it_follows_the_colours_of_the_system(browser, page):
         colours.append(shot.getpixel((2, shot.height - 2)))
     assert colours[0] > 200
     assert colours[1] < 80
+
+
+def test_a_place_of_a_figure_says_more(browser, tmp_path):
+    run = tmp_path / "svm"
+    write_run(tmp_path, "svm", {"accuracy": metric(0.75)})
+    counts = torch.tensor([[3, 1], [0, 4]])
+    figure = plots.confusion_matrix(counts, ["cat", "dog"], images={(0, 1): torch.rand(1, 3, 48, 48)})
+    write_figure(run, "confusion", figure)
+    report.write_page(run, report.read_runs(tmp_path, ["svm"])["svm"])
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    browser.get((run / "index.html").as_uri())
+    point = """
+const data = JSON.parse(document.querySelector('figure script').textContent);
+const image = document.querySelector('.enlarge img'), box = image.getBoundingClientRect();
+const [x, y] = data.spots.find(spot => spot[2].startsWith('cat told as dog'));
+const [across, down] = [box.left + x * box.width + arguments[0], box.top + y * box.height];
+const at = {clientX: across, clientY: down, bubbles: true};
+image.dispatchEvent(new PointerEvent('pointermove', {...at, pointerType: 'mouse'}));
+const tip = document.querySelector('.tip');
+return [tip.textContent, tip.querySelectorAll('span').length, getComputedStyle(tip).display];
+"""
+    assert browser.execute_script(point, 3) == ["cat told as dog: 1 of 4", 1, "block"]
+    assert browser.execute_script(point, 2000) == ["", 0, "none"]
+    keys = """
+const button = document.querySelector('.enlarge');
+button.dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowRight', bubbles: true}));
+return document.querySelector('.tip').textContent;
+"""
+    assert browser.execute_script(keys) == "cat told as cat: 3 of 4"
+    assert browser.execute_script(keys) == "cat told as dog: 1 of 4"
+    assert browser.get_log("browser") == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

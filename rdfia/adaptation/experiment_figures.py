@@ -8,6 +8,7 @@ import lightning
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
+from torch.nn import functional
 
 from datamodules.domain_pair import DomainPairDataModule
 from datamodules.tensors import ImageTensors
@@ -15,7 +16,8 @@ from rdfia.adaptation import embeddings
 from rdfia.adaptation.config import Args
 from rdfia.adaptation.module import AdaptationModule
 from rdfia.adaptation.plots import dann_curves, gained_by_class
-from rdfia.common import plots
+from rdfia.common import figure_spots, plots
+from rdfia.common.figure_spots import TILE
 from rdfia.engine import runs
 from rdfia.engine.training import back_on_device
 
@@ -58,7 +60,7 @@ def draw(
         modules = {row: module for row, module in modules.items() if row in ("source-only", args.row(), last)}
     for module in modules.values():
         back_on_device(trainer, module)
-    layouts(save, args, modules, inputs, classes, seed)
+    layouts(save, args, modules, inputs, images, classes, seed)
     predicted = {
         row: module.outputs(inputs["target"].batches())[1].argmax(1) for row, module in modules.items()
     }
@@ -73,6 +75,7 @@ def layouts(
     args: Args,
     modules: dict[str, AdaptationModule],
     inputs: dict[str, Any],
+    images: dict[str, Any],
     classes: Sequence[str],
     seed: int,
 ) -> None:
@@ -97,7 +100,16 @@ def layouts(
     if not panels:
         return
     name = {"tsne": "t-SNE", "umap": "UMAP"}[args.embedding]
-    save(args.embedding, plots.scatter(panels, columns=2, title=f"{name} of the features of test images"))
+    shown = torch.cat([small(images[domain], order[domain]) for domain in chosen])
+    title = f"{name} of the features of test images"
+    save(args.embedding, plots.scatter(panels, columns=2, title=title, images=shown))
+
+
+def small(images: Any, which: torch.Tensor) -> torch.Tensor:
+    """Return images (N, 3, `TILE`, `TILE`) in [0, 1] of those numbers, to be pointed at."""
+    parts = [images[some][0] for some in which.split(100)]
+    sized = [functional.interpolate(part.cpu(), (TILE, TILE), mode="area") for part in parts]
+    return torch.cat([part.expand(-1, 3, -1, -1) for part in sized])
 
 
 def what_is_said(
@@ -114,7 +126,8 @@ def what_is_said(
             continue
         counts = torch.bincount(truth * count + labels, minlength=count**2).reshape(count, count)
         share = f"{row}: {(labels == truth).double().mean():.4f} of target test images"
-        save(f"confusion_{row}", plots.confusion_matrix(counts, classes, title=share))
+        seen = figure_spots.examples(lambda some: target[some][0], truth, labels)
+        save(f"confusion_{row}", plots.confusion_matrix(counts, classes, title=share, images=seen))
 
 
 def what_changed(

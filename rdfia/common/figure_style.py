@@ -9,8 +9,12 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
+from matplotlib.transforms import Bbox
+
+from rdfia.common.figure_spots import as_json
 
 # Okabe and Ito's, which people with any colour vision tell apart.
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#8C6D00", "#555555")
@@ -31,7 +35,7 @@ INK = "#000000"
 # What letters, axes, grey dots and paper are where the system is dark.
 DARK = {INK: "#e8e8e8", "#404040": "#c8c8c8", "#666666": "#999999", "#555555": "#b0b0b0"}
 DARK |= {"#ffffff": "#121212"}
-DESCRIPTION = "Description"  # of a PNG: its text chunk
+DESCRIPTION, SPOTS = "Description", "Spots"  # of a PNG: its text chunks
 EITHER = "#767676"  # reads at 4.5 to 1 on white and on black
 MOST_POINTS = 20_000  # of lines in an SVG
 MOST_LABELS = 6  # lines that are named at their ends; more have a legend
@@ -81,8 +85,18 @@ def as_png(figure: Figure) -> bytes:
         on_any_paper(figure)
     buffer = io.BytesIO()
     known = {DESCRIPTION: figure.get_label()} if figure.get_label() else {}
-    figure.savefig(buffer, format="png", dpi=120, bbox_inches="tight", metadata=known)  # labels may stand out
+    box = written_part(figure)
+    if spots := as_json(figure, box):
+        known[SPOTS] = spots
+    figure.savefig(buffer, format="png", dpi=120, bbox_inches=box, metadata=known)
     return buffer.getvalue()
+
+
+def written_part(figure: Figure) -> Bbox:
+    """Return what is written of a figure, in inches: all that is drawn, as labels may stand out."""
+    canvas: Any = FigureCanvasAgg(figure)
+    canvas.draw()
+    return figure.get_tightbbox(canvas.get_renderer()).padded(0.1)
 
 
 def on_any_paper(figure: Figure) -> None:
@@ -113,7 +127,9 @@ def as_svg(figure: Figure) -> bytes | None:
         return None
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": "rdfia"}):  # the same bytes each time
-        figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
+        figure.savefig(
+            buffer, format="svg", bbox_inches=written_part(figure), metadata={"Date": None, "Creator": None}
+        )
     text = buffer.getvalue()
     names = {light: f"--c{light[1:]}" for light in DARK}
     for light, name in names.items():

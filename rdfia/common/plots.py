@@ -16,7 +16,8 @@ from matplotlib.ticker import NullLocator
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from rdfia.common import figure_words
+from rdfia.common import figure_spots, figure_words
+from rdfia.common.figure_spots import Spot
 from rdfia.common.figure_style import (
     colour,
     end_at_one,
@@ -105,6 +106,31 @@ def tells(lines: Mapping[str, Line]) -> bool:
     return bool(long) and len({value for y in long for value in y}) > 1
 
 
+def draw_lines(
+    axes: Axes,
+    lines: Mapping[str, Line],
+    y_label: str,
+    smooth: int,
+    intervals: Mapping[str, Sequence[tuple[float, float]]],
+) -> dict[str, Line]:
+    """Draw lines, see `curves`; return them as they are drawn."""
+    seen: dict[str, Line] = {}
+    for number, (name, (x, y)) in enumerate(lines.items()):
+        own, marker = colour(number), "o" if len(y) < 60 else None
+        drawn: Sequence[float] | np.ndarray = y
+        if 1 < smooth < len(y):
+            axes.plot(x, y, color=own, alpha=0.25, linewidth=0.7)
+            drawn, marker = running_mean(y, smooth), None
+        axes.plot(x, drawn, color=own, label=name, marker=marker)
+        seen[name] = (x, list(drawn))
+        if marker and isinstance(figure := axes.figure, Figure):
+            figure_spots.add(figure, figure_spots.of_line(axes, name or str(y_label), x, y))
+        if name in intervals:
+            low, high = zip(*intervals[name], strict=True)
+            axes.vlines(x, low, high, color=own, alpha=0.5, linewidth=1.5)
+    return seen
+
+
 @styled
 def curves(
     panels: Mapping[str, Mapping[str, Line]],
@@ -148,21 +174,12 @@ def curves(
     for axes, (name, grid) in zip(row[len(panels) :], images.items(), strict=True):
         tile(axes, grid, math.ceil(len(grid) ** 0.5), name)
     for axes, (y_label, lines) in zip(row[: len(panels)], panels.items(), strict=True):
-        ends = {}
-        seen[y_label] = {}
-        for number, (name, (x, y)) in enumerate(lines.items()):
-            own, marker = colour(number), "o" if len(y) < 60 else None
-            drawn: Sequence[float] | np.ndarray = y
-            if 1 < smooth < len(y):
-                axes.plot(x, y, color=own, alpha=0.25, linewidth=0.7)
-                drawn, marker = running_mean(y, smooth), None
-            axes.plot(x, drawn, color=own, label=name, marker=marker)
-            seen[y_label][name] = (x, list(drawn))
-            if len(y):
-                ends[name] = (float(drawn[-1]), own)
-            if name in intervals:
-                low, high = zip(*intervals[name], strict=True)
-                axes.vlines(x, low, high, color=own, alpha=0.5, linewidth=1.5)
+        seen[y_label] = draw_lines(axes, lines, y_label, smooth, intervals)
+        ends = {
+            name: (float(y[-1]), colour(number))
+            for number, (name, (_, y)) in enumerate(seen[y_label].items())
+            if len(y)
+        }
         if log_x:
             axes.set_xscale("log")
             values = sorted({value for x, _ in lines.values() for value in x})
@@ -188,7 +205,11 @@ def curves(
 
 @styled
 def scatter(
-    panels: Mapping[str, tuple[Tensor, Tensor, Sequence[str]]], *, columns: int, title: str | None = None
+    panels: Mapping[str, tuple[Tensor, Tensor, Sequence[str]]],
+    *,
+    columns: int,
+    title: str | None = None,
+    images: Tensor | None = None,
 ) -> Figure:
     """Draw points in the plane, panel by panel, coloured by group.
 
@@ -196,6 +217,7 @@ def scatter(
         panels: By title: points (N, 2), numbers of the groups (N,), names of the groups.
         columns: Panels in a row.
         title: Of the whole figure.
+        images: (N, C, H, W) in [0, 1] of the points, for panels of as many; a page shows them.
     """
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(5.2 * columns, 4.6 * rows), layout="constrained")
@@ -206,6 +228,12 @@ def scatter(
         for number, group in enumerate(names):
             x, y = points[groups == number].T
             axes.scatter(x, y, s=7, alpha=0.7, linewidths=0, color=colour(number), label=group)
+        if images is not None and len(images) == len(points):
+            spots = (
+                Spot(axes, float(x), float(y), names[int(group)], image[None])
+                for (x, y), group, image in zip(points, groups, images, strict=True)
+            )
+            figure_spots.add(figure, spots)
         axes.legend(markerscale=2.5, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
         axes.set_title(name)
     if title:
@@ -266,13 +294,20 @@ def pairs(
 
 
 @styled
-def confusion_matrix(counts: Tensor, classes: Sequence[str], *, title: str | None = None) -> Figure:
+def confusion_matrix(
+    counts: Tensor,
+    classes: Sequence[str],
+    *,
+    title: str | None = None,
+    images: Mapping[tuple[int, int], Tensor] | None = None,
+) -> Figure:
     """Draw a confusion matrix.
 
     Args:
         counts: (K, K) integers; row: true class, column: predicted class.
         classes: Their K names.
         title: Of the figure.
+        images: By true and predicted class, some images, see `rdfia.common.figure_spots.examples`.
     """
     figure = Figure(figsize=(1.5 + 0.42 * len(classes), 1.2 + 0.42 * len(classes)), layout="constrained")
     axes = figure.subplots()
@@ -280,9 +315,10 @@ def confusion_matrix(counts: Tensor, classes: Sequence[str], *, title: str | Non
     axes.imshow(share.numpy(), cmap="Blues", vmin=0, vmax=1)
     for row, column in counts.nonzero().tolist():
         colour = "white" if share[row, column] > 0.5 else "black"
-        axes.text(
-            column, row, str(int(counts[row, column])), ha="center", va="center", color=colour, fontsize=7
-        )
+        count, of = int(counts[row, column]), int(counts[row].sum())
+        axes.text(column, row, str(count), ha="center", va="center", color=colour, fontsize=7)
+        label = f"{classes[row]} told as {classes[column]}: {count} of {of}"
+        figure_spots.add(figure, [Spot(axes, column, row, label, (images or {}).get((row, column)))])
     axes.set_xticks(range(len(classes)), classes, rotation=90)
     axes.set_yticks(range(len(classes)), classes)
     axes.set_xlabel("predicted")

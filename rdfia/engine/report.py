@@ -17,7 +17,7 @@ from PIL import Image, ImageSequence
 
 from datamodules.files import atomic_file
 from rdfia.common.environment import is_dry_run
-from rdfia.common.figure_style import DESCRIPTION, as_png, as_svg
+from rdfia.common.figure_style import DESCRIPTION, SPOTS, as_png, as_svg
 from rdfia.engine.answers import in_words
 from rdfia.engine.questions import Chapter, Question, Table, answer, run_of, runs_of
 from rdfia.engine.runs import read_results, row_name
@@ -27,10 +27,14 @@ WIDTH, FRAME_WIDTH, FRAMES = 1400, 560, 40
 
 
 class Picture(NamedTuple):
-    """A caption and the address of each frame: one for a picture, more for a film."""
+    """A caption and the address of each frame: one for a picture, more for a film.
+
+    ``spots`` are the places that say more where they are pointed at, see `rdfia.common.figure_spots.as_json`.
+    """
 
     caption: str
     frames: list[str]
+    spots: str = ""
 
 
 def address(image: Image.Image, width: int) -> str:
@@ -49,9 +53,10 @@ def inlined(kind: str, content: bytes) -> str:
 
 def drawn(caption: str, figure: Figure) -> Picture:
     """Return a figure ready for a page."""
+    shown = picture(caption, io.BytesIO(as_png(figure)))
     if (drawing := as_svg(figure)) is not None:
-        return Picture(joined(caption, str(figure.get_label())), [inlined("image/svg+xml", drawing)])
-    return picture(caption, io.BytesIO(as_png(figure)))
+        return shown._replace(frames=[inlined("image/svg+xml", drawing)])
+    return shown
 
 
 def joined(caption: str, description: str) -> str:
@@ -65,16 +70,16 @@ def picture(caption: str, path: Path | io.BytesIO) -> Picture:
     The caption goes on with what the file says there is to see.
     """
     with Image.open(path) as file:
-        caption = joined(caption, file.info.get(DESCRIPTION, ""))
+        caption, spots = joined(caption, file.info.get(DESCRIPTION, "")), file.info.get(SPOTS, "")
         if isinstance(path, Path) and path.with_suffix(".svg").exists():
-            return Picture(caption, [inlined("image/svg+xml", path.with_suffix(".svg").read_bytes())])
+            return Picture(caption, [inlined("image/svg+xml", path.with_suffix(".svg").read_bytes())], spots)
         count = getattr(file, "n_frames", 1)
         wanted = {round(n * (count - 1) / max(FRAMES - 1, 1)) for n in range(FRAMES)}
         width = WIDTH if count == 1 else FRAME_WIDTH
         frames = [
             address(frame, width) for n, frame in enumerate(ImageSequence.Iterator(file)) if n in wanted
         ]
-    return Picture(caption, frames)
+    return Picture(caption, frames, spots)
 
 
 def find_figures(folder: Path, place: str) -> list[Path]:

@@ -11,7 +11,7 @@ import torch
 from sklearn.metrics import confusion_matrix
 
 from datamodules.tensors import ImageTensors
-from rdfia.common import plots
+from rdfia.common import figure_spots, plots
 from rdfia.common.figure_style import axis_label
 from rdfia.engine import runs
 from rdfia.transfer.linear_svm import Trial, fit_svm
@@ -27,6 +27,7 @@ def draw_trial(
     classes: Sequence[str],
     options: dict[str, Any],
     gram: torch.Tensor,
+    photographs: ImageTensors,
     labels: torch.Tensor,
     train: torch.Tensor,
     test: torch.Tensor,
@@ -52,9 +53,10 @@ def draw_trial(
     title = f"{item}: {trial.accuracy:.4f}"
     counts = torch.from_numpy(confusion_matrix(labels[test], trial.predictions, labels=range(len(classes))))
     shares = (counts.diagonal() / counts.sum(1).clamp(min=1)).tolist()
+    seen = figure_spots.examples(lambda some: photographs[test[some]][0], labels[test], trial.predictions)
     figures = {
         "c": plots.curves(panels, x_label="C", log_x=True, title=title),
-        "confusion": plots.confusion_matrix(counts, classes, title=title),
+        "confusion": plots.confusion_matrix(counts, classes, title=title, images=seen),
         "classes": plots.bars({ACCURACY: dict(zip(classes, shares, strict=True))}, title=title),
     }
     for name, figure in figures.items():
