@@ -10,12 +10,13 @@ Trainings that differ in nothing but the seed count as one setting. The others a
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
 from rdfia.engine.args import default
 from rdfia.engine.cli import run_script
+from rdfia.engine.questions import Table
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,9 @@ class Args:
     metrics: Annotated[tuple[str, ...], default("all")] = ()
     """Metrics to show, by names or parts of names."""
 
+    wandb: bool = False
+    """Also show the page, its tables and its curves in Weights & Biases (offline without a login)."""
+
     def __post_init__(self) -> None:
         if not self.runs:
             raise ValueError("name the runs, such as runs/gan runs/gan_practical")
@@ -40,10 +44,22 @@ def main(args: Args) -> None:
     """Read, compare, write."""
     from rdfia.engine.side_by_side import write_comparison
 
-    table = write_comparison(args.out, args.runs, args.metrics)
-    for row in [table.header, *([cell.text for cell in cells] for cells in table.rows)]:
+    found = write_comparison(args.out, args.runs, args.metrics)
+    numbers = texts(found.numbers)
+    for row in [numbers[0], *numbers[1]]:
         print("  ".join([f"{row[0]:32}", *(f"{cell:>24}" for cell in row[1:])]))
     print(f"open {args.out}")
+    if args.wandb:
+        from rdfia.engine.wandb_run import finish_last, log_page
+
+        tables = {"numbers": numbers, "flags that differ": texts(found.flags)}
+        log_page(args.out, found.title, tables, found.curves)
+        finish_last()
+
+
+def texts(table: Table) -> tuple[list[str], list[list[Any]]]:
+    """Return the columns and rows of a table as they are read."""
+    return list(table.header), [[cell.text for cell in row] for row in table.rows]
 
 
 if __name__ == "__main__":

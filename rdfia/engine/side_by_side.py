@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
+from typing import Any, NamedTuple
 
 from rdfia.common import plots
 from rdfia.engine import report, resume, runs
@@ -325,8 +325,17 @@ def how_to_read(settings: Sequence[Setting], equal: Sequence[str]) -> str:
     return text
 
 
-def write_comparison(path: Path, given: Sequence[str], metrics: Sequence[str] = ()) -> Table:
-    """Write a page of runs side by side; return the table of their numbers.
+class Comparison(NamedTuple):
+    """What a page of runs side by side holds, for where else it is shown."""
+
+    title: str
+    flags: Table
+    numbers: Table
+    curves: dict[str, dict[str, plots.Line]]
+
+
+def write_comparison(path: Path, given: Sequence[str], metrics: Sequence[str] = ()) -> Comparison:
+    """Write a page of runs side by side; return what is on it.
 
     Args:
         path: Of the page.
@@ -373,4 +382,4 @@ def write_comparison(path: Path, given: Sequence[str], metrics: Sequence[str] = 
     questions.append(section("How was each made?", runs=every))
     title = " beside ".join(setting.label for setting in settings[:4]) + (" …" if len(settings) > 4 else "")
     report.write_sections(path, title, [{"title": "Side by side", "note": "", "questions": questions}])
-    return numbers
+    return Comparison(title, flags, numbers, panels)

@@ -32,7 +32,7 @@ class TolerantWandbLogger(WandbLogger):
     failed = False
     every_n_steps = 10  # each row is a call, of which a GPU would make hundreds in a second
 
-    def _attempt(self, work: Callable[..., Any], *given: Any) -> None:
+    def attempt(self, work: Callable[..., Any], *given: Any) -> None:
         """Call something of W&B's, unless an earlier call failed."""
         if self.failed:
             return
@@ -44,15 +44,15 @@ class TolerantWandbLogger(WandbLogger):
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Log numbers, pictures and tables."""
-        self._attempt(super().log_metrics, metrics, step)
+        self.attempt(super().log_metrics, metrics, step)
 
     def log_hyperparams(self, params: Any) -> None:
         """Log settings."""
-        self._attempt(super().log_hyperparams, params)
+        self.attempt(super().log_hyperparams, params)
 
     def log_summary(self, values: Mapping[str, Any]) -> None:
         """Say what W&B's own table of runs, and a sweep, goes by."""
-        self._attempt(lambda: self.experiment.summary.update(values))
+        self.attempt(lambda: self.experiment.summary.update(values))
 
 
 def wandb_loggers(trainer: lightning.Trainer) -> list[TolerantWandbLogger]:
@@ -139,6 +139,39 @@ def finish_last(*, failed: bool = False) -> None:
     if missing:  # of a run that was resumed, too
         kind = "offline-run-*" if offline else "run-*"
         print(f"{missing}; upload it with: wandb sync {'' if offline else '--include-online '}{runs}/{kind}")
+
+
+def log_page(
+    page: Path,
+    title: str,
+    tables: Mapping[str, tuple[list[str], list[list[Any]]]],
+    curves: Mapping[str, Mapping[str, tuple[Any, Any]]],
+) -> bool:
+    """Show a page in Weights & Biases: a run with its tables, its curves to point at, and the page itself.
+
+    Args:
+        page: A file beside which a folder keeps what W&B writes.
+        title: Name of the run.
+        tables: By name: columns and rows.
+        curves: By label of the y axis, then by name of the line: x and y values.
+
+    Returns:
+        Whether it is shown; a warning says why not.
+    """
+    logger = wandb_logger(title, page.with_suffix(".wandb"), {"page": page.name})
+    if logger is None:
+        return False
+    import wandb
+
+    shown: dict[str, Any] = {"page": wandb.Html(page.read_text())}
+    for name, (columns, rows) in tables.items():
+        shown[name] = wandb.Table(columns=[*columns], data=rows)
+    for label, lines in curves.items():
+        xs, ys = [list(x) for x, _ in lines.values()], [list(y) for _, y in lines.values()]
+        keys = [name or label for name in lines]
+        shown[f"curves/{label}"] = wandb.plot.line_series(xs, ys, keys=keys, title=label, xname="batches")
+    logger.attempt(logger.experiment.log, shown)
+    return not logger.failed
 
 
 def log_table(trainer: lightning.Trainer, columns: list[str], rows: list[list[Any]]) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 
@@ -103,7 +104,11 @@ def test_the_page_says_what_differs_and_how_far_they_are_apart(two):
     assert "The same everywhere: n real 100.00" in text
     # Curves of what has more than one value, and the pictures of the last epoch beside each other.
     alts = [image["alt"] for image in page.images]
-    assert alts == ["How did they learn? curves of train/loss", "samples plain", "samples mild"]
+    assert alts == [
+        "How did they learn? curves of train/loss: Train/loss at batches 2: plain 1, mild 1.",
+        "samples plain",
+        "samples mild",
+    ]
     assert "How plain-2 was made" in text
 
 
@@ -119,7 +124,7 @@ def test_a_run_of_many_seeds_and_one_that_diverged(tmp_path):
     write_run(tmp_path, "svm", {"accuracy": metric(0.5, 0.7), "cut": metric(None)}, seeds=[3, 4])
     (setting,) = group(find_runs([str(tmp_path / "svm")]))
     assert setting.values("accuracy") == {3: 0.5, 4: 0.7}
-    table = write_comparison(tmp_path / "page.html", [str(tmp_path / "svm")])
+    table = write_comparison(tmp_path / "page.html", [str(tmp_path / "svm")]).numbers
     assert [[cell.text for cell in row] for row in table.rows] == [
         ["accuracy", "0.6000 ± 0.1414, n = 2"],
         ["cut", "-"],
@@ -175,3 +180,20 @@ def test_the_script_prints_the_table_and_ends_in_a_line(two):
         done = call(*words)
         assert done.returncode == 2
         assert error in done.stderr.splitlines()[-1]
+
+
+def test_it_is_shown_in_wandb_too(two):
+    """In a process of its own: W&B leaves helpers behind."""
+    command = [sys.executable, str(ROOT / "scripts" / "report.py"), str(two / "plain-*"), str(two / "mild*")]
+    command += ["--out", str(two / "page.html"), "--wandb"]
+    ended = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"WANDB_MODE": "offline"}, timeout=300
+    )
+    assert ended.returncode == 0, ended.stderr
+    (kept,) = (two / "page.wandb").rglob("run-*.wandb")
+    files = {path.suffix: path for path in kept.parent.rglob("*") if path.is_file()}
+    assert "side" in files[".html"].read_text().lower()
+    tables = [json.loads(path.read_text()) for path in kept.parent.rglob("*.table.json")]
+    numbers = next(table for table in tables if table["data"][0][0] == "fid")
+    assert numbers["columns"][1:3] == ["plain", "mild"]
+    assert any({"step", "lineKey", "lineVal"} <= set(table["columns"]) for table in tables)  # a curve
