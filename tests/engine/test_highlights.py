@@ -6,6 +6,7 @@ import pytest
 from conftest import ROOT
 from lab import EXPERIMENTS
 from lab_highlights import HIGHLIGHTS, INTRO
+from lab_questions import CHAPTERS
 from run_folders import metric, write_picture, write_run
 from test_report import Page
 
@@ -64,3 +65,12 @@ def test_what_the_lab_shows_is_what_its_experiments_measure(choices):
         if path.exists()
     }
     assert sentence(choices[0], runs)
+
+
+def test_no_sentence_of_the_page_has_a_number_typed_by_hand():
+    sentences = [INTRO, *(one.sentence for of_technique in HIGHLIGHTS for one in of_technique)]
+    sentences += [chapter.note for chapter in CHAPTERS]
+    sentences += [question.note for chapter in CHAPTERS for question in chapter.questions]
+    found = [number for text in sentences for number in re.findall(r"(?<![\w.:])\d+\.\d+|\d+ %", text)]
+    # Chance of 15 scenes and of ten digits, and of the scenes' largest classes; where a judge is confident.
+    assert sorted(found) == ["0.04", "0.10", "0.9", "10 %", "10 %", "6.7"]
