@@ -187,9 +187,14 @@ def leave_the_beginning(axes: Axes, lines: Sequence[Sequence[float]]) -> None:
     """Cut off first values that would flatten all that follows, and say so: a first loss of 18."""
     values = np.concatenate([np.asarray(line, float) for line in lines]) if lines else np.zeros(0)
     values = values[np.isfinite(values)]
-    if len(values) < 40 or values.min() < 0:
+    if len(values) < 4 or values.min() < 0:
         return
-    usual, most = np.quantile(values, 0.98), values.max()
+    if len(values) < 40:  # of few, all but the first of each line
+        later = np.concatenate([np.asarray(line[1:], float) for line in lines])
+        usual = later[np.isfinite(later)].max(initial=0.0)
+    else:
+        usual = np.quantile(values, 0.98)
+    most = values.max()
     if most > 4 * usual > 0:
         axes.set_ylim(values.min() - 0.06 * usual, 1.3 * usual)
         text = f"at first up to {short(float(most))}"

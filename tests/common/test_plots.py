@@ -59,6 +59,11 @@ def test_a_first_loss_of_18_flattens_nothing_and_is_said():
     assert "at first up to 18" in [text.get_text() for text in axes.texts]
     (axes,) = plots.curves({"loss": {"train": (STEPS, FALLING)}}, x_label="batch").axes
     assert not any("at first" in text.get_text() for text in axes.texts)
+    (axes,) = plots.curves({"loss": {"train": ([1, 2, 3, 4], [15.6, 1.0, 0.8, 0.7])}}, x_label="epoch").axes
+    assert axes.get_ylim()[1] < 2
+    assert "at first up to 15.6" in [text.get_text() for text in axes.texts]
+    (axes,) = plots.curves({"loss": {"train": ([1, 2, 3, 4], [1.0, 0.8, 0.7, 9.0])}}, x_label="epoch").axes
+    assert axes.get_ylim()[1] > 9  # a last one that is high is what there is to see
 
 
 def test_names_stand_at_the_ends_of_lines_apart_from_each_other():
