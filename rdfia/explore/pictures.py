@@ -20,7 +20,7 @@ FULL = 0.99  # of a map's values are below what is drawn brightest
 class Dropped(io.BytesIO):
     """The bytes of a picture, which messages call by what it is."""
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return "this file"
 
 
