@@ -38,7 +38,7 @@ def counted(sentences: Sequence[str]) -> str:
 def of_curves(
     panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]], x_label: str
 ) -> str:
-    """Return where the lines of each panel end, and where a line that stands alone is highest.
+    """Return where the lines of each panel end, and where they are best if that is elsewhere.
 
     Args:
         panels: As `rdfia.common.plots.curves` takes them.
@@ -50,16 +50,24 @@ def of_curves(
         if not ends:
             continue
         last = max(x[-1] for x, y in lines.values() if len(y))
-        text = f"{label} at {x_label} {short(last)}: {listed(ends, label)}"
-        if len(lines) == 1:
-            ((x, y),) = lines.values()
-            best = min if getattr(label, "better", "") == "less" else max
-            place = best((n for n in range(len(y)) if math.isfinite(y[n])), key=lambda n: y[n])
-            extreme = "lowest" if best is min else "highest"
-            if y[place] != y[-1]:
-                text += f", {extreme} {number(float(y[place]), label)} at {short(x[place])}"
-        sentences.append(text)
+        place = f"{x_label} {short(last)}" if len(x_label.split()) < 4 else "the right end"
+        best = [elsewhere(name, *lines[name], label) for name in ends] if len(ends) <= MOST_NAMES else []
+        said = "; ".join([listed(ends, label), *filter(None, best)])
+        sentences.append(f"{label} at {place}: {said}")
     return counted(sentences)
+
+
+def elsewhere(name: str, x: Sequence[float], y: Sequence[float], label: str) -> str:
+    """Return where a line is best; empty if at its end, as good there, or if nobody says which way is better."""
+    better = getattr(label, "better", "") or ("more" if is_share(label) else "")
+    if not better:
+        return ""
+    best, extreme = (min, "lowest") if better == "less" else (max, "highest")
+    place = best((n for n in range(len(y)) if math.isfinite(y[n])), key=lambda n: y[n])
+    value = number(float(y[place]), label)
+    if value == number(float(y[-1]), label):
+        return ""
+    return f"{name} {extreme} at {short(x[place])}, {value}".strip()
 
 
 def of_bars(panels: Mapping[str, Mapping[str, float]]) -> str:

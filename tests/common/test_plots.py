@@ -143,12 +143,16 @@ def test_an_svg_stands_beside_the_png_and_goes_with_it(tmp_path):
 def test_a_figure_says_what_there_is_to_see_and_its_file_does(tmp_path):
     share = axis_label("accuracy", share=True, better="more")
     figure = plots.curves({share: {"": ([1, 2, 3], [0.2, 0.9, 0.8])}}, x_label="epoch")
-    assert figure.get_label() == "Accuracy at epoch 3: 80.0%, highest 90.0% at 2."
+    assert figure.get_label() == "Accuracy at epoch 3: 80.0%; highest at 2, 90.0%."
     path = write_figure(tmp_path, "curves", figure)
     with Image.open(path) as file:
         assert file.info["Description"] == figure.get_label()
-    lines = {"loss": {"train": ([1, 5], [2.0, 0.5]), "test": ([1, 5], [2.5, 1.5])}}
-    assert plots.curves(lines, x_label="epoch").get_label() == "Loss at epoch 5: test 1.5, train 0.5."
+    loss = axis_label("loss", better="less")
+    lines = {loss: {"train": ([1, 5, 9], [2.0, 0.7, 0.5]), "test": ([1, 5, 9], [2.5, 1.25, 1.5])}}
+    said = "Loss at epoch 9: test 1.5, train 0.5; test lowest at 5, 1.25."
+    assert plots.curves(lines, x_label="epoch").get_label() == said
+    said = said.replace("epoch 9", "the right end")
+    assert plots.curves(lines, x_label="share of the pixels that go").get_label() == said
     many = {f"class {number}": number / 10 for number in range(10)}
     said = plots.bars({share: many}).get_label()
     assert said == "Accuracy: of 10, highest 90.0% (class 9), lowest 0.0% (class 0)."
