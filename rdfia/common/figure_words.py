@@ -58,7 +58,7 @@ def of_curves(
 
 
 def elsewhere(name: str, x: Sequence[float], y: Sequence[float], label: str) -> str:
-    """Return where a line is best; empty if at its end, as good there, or if nobody says which way is better."""
+    """Return where a line is best; empty if at its end, or if nobody says which way is better."""
     better = getattr(label, "better", "") or ("more" if is_share(label) else "")
     if not better:
         return ""
