@@ -55,7 +55,7 @@ def decode(
     crop: int | None = None,
     pad: bool = False,
     fast: bool = False,
-    most_pixels: int = MOST_PIXELS,
+    most_pixels: int | None = None,
 ) -> np.ndarray:
     """Decode one picture, as a viewer shows it.
 
@@ -67,7 +67,7 @@ def decode(
         pad: Keep the proportions: the longer side becomes ``size``, black fills the rest.
         fast: Resize JPEGs in colour by torch, whose kernel takes a third of the time of Pillow's and differs
             from it by one grey level at most.
-        most_pixels: A picture of more is refused before it is decoded.
+        most_pixels: A picture of more is refused before it is decoded; by default `MOST_PIXELS`.
 
     Returns:
         uint8, (H, W) for grey, (H, W, 3) for colour. Bilinear with antialiasing, as torchvision resizes.
@@ -76,6 +76,7 @@ def decode(
         ValueError: The file is no picture, a damaged one, or one of too many pixels.
     """
     image: Image.Image | None = None
+    most_pixels = most_pixels or MOST_PIXELS
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the bound is ours
