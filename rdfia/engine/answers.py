@@ -35,10 +35,10 @@ def in_words(table: Table, runs: Runs, column: str = "", *, less: bool = False) 
     if len(cells) == 1:
         ((name, cell),) = cells.items()
         text = f"{', '.join(part for part in (name, title) if part)}: {said(cell, runs)}."
-        return f"{text[:1].upper()}{text[1:]}"
+        return begun(text)
     order = sorted(cells, key=lambda name: cells[name].value or 0.0, reverse=not less)
     first, last = cells[order[0]], cells[order[-1]]
-    lead = f"{title[:1].upper()}{title[1:]}" or "The number"
+    lead = begun(title) or "The number"
     if first.value == last.value:
         return f"{lead}: {said(first, runs)} in all {len(order)} rows."
     best, worst = ("lowest", "highest") if less else ("highest", "lowest")
@@ -49,6 +49,12 @@ def in_words(table: Table, runs: Runs, column: str = "", *, less: bool = False) 
     if overlap(reach(first, runs), reach(cells[second], runs)):
         text += f" The difference to {second} ({cells[second].text}) may be chance: the ranges overlap."
     return text
+
+
+def begun(text: str) -> str:
+    """Return a text as a sentence begins; a name such as squeezenet1_1 stays as it is."""
+    first = text.split(" ", 1)[0].split("/", 1)[0]
+    return text if any(one.isdigit() or one == "_" for one in first) else f"{text[:1].upper()}{text[1:]}"
 
 
 def all_of(names: Sequence[str]) -> str:

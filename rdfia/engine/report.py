@@ -165,7 +165,7 @@ def write_report(
             "missing": missing,
             "table": table,
             "pictures": [
-                picture(f"{caption}: {file.stem}" if len(found) > 1 else caption, file)
+                picture(f"{caption}: {file.stem.replace('_', ' ')}" if len(found) > 1 else caption, file)
                 for caption, found in files.items()
                 for file in found
             ],

@@ -58,6 +58,7 @@ def test_ties_one_row_and_no_number():
     assert words(same, {"success": "s"}) == "Success: highest for a and 5 others, 1.000; lowest for g, 0.500."
     assert words({"a/s": metric(1.0), "b/s": metric(1.0)}, {"s": "s"}) == "S: 1.000 in all 2 rows."
     assert words({"a/s": metric(0.25)}, {"success": "s"}) == "A, success: 0.250."
+    assert words({"vgg16/s": metric(0.25)}, {"success": "s"}) == "vgg16, success: 0.250."
     assert words({"a/s": {"mean": None, "std": None, "values": [None]}}, {"success": "s"}) == ""
     assert in_words(answer(Question("?", {"a": "lost"}, {"s": "s"}), {}), {}) == ""
 
