@@ -19,7 +19,9 @@ def number(value: float, label: str) -> str:
 def listed(values: Mapping[str, float], label: str) -> str:
     """Return values by name, the highest first; of more than a few only the highest and the lowest."""
     order = sorted(values, key=lambda name: values[name], reverse=True)
-    if len(order) > MOST_NAMES and values[order[0]] > values[order[-1]]:
+    if len(order) > 1 and len({number(value, label) for value in values.values()}) == 1:
+        return f"{number(values[order[0]], label)}, all {len(order)}"
+    if len(order) > MOST_NAMES:
         first, last = order[0], order[-1]
         return (
             f"of {len(order)}, highest {number(values[first], label)} ({first}), "

@@ -156,6 +156,8 @@ def test_a_figure_says_what_there_is_to_see_and_its_file_does(tmp_path):
     many = {f"class {number}": number / 10 for number in range(10)}
     said = plots.bars({share: many}).get_label()
     assert said == "Accuracy: of 10, highest 90.0% (class 9), lowest 0.0% (class 0)."
+    same = {f"method {number}": ([0, 1], [number, 0.001]) for number in range(6)}
+    assert plots.curves({"area": same}, x_label="share").get_label() == "Area at share 1: 0.001, all 6."
     counts = torch.tensor([[8, 2], [0, 10]])
     assert plots.confusion_matrix(counts, ["a", "b"]).get_label() == (
         "2 of 20 are wrong; most often a told as b (2 of 10)."

@@ -105,7 +105,7 @@ def test_the_page_says_what_differs_and_how_far_they_are_apart(two):
     # Curves of what has more than one value, and the pictures of the last epoch beside each other.
     alts = [image["alt"] for image in page.images]
     assert alts == [
-        "How did they learn? curves of train/loss: Train/loss at batches 2: plain 1, mild 1.",
+        "How did they learn? curves of train/loss: Train/loss at batches 2: 1, all 2.",
         "samples plain",
         "samples mild",
     ]
