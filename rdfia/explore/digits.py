@@ -13,8 +13,9 @@ from rdfia.generation.gan import GANModule
 from rdfia.generation.latents import interpolate
 from rdfia.interpret.saliency import gradient
 
-# Images of a walk; random latents that a projection tries, and its steps, which leave it under 3 seconds.
-FRAMES, STARTS, STEPS = 25, 32, 60
+# Images of a walk; of a projection what it begins with, among how many random latents, and its steps:
+# under 3 seconds on two cores.
+FRAMES, TRIES, STARTS, STEPS = 25, 2, 32, 60
 MOST_LATENTS = 1000  # that one can walk between
 
 
@@ -52,10 +53,9 @@ def in_style(gan: cGANModule, judge: DigitJudge, digit: Tensor) -> dict[str, Any
     with torch.no_grad():
         label = judge(digit).argmax(1)
     wanted = digit if gan.image_size == 32 else digit[..., 2:-2, 2:-2]
-    # All starts are improved, not the nearest alone: what they end in differs.
-    count = STARTS // 8
+    # What the nearest of random latents becomes depends on them: two are improved.
     latents, squares = project(
-        gan, wanted.expand(count, -1, -1, -1), [label.expand(count)], starts=STARTS, steps=STEPS
+        gan, wanted.expand(TRIES, -1, -1, -1), [label.expand(TRIES)], starts=STARTS, steps=STEPS
     )
     best = int(squares.argmin())
     with torch.no_grad():
