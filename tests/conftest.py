@@ -214,8 +214,18 @@ def mnist(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
+@pytest.fixture
+def browser(started_browser):
+    """A browser that knows nothing of the test before."""
+    started_browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    started_browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "screen", "features": []})
+    started_browser.get("about:blank")
+    started_browser.get_log("browser")
+    return started_browser
+
+
 @pytest.fixture(scope="session")
-def browser():
+def started_browser():
     """Debian's chromium and chromium-driver, without a window."""
     from selenium import webdriver
 
