@@ -1,6 +1,5 @@
 """Places of a figure that say more where a page is pointed at: a label, and pictures of what lies there."""
 
-import base64
 import io
 import json
 import math
@@ -16,6 +15,8 @@ from matplotlib.transforms import Bbox
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
+
+from rdfia.common.inlined import inlined
 
 TILE = 48  # pixels of the side of a picture; smaller ones stay as they are
 MOST_PICTURES = 1000  # in a figure
@@ -116,5 +117,4 @@ def _sheet(tiles: Sequence[Tensor]) -> dict[str, object]:
         sheet[top : top + side, left : left + side] = pixels
     buffer = io.BytesIO()
     Image.fromarray(sheet).save(buffer, "webp", quality=75)
-    address = f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-    return {"pictures": address, "columns": columns, "tile": side}
+    return {"pictures": inlined("image/webp", buffer.getvalue()), "columns": columns, "tile": side}

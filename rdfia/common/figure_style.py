@@ -9,7 +9,6 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 from matplotlib.transforms import Bbox
@@ -94,9 +93,8 @@ def as_png(figure: Figure) -> bytes:
 
 def written_part(figure: Figure) -> Bbox:
     """Return what is written of a figure, in inches: all that is drawn, as labels may stand out."""
-    canvas: Any = FigureCanvasAgg(figure)
-    canvas.draw()
-    return figure.get_tightbbox(canvas.get_renderer()).padded(0.1)
+    figure.draw_without_rendering()
+    return figure.get_tightbbox().padded(0.1)
 
 
 def on_any_paper(figure: Figure) -> None:

@@ -3,7 +3,6 @@
 python scripts/lab.py --data-dir sample --scale demo
 """
 
-import base64
 import glob
 import io
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from PIL import Image, ImageSequence
 from datamodules.files import atomic_file
 from rdfia.common.environment import is_dry_run
 from rdfia.common.figure_style import DESCRIPTION, SPOTS, as_png, as_svg
+from rdfia.common.inlined import inlined
 from rdfia.engine.answers import in_words
 from rdfia.engine.questions import Chapter, Question, Table, answer, run_of, runs_of
 from rdfia.engine.runs import read_results, row_name
@@ -44,11 +44,6 @@ def address(image: Image.Image, width: int) -> str:
     buffer = io.BytesIO()
     image.convert("RGBA" if image.has_transparency_data else "RGB").save(buffer, "webp", quality=85)
     return inlined("image/webp", buffer.getvalue())
-
-
-def inlined(kind: str, content: bytes) -> str:
-    """Return the address that holds a file of a kind such as ``image/webp``."""
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def drawn(caption: str, figure: Figure) -> Picture:

@@ -1,6 +1,5 @@
 """Pictures that come from a browser and go back to it. Nothing is kept: no file is written."""
 
-import base64
 import io
 from typing import Any, Literal
 
@@ -11,10 +10,11 @@ from PIL import Image
 from torch import Tensor
 
 from datamodules.images import decode
+from rdfia.common.inlined import inlined
+from rdfia.interpret.network_plots import FULL
 
 # Bytes and pixels of a picture; a file of a few bytes can claim any number of pixels.
 MOST_BYTES, MOST_PIXELS = 20_000_000, 50_000_000
-FULL = 0.99  # of a map's values are below what is drawn brightest
 
 
 class Dropped(io.BytesIO):
@@ -56,7 +56,7 @@ def map_address(values: Tensor) -> str:
 def _png(picture: Image.Image) -> str:
     buffer = io.BytesIO()
     picture.save(buffer, "png")
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return inlined("image/png", buffer.getvalue())
 
 
 def as_digit(drawing: np.ndarray) -> Tensor:
