@@ -106,9 +106,10 @@ def layouts(
 
 
 def small(images: Any, which: torch.Tensor) -> torch.Tensor:
-    """Return images (N, 3, `TILE`, `TILE`) in [0, 1] of those numbers, to be pointed at."""
-    parts = [images[some][0] for some in which.split(100)]
-    sized = [functional.interpolate(part.cpu(), (TILE, TILE), mode="area") for part in parts]
+    """Return images (N, 3, S, S) in [0, 1] of those numbers, to be pointed at; at most `TILE` pixels wide."""
+    parts = [images[some][0].cpu() for some in which.split(100)]
+    side = min(TILE, parts[0].shape[-1])
+    sized = [functional.interpolate(part, (side, side), mode="area") for part in parts]
     return torch.cat([part.expand(-1, 3, -1, -1) for part in sized])
 
 

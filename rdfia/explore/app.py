@@ -97,6 +97,7 @@ def make_app(networks: Networks) -> FastAPI:
         return {
             "network": getattr(networks.photographs.network, "name", "a classifier"),
             "classes": len(networks.photographs.classes),
+            "measure": networks.photographs.measure,
             "latents": digits.MOST_LATENTS,
             "gan": None if networks.gan else _lacking("gan"),
             "cgan": None if networks.cgan else _lacking("cgan"),

@@ -162,7 +162,7 @@ find("way").addEventListener("input", event => {
 });
 
 fetch("/about").then(answer => answer.json()).then(about => {
-  find("network").textContent = `${about.network}, which knows ${about.classes.toLocaleString("en")} classes.`;
+  find("network").textContent = `${about.network}, which knows ${about.classes.toLocaleString("en")} classes; percentages are ${about.measure}.`;
   for (const id of ["first", "second"]) find(id).max = about.latents - 1;
   if (about.cgan) { find("style").disabled = true; find("digit-error").textContent = `No styles: ${about.cgan}.`; }
   if (about.gan) { find("walk").disabled = true; find("walk-error").textContent = `No walk: ${about.gan}.`; }

@@ -71,6 +71,16 @@ class Photographs:
             found.features = torch.cat(features)
         return found
 
+    @property
+    def measure(self) -> str:
+        """What the shares of classes are."""
+        kind = "probability" if isinstance(self.network, Backbone) else self.network.kind
+        return (
+            "probabilities"
+            if kind == "probability"
+            else f"the softmax of {kind}s, which are no probabilities"
+        )
+
     def read(self, content: bytes) -> Tensor:
         """Return a picture as the network is given it, (1, C, H, W) in [0, 1].
 

@@ -187,6 +187,14 @@ def test_digits_are_centred_as_mnist_has_them():
     assert int(load_judge()(digit).argmax()) == 7
 
 
+def test_margins_are_not_called_probabilities(networks):
+    class Margins(torch.nn.Module):
+        kind = "margin"
+
+    own = dataclasses.replace(networks.photographs, network=Margins())
+    assert own.measure == "the softmax of margins, which are no probabilities"
+
+
 def test_a_map_without_any_value_is_black():
     assert size_of(map_address(torch.zeros(8, 8))) == (8, 8)
 
@@ -208,6 +216,7 @@ def test_without_a_generator_its_part_says_which_command_trains_one(bare_explore
     status, about, _ = ask(bare_explorer, "GET", "/about")
     assert status == 200
     assert "train_gan.py" in about["gan"]
+    assert about["measure"] == "probabilities"
     assert ask(bare_explorer, "GET", "/walk?first=0&second=1")[0] == 404
     status, said = send(bare_explorer, "/digit/style", drawn_seven())
     assert (status, "train_cgan.py" in said["error"]) == (404, True)
