@@ -4,8 +4,11 @@ import bz2
 import gzip
 import importlib.util
 import os
+import runpy
 import shutil
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +56,30 @@ def _own_surroundings(monkeypatch, tmp_path, request):
     if "reference" not in request.keywords:
         monkeypatch.delenv("RDFIA_DATA", raising=False)
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def call_script(monkeypatch, capsys):
+    """Run a script as its command line would, within this process: no ten seconds for imports.
+
+    What is called is given the script's name, its flags and ``cwd=``; it returns what
+    ``subprocess.run`` would.
+    """
+
+    def call(script: str, *flags: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+        words, code = [str(ROOT / "scripts" / script), *map(str, flags)], 0
+        capsys.readouterr()
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "argv", words)
+            if cwd is not None:
+                patch.chdir(cwd)
+            try:
+                runpy.run_path(words[0], run_name="__main__")
+            except SystemExit as end:
+                code = int(end.code or 0)
+        return subprocess.CompletedProcess(words, code, *capsys.readouterr())
+
+    return call
 
 
 @pytest.fixture

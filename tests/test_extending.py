@@ -57,6 +57,7 @@ def call(root, *command):
     )
 
 
+@pytest.mark.slow
 def test_the_technique_trains_resumes_and_says_what_is_wrong(copy):
     flags = (
         "scripts/train_rotation.py",

@@ -92,8 +92,14 @@ def as_png(figure: Figure) -> bytes:
 
 
 def written_part(figure: Figure) -> Bbox:
-    """Return what is written of a figure, in inches: all that is drawn, as labels may stand out."""
-    figure.draw_without_rendering()
+    """Return what is written of a figure, in inches: all that is drawn, as labels may stand out.
+
+    All has its place from then on: laying out takes as long as drawing, and is done once.
+    """
+    if figure.get_layout_engine() is not None:
+        figure.draw_without_rendering()
+        with matplotlib.rc_context({"figure.autolayout": False, "figure.constrained_layout.use": False}):
+            figure.set_layout_engine(None)
     return figure.get_tightbbox().padded(0.1)
 
 

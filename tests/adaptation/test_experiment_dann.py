@@ -297,7 +297,7 @@ def test_each_selection_keeps_the_epoch_it_names(tmp_path, digits, undrawn):
 @pytest.mark.slow
 @pytest.mark.timeout(1500)  # a slow machine beside another test
 def test_dann_learns_the_embedded_target(tmp_path):
-    settings = {"max_epochs": 5, "batch_size": 64, "accelerator": "cpu", "precision": FASTEST}
+    settings = {"max_epochs": 3, "batch_size": 64, "accelerator": "cpu", "precision": FASTEST}
     results = run(Args(data_dir="sample", output_dir=tmp_path, pseudo_label_rounds=1, **settings))
     metrics = {name: value["mean"] for name, value in results["metrics"].items()}
     assert metrics["source-only/source_accuracy"] > 0.95

@@ -108,7 +108,7 @@ def test_a_graphed_step_is_the_usual_one(name, monkeypatch):
     assert found.graphs is None  # their memory is given back
 
 
-@pytest.mark.parametrize("kind", ["gan", "dann"])
+@pytest.mark.parametrize("kind", ["gan", pytest.param("dann", marks=pytest.mark.slow)])
 def test_rates_and_lambda_change_from_step_to_step(kind, monkeypatch):
     monkeypatch.setattr(graphed, "capture", on_tape)
     build = {

@@ -21,8 +21,7 @@ KINDS = {
 }
 
 
-FAST = ("gan", "dann")
-NAMES = [pytest.param(name, marks=[pytest.mark.slow] * (name not in FAST)) for name in KINDS]
+NAMES = [pytest.param(name, marks=[pytest.mark.slow] * (name != "gan")) for name in KINDS]
 
 
 @pytest.mark.parametrize("name", NAMES)

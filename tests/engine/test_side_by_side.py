@@ -160,12 +160,8 @@ def test_what_cannot_be_compared_is_said(two):
     assert len(find_runs([str(two / "plain-0"), str(two / "plain-*")])) == 3
 
 
-def test_the_script_prints_the_table_and_ends_in_a_line(two):
-    def call(*words):
-        command = [sys.executable, str(ROOT / "scripts" / "report.py"), *map(str, words)]
-        return subprocess.run(command, capture_output=True, text=True, cwd=two)
-
-    done = call("plain-0", "mild_seed_0", "--out", "new/page.html")
+def test_the_script_prints_the_table_and_ends_in_a_line(two, call_script):
+    done = call_script("report.py", "plain-0", "mild_seed_0", "--out", "new/page.html", cwd=two)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0].split() == ["plain-0", "mild_seed_0", "mild_seed_0", "less", "plain-0"]
@@ -177,11 +173,12 @@ def test_the_script_prints_the_table_and_ends_in_a_line(two):
         (("none",), "none is no folder"),
         (("plain-0", "--out", "."), "is a folder"),
     ):
-        done = call(*words)
+        done = call_script("report.py", *words, cwd=two)
         assert done.returncode == 2
         assert error in done.stderr.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_it_is_shown_in_wandb_too(two):
     """In a process of its own: W&B leaves helpers behind."""
     command = [sys.executable, str(ROOT / "scripts" / "report.py"), str(two / "plain-*"), str(two / "mild*")]

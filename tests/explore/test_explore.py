@@ -5,8 +5,6 @@ import http.client
 import io
 import json
 import struct
-import subprocess
-import sys
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, accessibility_faults
+from conftest import accessibility_faults
 from explorer import PHOTOGRAPHS, drawn_seven, serving
 from PIL import Image
 
@@ -199,14 +197,13 @@ def test_a_map_without_any_value_is_black():
     assert size_of(map_address(torch.zeros(8, 8))) == (8, 8)
 
 
-def test_the_script_says_what_is_lacking_in_a_line(tmp_path):
+def test_the_script_says_what_is_lacking_in_a_line(tmp_path, call_script):
     for flags, why in (
         (["--gan", str(tmp_path / "none")], "is no run of train_gan.py or train_cgan.py"),
         (["--pictures", str(tmp_path / "none")], "none"),
         (["--port", "70000"], "--port is from 0 to 65535"),
     ):
-        command = [sys.executable, str(ROOT / "scripts" / "explore.py"), *flags]
-        ended = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
+        ended = call_script("explore.py", *flags, cwd=tmp_path)
         assert ended.returncode == 2
         assert why in ended.stderr, ended.stderr
         assert "Traceback" not in ended.stderr
