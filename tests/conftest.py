@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -28,6 +29,8 @@ ROOT = TESTS.parent
 FASTEST = "bf16-mixed" if has_bfloat16_cpu() else "float32"
 
 keep_freed_memory()  # as the scripts do
+# Known fonts are found anew for each cache: what tests start shares this one.
+os.environ.setdefault("MPLCONFIGDIR", matplotlib.get_cachedir())
 os.environ["RDFIA_PRECISION"] = "float32"  # the same on all machines, and in all that tests start
 if (
     "PYTEST_XDIST_WORKER" in os.environ

@@ -1,12 +1,10 @@
 """The benchmarks run and write what README reads."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from benchmarks import ddp
+from benchmarks import dann, ddp, gan, gan_sizes, photographs, seeing
 from benchmarks.common import Args
 from conftest import ROOT
 
@@ -15,15 +13,16 @@ from rdfia.common.environment import has_bfloat16_cpu
 SCRIPT = ROOT / "scripts" / "benchmark.py"
 
 
-def call(*arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(SCRIPT), *map(str, arguments), "--data-dir", "sample", "--repeats", "1"]
-    return subprocess.run(command, capture_output=True, text=True, timeout=1200)
+@pytest.fixture
+def call(call_script):
+    """Run the script, once where it would repeat."""
+    return lambda *flags: call_script("benchmark.py", *flags, "--data-dir", "sample", "--repeats", "1")
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1500)  # a slow machine beside another test
-@pytest.mark.parametrize(("what", "images"), [("dann", 256), ("gan", 128)])
-def test_steps_side_by_side(tmp_path, what, images):
+@pytest.mark.parametrize(("what", "module", "images"), [("dann", dann, 16), ("gan", gan, 8)])
+def test_steps_side_by_side(tmp_path, call, monkeypatch, what, module, images):
+    monkeypatch.setattr(module, "BATCH_SIZE", 8)
     done = call(what, "--steps", "3", "--output", tmp_path / "found.json")
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "found.json").read_text())
@@ -37,8 +36,9 @@ def test_steps_side_by_side(tmp_path, what, images):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1500)  # a slow machine beside another test
-def test_steps_that_train_a_pretrained_network(tmp_path):
+def test_steps_that_train_a_pretrained_network(tmp_path, call, monkeypatch):
+    monkeypatch.setattr(photographs, "SIZE", 64)
+    monkeypatch.setattr(photographs, "BATCH", 4)
     done = call("photographs", "--steps", "1", "--output", tmp_path / "found.json")
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "found.json").read_text())
@@ -48,7 +48,9 @@ def test_steps_that_train_a_pretrained_network(tmp_path):
 
 
 @pytest.mark.slow
-def test_gans_of_all_sizes(tmp_path):
+def test_gans_of_all_sizes(tmp_path, call, monkeypatch):
+    monkeypatch.setattr(gan_sizes, "SIZES", {size: (4, 1) for size in gan_sizes.SIZES})
+    monkeypatch.setattr(gan_sizes, "COUNTS", (1000,))
     done = call("gan-sizes", "--steps", "1", "--output", tmp_path / "found.json")
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "found.json").read_text())
@@ -59,7 +61,7 @@ def test_gans_of_all_sizes(tmp_path):
 
 
 @pytest.mark.slow
-def test_more_steps_than_there_are_is_one_line(tmp_path):
+def test_more_steps_than_there_are_is_one_line(tmp_path, call):
     done = call("dann", "--steps", "99", "--output", tmp_path / "found.json")
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("error: --steps is at most")
@@ -67,7 +69,9 @@ def test_more_steps_than_there_are_is_one_line(tmp_path):
 
 
 @pytest.mark.slow
-def test_seeing_side_by_side(tmp_path):
+def test_seeing_side_by_side(tmp_path, call, monkeypatch):
+    for name, fewer in (("CLASSES", 2), ("IMAGES", 1), ("SAMPLES", 4)):
+        monkeypatch.setattr(seeing, name, fewer)
     done = call("seeing", "--steps", "1", "--output", tmp_path / "found.json")
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "found.json").read_text())
@@ -81,7 +85,8 @@ def test_seeing_side_by_side(tmp_path):
 @pytest.mark.timeout(1500)  # a slow machine beside another test
 def test_one_process_and_two(monkeypatch):
     monkeypatch.setattr(ddp, "EPOCHS", 2)
-    monkeypatch.setattr(ddp, "SCRIPTS", {"gan": ddp.SCRIPTS["gan"]})
+    small = ["--generator-features", "4", "--discriminator-features", "4"]
+    monkeypatch.setattr(ddp, "SCRIPTS", {"gan": [*ddp.SCRIPTS["gan"], *small]})
     found = ddp.measure_ddp(Args("ddp", Path("sample"), repeats=1))
     expected = found["gan_on_1_images_per_second"] / found["gan_on_2_images_per_second"]
     assert found["gan_two_over_one"] == pytest.approx(expected, rel=0.02)
