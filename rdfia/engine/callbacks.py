@@ -332,6 +332,7 @@ class Film(Callback):
     def on_train_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         """Join the frames."""
         paths = sorted((self.folder / "film").glob("*.png"))
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and paths:
             frames = [np.array(Image.open(path)) for path in paths]
-            save_film(self.folder.parent, "film", frames, trainer)
+            said = f"{len(paths)} frames, from batch {int(paths[0].stem):,} to {int(paths[-1].stem):,}."
+            save_film(self.folder.parent, "film", frames, trainer, said)

@@ -65,7 +65,8 @@ def picture(caption: str, path: Path | io.BytesIO) -> Picture:
     The caption goes on with what the file says there is to see.
     """
     with Image.open(path) as file:
-        caption, spots = joined(caption, file.info.get(DESCRIPTION, "")), file.info.get(SPOTS, "")
+        of_film = file.info.get("comment", b"").decode("latin-1") if file.format == "GIF" else ""
+        caption, spots = joined(caption, file.info.get(DESCRIPTION, of_film)), file.info.get(SPOTS, "")
         if isinstance(path, Path) and path.with_suffix(".svg").exists():
             return Picture(caption, [inlined("image/svg+xml", path.with_suffix(".svg").read_bytes())], spots)
         count = getattr(file, "n_frames", 1)

@@ -172,7 +172,9 @@ def save_figure(folder: Path, name: str, figure: Figure | None, trainer: lightni
         logger.log_image(name.split("_epoch_")[0], [str(path)])
 
 
-def save_film(folder: Path, name: str, frames: list[np.ndarray], trainer: lightning.Trainer) -> None:
+def save_film(
+    folder: Path, name: str, frames: list[np.ndarray], trainer: lightning.Trainer, description: str = ""
+) -> None:
     """Write ``figures/<name>.gif``: 10 frames a second, the last one for 2 seconds; nothing in a dry run.
 
     And ``figures/<name>.mp4``, which is smaller, where ffmpeg is installed.
@@ -182,6 +184,7 @@ def save_film(folder: Path, name: str, frames: list[np.ndarray], trainer: lightn
         name: Of the film.
         frames: Each (H, W) or (H, W, 3) uint8.
         trainer: Says whether it is a dry run.
+        description: What there is to see, kept in the file as its comment.
     """
     if is_dry_run(trainer) or not frames:
         return
@@ -189,7 +192,8 @@ def save_film(folder: Path, name: str, frames: list[np.ndarray], trainer: lightn
     shown = [100] * len(rest) + [2000]
     film = folder / "figures" / f"{name}.gif"
     with atomic_file(film) as part:
-        first.save(part, format="gif", save_all=True, append_images=rest, duration=shown, loop=0)
+        known = {"comment": description} if description else {}
+        first.save(part, format="gif", save_all=True, append_images=rest, duration=shown, loop=0, **known)
     ffmpeg = shutil.which("ffmpeg")
     if ffmpeg:
         # Players want even sides, and colours at half the size.

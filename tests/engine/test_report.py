@@ -89,7 +89,8 @@ def test_a_page_needs_nothing_else_and_says_what_is_missing(tmp_path):
     write_run(tmp_path, "gan", {"judge_fid": metric(1.25), "recall": metric(0.5)})
     write_picture(tmp_path / "gan" / "figures" / "samples.png")
     frames = [Image.fromarray(np.full((8, 8), shade, np.uint8)) for shade in range(0, 250, 5)]
-    frames[0].save(tmp_path / "gan" / "figures" / "film.gif", save_all=True, append_images=frames[1:])
+    film = tmp_path / "gan" / "figures" / "film.gif"
+    frames[0].save(film, save_all=True, append_images=frames[1:], comment="50 frames.")
     questions = [
         Question(
             "Is 1 < 2?",
@@ -113,6 +114,7 @@ def test_a_page_needs_nothing_else_and_says_what_is_missing(tmp_path):
     page, source = Page(path), path.read_text()
     assert not re.search(r"""(src|href)=["'](?!data:|#)""", source)  # nothing is loaded
     assert "http" not in source
+    assert "as it learns: 50 frames." in source
     assert all(image["alt"] for image in page.images)
     assert len(page.images) == 1 + report.FRAMES
     assert sum(image.get("class") == "shown" for image in page.images) == 1 + 1

@@ -58,6 +58,7 @@ def test_a_run_leaves_figures_scores_and_checkpoints(tmp_path, mnist, capsys):
     assert figures == epochs | {"curves_and_samples", "real_and_generated", "interpolation", "film", "walk"}
     with Image.open(folder / "figures" / "film.gif") as film:
         assert film.n_frames == len(list((folder / "figures" / "film").iterdir())) == 6  # a frame a batch
+        assert film.info["comment"] == b"6 frames, from batch 1 to 6."
     history = read_metrics(folder)
     for name in ("discriminator", "generator"):
         assert history[f"train/{name}_lr"][1] == [2e-4] * len(history["train/discriminator_loss"][1])

@@ -29,6 +29,7 @@ def test_classes_are_drawn_and_filmed(tmp_path):
     assert (folder / "figures" / "classes.png").exists()
     with Image.open(folder / "figures" / "film.gif") as film:
         assert film.n_frames == 4
+        assert film.info["comment"].startswith(b"4 frames over 40 steps; how sure of the class in the end: ")
     assert (folder / "images" / "class_tabby.png").exists()
     if shutil.which("ffmpeg"):
         assert b"ftyp" in (folder / "figures" / "film.mp4").read_bytes()[:12]

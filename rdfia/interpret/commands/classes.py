@@ -105,7 +105,10 @@ def draw_classes(
     title = f"made with {', '.join(makers)}; probabilities of {', '.join(networks)}"
     figure = plots.captioned(images, captions, columns=min(6, len(asked)), title=title, side=2.6)
     runs.save_figure(folder, "classes", figure, trainer)
-    runs.save_film(folder, "film", [plots.sheet(frame, min(6, len(frame))) for frame in frames], trainer)
+    sure = ", ".join(f"{name} {metrics[f'{name}/confidence'][0]:.1%}" for name in makers)
+    said = f"{len(frames)} frames over {found['steps']} steps; how sure of the class in the end: {sure}."
+    sheets = [plots.sheet(frame, min(6, len(frame))) for frame in frames]
+    runs.save_film(folder, "film", sheets, trainer, said)
     return metrics, [f"{len(asked)} classes: {', '.join(known[index] for index in asked)}"]
 
 
