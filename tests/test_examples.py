@@ -9,7 +9,7 @@ from datamodules import MNISTDataModule, MNISTToMNISTMDataModule
 from rdfia import DANNModule, GANModule
 from rdfia.generation.digit_judge import score_images
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 EXAMPLES = str(TESTS.parent / "examples")
 
 

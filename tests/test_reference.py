@@ -53,6 +53,8 @@ def test_real_digits_are_the_floor_of_the_scores(data):
     assert scores["recall"] > 0.8
 
 
+@pytest.mark.long
+@pytest.mark.timeout(3600)
 def test_dann_adapts_within_an_epoch(data, tmp_path):
     settings = {"max_epochs": 1, "precision": FASTEST, "accelerator": "cpu"}
     metrics = train_dann.main(train_dann.Args(data_dir=data, output_dir=tmp_path / "runs", **settings))[

@@ -32,8 +32,13 @@ def test_a_machine_without_a_gpu_says_why(tmp_path, monkeypatch):
     assert gpu_check.tail("a\nb\nc\nd") == "b | c | d"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["steps", "resume", "processes", "scores"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("processes", "scores")),
+        *(pytest.param(name, marks=pytest.mark.long) for name in ("steps", "resume")),
+    ],
+)
 def test_a_part_runs_on_a_cpu(name, tmp_path, monkeypatch):
     monkeypatch.setitem(LIMITS, name, 400)
     found = main(Args(device="cpu", output=tmp_path, only=(name,)))[name]

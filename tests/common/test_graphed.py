@@ -41,9 +41,9 @@ KINDS = {
     "dann": lambda: DANNModule(**RATE),
     "dann_concatenated": lambda: DANNModule(**RATE, bn_passes="concatenated"),
     "dann_paper": lambda: DANNModule(**PAPER | RATE),
-    "source_only": lambda: DANNModule(**RATE, adapt=False),
+    "source_only": lambda: DANNModule(**PAPER | RATE, adapt=False),
 }
-KINDS |= {name: partial(module_of(name), **RATE) for name in METHODS if name != "dann"}
+KINDS |= {name: partial(module_of(name), **PAPER | RATE) for name in METHODS if name != "dann"}
 # With R1 or without, with the generator or not, with a new chance of augmentation or not.
 KINDS_OF_STEP = {"gan": 2, "gan_every_second": 3, "few_images": 3, "r3gan": 2, "spectral": 2, "cgan": 2}
 

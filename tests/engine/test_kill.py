@@ -14,7 +14,6 @@ import torch
 from conftest import ROOT, write_mnist, write_mnist_m, write_scene15
 from safetensors import safe_open
 
-MOMENTS = 20
 COMMANDS = {
     "gan": ["scripts/train_gan.py", "--batch-size", "16", "--max-epochs", "20", "--latent-dim", "10"],
     "svm": [
@@ -136,10 +135,12 @@ def check_files(*folders: Path) -> None:
             assert path.read_text().endswith("\n")
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", ["gan", "svm"])
-def test_killed_at_twenty_moments_it_ends_as_if_it_had_not_been(tmp_path, name):
+@pytest.mark.parametrize(
+    "times", [pytest.param(6, marks=pytest.mark.slow), pytest.param(20, marks=pytest.mark.long)]
+)
+def test_killed_at_any_moment_it_ends_as_if_it_had_not_been(tmp_path, name, times):
     write_mnist(tmp_path / "data")
     write_scene15(tmp_path / "data")
     flags = ["--data-dir", str(tmp_path / "data"), "--accelerator", "cpu", "--name", "run", "--output-dir"]
@@ -152,7 +153,7 @@ def test_killed_at_twenty_moments_it_ends_as_if_it_had_not_been(tmp_path, name):
     length = time.monotonic() - began
 
     killed, moments, kills, early = [*command, str(tmp_path / "killed"), *own["b"]], random.Random(0), 0, 0
-    for number in range(MOMENTS):
+    for number in range(times):
         if number % 2:
             shutil.rmtree(tmp_path / "b", ignore_errors=True)  # features are extracted again
             if name == "gan" and list((tmp_path / "killed").rglob("results.json")):
@@ -172,8 +173,8 @@ def test_killed_at_twenty_moments_it_ends_as_if_it_had_not_been(tmp_path, name):
         assert "Traceback" not in printed
         assert "error" not in printed
         check_files(tmp_path / "killed", tmp_path / "b")
-    assert kills > MOMENTS / 2
-    assert early > MOMENTS / 4  # before training, or the extraction of features, had ended
+    assert kills > times / 2
+    assert early > times / 4  # before training, or the extraction of features, had ended
     run(killed)
     folders = [tmp_path / "killed" / "run", tmp_path / "whole" / "run"]
     assert metrics(folders[0]) == metrics(folders[1])
