@@ -22,11 +22,20 @@ DANN = {
 FIRE9 = "svm_squeezenet:squeezenet1_1/fire9"
 NETWORKS = ("squeezenet1_1", "resnet18", "mobilenet_v2", "mobilenet_v2_tfsame")
 METHODS = ("gradient", "smooth_grad", "integrated_gradients", "grad_cam")
-RECOGNISED = {"others, among five": "top_5", "others, first": "top_1", "makers are sure": "confidence"}
+RECOGNISED = {
+    "recognised by others among five": "top_5",
+    "recognised by others first": "top_1",
+    "how sure the makers are": "confidence",
+}
 
 
 IN_TURNS = "Each network made images, and the other two judged them; the pictures are SqueezeNet's."
 ALONE = "SqueezeNet made the images, the others judge."
+OF_MAKERS = {
+    f"{name}, {network}{' itself' if network == NETWORKS[0] else ''}": f"{run}:{network}"
+    for run, name in {"class_practical": "the practicals' settings", "class": "ours"}.items()
+    for network in NETWORKS
+}
 
 
 def of_classes(table: str) -> dict[str, str]:
@@ -45,6 +54,7 @@ TRANSFER = [
         columns={"parameters": ""},
         figures={"parameters and multiply-adds of each layer": "vgg16/layers"},
         published={"all": "138,357,544; reports also say 110.8 M and 123,633,664"},
+        each=True,
     ),
     Question(
         "What does a network make of images?",
@@ -211,9 +221,10 @@ SEEING = [
     Question(
         "Do images that fool one network fool others?",
         rows={f"made with {network}": f"adversarial:matrix/fool/{network}" for network in NETWORKS},
-        columns={network: network for network in NETWORKS},
+        columns={f"fools {network}": network for network in NETWORKS},
         figures={"what fools which": "adversarial/transfer_matrix"},
-        answered_by="resnet18",
+        answered_by="fools resnet18",
+        apart_from=["made with resnet18"],
         note="Of the images that fool the one, the share that fools the other, where it was right before.",
     ),
     Question(
@@ -227,12 +238,13 @@ SEEING = [
     ),
     Question(
         "Do other networks recognise what a network takes for a class?",
-        rows={
-            f"{name}, {network}{' itself' if network == NETWORKS[0] else ''}": f"{run}:{network}"
-            for run, name in {"class_practical": "the practicals' settings", "class": "ours"}.items()
-            for network in NETWORKS
+        rows=OF_MAKERS,
+        columns={
+            "recognised among five": "top_5",
+            "recognised first": "top_1",
+            "confidence": "confidence",
         },
-        columns={"confidence": "confidence", "first": "top_1", "among five": "top_5"},
+        apart_from=[row for row in OF_MAKERS if row.endswith(" itself")],
         figures={
             "the practicals' settings": "class_practical/classes",
             "ours": "class/classes",

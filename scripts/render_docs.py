@@ -145,7 +145,7 @@ def answers() -> list[dict[str, str]]:
             names = list(questions.runs_of(question))
             made = report.read_runs(ROOT / "results", names, "{}.json")
             table = questions.answer(question, made)
-            said = in_words(table, made, question.answered_by, less=question.less)
+            said = in_words(table, made, question)
             if not said:
                 raise UntrueError(f"{question.title!r} is not answered")
             found.append(

@@ -4,30 +4,31 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rdfia.engine.questions import Cell, Table
+from rdfia.engine.questions import Cell, Question, Table
 from rdfia.engine.runs import wilson
 
 Runs = Mapping[str, Mapping[str, Any]]
 MOST_NAMES = 4  # that are named where they share the first place
 
 
-def in_words(table: Table, runs: Runs, column: str = "", *, less: bool = False) -> str:
+def in_words(table: Table, runs: Runs, question: Question) -> str:
     """Return what a table answers: its best and its worst value, and whether the first could be chance.
 
     Args:
-        table: Of a question.
+        table: That of the question.
         runs: Content of results.json by run folder, for intervals.
-        column: The one that answers; the first if empty, or if it is not there.
-        less: The lowest value is looked for, not the highest.
+        question: Says which column answers (the first if it is not there), and how.
 
     Returns:
         A sentence or two; empty if nothing is a number.
     """
+    column, less = question.answered_by, question.less
     place = table.header.index(column) if column and column in table.header else 1
     cells = {
         row[0].text: row[place]
         for row in table.rows
         if len(row) > place and row[place].value is not None and math.isfinite(row[place].value or 0.0)
+        if row[0].text not in question.apart_from
     }
     if not cells:
         return ""
@@ -36,6 +37,8 @@ def in_words(table: Table, runs: Runs, column: str = "", *, less: bool = False) 
         ((name, cell),) = cells.items()
         text = f"{', '.join(part for part in (name, title) if part)}: {said(cell, runs)}."
         return begun(text)
+    if question.each:
+        return f"{begun(title)}: {', '.join(f'{name} {said(cell, runs)}' for name, cell in cells.items())}."
     order = sorted(cells, key=lambda name: cells[name].value or 0.0, reverse=not less)
     first, last = cells[order[0]], cells[order[-1]]
     lead = begun(title) or "The number"
@@ -81,8 +84,10 @@ def said(cell: Cell, runs: Runs) -> str:
 
 def tested_on(cell: Cell, runs: Runs) -> int | None:
     """Return of how many test images a test accuracy is the share; None of another number."""
-    count = runs[cell.run].get("data", {}).get("test")
-    return count if cell.metric.rpartition("/")[2] == "accuracy" and isinstance(count, int) else None
+    count, name = runs[cell.run].get("data", {}).get("test"), cell.metric.rpartition("/")[2]
+    # That from fewer components, or fewer training images, is of the same test images.
+    of_all = name == "accuracy" or name.startswith("accuracy_from_")
+    return count if of_all and isinstance(count, int) else None
 
 
 def reach(cell: Cell, runs: Runs) -> tuple[float, float] | None:

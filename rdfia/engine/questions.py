@@ -22,6 +22,8 @@ class Question:
         answered_by: The column that the sentence above the table reads, see `rdfia.engine.answers`; the
             first if empty.
         less: Its lowest value is what is looked for.
+        apart_from: Rows that this sentence leaves out, as what they say goes without saying.
+        each: The sentence names every row, in order: few things of which none is the best.
     """
 
     title: str
@@ -32,6 +34,8 @@ class Question:
     note: str = ""
     answered_by: str = ""
     less: bool = False
+    apart_from: Sequence[str] = ()
+    each: bool = False
 
 
 @dataclass(frozen=True)

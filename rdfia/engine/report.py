@@ -145,20 +145,19 @@ def write_report(
         missing = [f"{name}: failed: {failed[name]}" for name in names if failed and name in failed]
         missing += [f"{name}: not run" for name in names if name not in runs and name not in (failed or {})]
         files = {caption: find_figures(runs_folder, place) for caption, place in question.figures.items()}
-        table = answer(question, runs)
+        table, undrawn = answer(question, runs), []
         if table.rows or any(files.values()):
-            missing += [
+            undrawn = [
                 f"{caption}: not drawn (a single value, or not asked for), {question.figures[caption]}"
                 for caption, found in files.items()
                 if not found and run_of(question.figures[caption]) in runs
             ]
         return {
             "title": question.title,
-            "answer": in_words(table, runs, question.answered_by, less=question.less)
-            if question.title
-            else "",
+            "answer": in_words(table, runs, question) if question.title else "",
             "note": question.note if table.rows or any(files.values()) else "",
             "missing": missing,
+            "undrawn": undrawn,
             "table": table,
             "pictures": [
                 picture(f"{caption}: {file.stem.replace('_', ' ')}" if len(found) > 1 else caption, file)
@@ -177,7 +176,7 @@ def write_report(
             "questions": [
                 one
                 for one in map(shown, chapter.questions)
-                if one["missing"] or one["table"].rows or one["pictures"]
+                if one["missing"] or one["undrawn"] or one["table"].rows or one["pictures"]
             ],
         }
         for chapter in chapters

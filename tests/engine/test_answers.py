@@ -15,6 +15,9 @@ from lab_questions import CHAPTERS
 RESULTS = Path(__file__).parents[2] / "results"
 
 
+LESS = {"less": True}
+
+
 def run(metrics, seeds=(0,), **data):
     return {"metrics": metrics, "seeds": list(seeds), "data": data}
 
@@ -23,10 +26,11 @@ def metric(*values, std=None, **more):
     return {"mean": sum(values) / len(values), "std": std, "values": list(values), **more}
 
 
-def words(metrics, columns, *, seeds=(0,), less=False, by="", **data):
+def words(metrics, columns, *, seeds=(0,), asked=None, **data):
     runs = {"run": run(metrics, seeds, **data)}
     rows = {name: f"run:{name}" for name in dict.fromkeys(key.split("/")[0] for key in metrics)}
-    return in_words(answer(Question("?", rows, columns), runs), runs, by, less=less)
+    question = Question("?", rows, columns, **asked or {})
+    return in_words(answer(question, runs), runs, question)
 
 
 def test_best_and_worst_with_what_is_known_of_them():
@@ -40,7 +44,7 @@ def test_best_and_worst_with_what_is_known_of_them():
         "b/fid": metric(9.0, 9.0, std=0.5),
         "c/fid": metric(20, 20, std=0),
     }
-    assert words(fids, {"FID": "fid"}, seeds=(0, 1), less=True) == (
+    assert words(fids, {"FID": "fid"}, seeds=(0, 1), asked=LESS) == (
         "FID: lowest for a, 4.000 ± 1.000 (over 2 seeds); highest for c, 20.000 ± 0.000 (over 2 seeds)."
     )
 
@@ -50,7 +54,9 @@ def test_an_order_that_may_be_chance_is_said_to_be():
     assert "to b (0.5000) may be chance" in words(shares, {"accuracy": "accuracy"}, test=100)
     assert "chance" not in words(shares, {"accuracy": "accuracy"}, test=100_000)
     seeds = {"a/fid": metric(3.0, 5.0, std=1.0), "b/fid": metric(4.5, 4.5, std=0.1)}
-    assert "to b (4.500 ± 0.100) may be chance" in words(seeds, {"FID": "fid"}, seeds=(0, 1), less=True)
+    assert "to b (4.500 ± 0.100) may be chance" in words(seeds, {"FID": "fid"}, seeds=(0, 1), asked=LESS)
+    fewer = {"a/accuracy_from_5_per_class": metric(0.52), "b/accuracy_from_5_per_class": metric(0.50)}
+    assert "may be chance" in words(fewer, {"accuracy": "accuracy_from_5_per_class"}, test=100)
 
 
 def test_ties_one_row_and_no_number():
@@ -60,13 +66,21 @@ def test_ties_one_row_and_no_number():
     assert words({"a/s": metric(0.25)}, {"success": "s"}) == "A, success: 0.250."
     assert words({"vgg16/s": metric(0.25)}, {"success": "s"}) == "vgg16, success: 0.250."
     assert words({"a/s": {"mean": None, "std": None, "values": [None]}}, {"success": "s"}) == ""
-    assert in_words(answer(Question("?", {"a": "lost"}, {"s": "s"}), {}), {}) == ""
+    lost = Question("?", {"a": "lost"}, {"s": "s"})
+    assert in_words(answer(lost, {}), {}, lost) == ""
 
 
 def test_another_column_may_answer():
     both = {"a/s": metric(1.0), "a/l2": metric(3.0), "b/s": metric(1.0), "b/l2": metric(2.0)}
-    found = words(both, {"success": "s", "L2": "l2"}, by="L2", less=True)
+    found = words(both, {"success": "s", "L2": "l2"}, asked=LESS | {"answered_by": "L2"})
     assert found == "L2: lowest for b, 2; highest for a, 3."
+
+
+def test_rows_may_be_left_out_or_all_be_named():
+    counts = {"all/n": metric(5.0), "few/n": metric(2.0), "more/n": metric(3.0)}
+    assert words(counts, {"parts": "n"}, asked={"each": True}) == "Parts: all 5, few 2, more 3."
+    found = words(counts, {"parts": "n"}, asked={"apart_from": ["all"]})
+    assert found == "Parts: highest for more, 3; lowest for few, 2."
 
 
 @pytest.mark.parametrize(
@@ -77,4 +91,5 @@ def test_every_recorded_question_has_an_answer(question):
     runs = read_runs(RESULTS, [name for name in names if name != "gpu_check"], "{}.json")
     table = answer(question, runs)
     assert not question.answered_by or question.answered_by in table.header
-    assert in_words(table, runs, question.answered_by, less=question.less).endswith(".")
+    assert set(question.apart_from) <= set(question.rows)
+    assert in_words(table, runs, question).endswith(".")
