@@ -154,7 +154,7 @@ def classifier_of(images: InMemoryDataModule, device: torch.device, cache: Path 
     with one_at_a_time(path):
         if not path.exists():
             say(f"training a classifier of the real images, {image_classifier.STEPS:,} steps; kept in {path}")
-            weights = {name: value.cpu().contiguous() for name, value in train().state_dict().items()}
+            weights = {name: value.cpu().contiguous() for name, value in train(say=say).state_dict().items()}
             with atomic_file(path) as part:
                 save_file(weights, part)
     classifier = ImageClassifier(*shape)

@@ -4,6 +4,7 @@ What the digit judge is for digits; trained on the data set itself, so its own a
 each that it measures.
 """
 
+import time
 from collections.abc import Callable, Iterable
 
 import torch
@@ -17,6 +18,7 @@ SIDE = 32  # of what it looks at: larger images are averaged down to it
 STEPS, BATCH = 2000, 128
 RATE = 3e-3  # the highest of a one-cycle schedule
 MOST_SHIFT = 2  # pixels
+SAID_EVERY = 200  # steps
 
 
 class ImageClassifier(nn.Module):
@@ -57,6 +59,7 @@ def fit_classifier(
     *,
     steps: int = STEPS,
     seed: int = 0,
+    say: Callable[[str], object] = lambda line: None,
 ) -> ImageClassifier:
     """Return a classifier trained on images that are shifted a little, frozen and in eval mode.
 
@@ -68,7 +71,9 @@ def fit_classifier(
         device: Where it is trained, in float32.
         steps: Batches of 128, drawn at random.
         seed: Of weights and draws.
+        say: Is told now and then how long it will still take.
     """
+    started = time.perf_counter()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         classifier = ImageClassifier(classes, channels).to(device)
@@ -84,6 +89,10 @@ def fit_classifier(
             functional.cross_entropy(logits, labels.to(device)).backward()
             optimizer.step()
             schedule.step()
+            done = step + 1
+            if done % SAID_EVERY == 0 and done < steps:
+                left = (time.perf_counter() - started) * (steps - done) / done
+                say(f"step {done:,} of {steps:,} of the classifier, about {left:,.0f} s left")
     return classifier.eval().requires_grad_(False)
 
 

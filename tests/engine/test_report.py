@@ -201,7 +201,9 @@ def test_questions_ask_for_metrics_that_runs_have():
         table = questions.answer(question, runs)
         found = {row[0].text for row in table.rows}
         absent |= {place for label, place in question.rows.items() if label not in found}
-        assert not found or question.columns.keys() - {*table.header} <= {"fools mobilenet_v2"}, question.title
+        assert not found or question.columns.keys() - {*table.header} <= {"fools mobilenet_v2"}, (
+            question.title
+        )
     # The demo's networks, and those of a machine with a network.
     elsewhere = ("svm_layers:squeezenet1_1/", "svm_networks:squeezenet1_1/", "svm_networks:mobilenet_v2/")
     elsewhere += ("saliency:mobilenet_v2/",)

@@ -25,7 +25,12 @@ def test_it_learns_to_tell_colours_and_is_the_same_again(monkeypatch):
     data = (lambda rows: (images[rows], labels[rows]), 60, 3, 3, CPU)
     states = [fit_classifier(*data, steps=3).state_dict() for _ in range(2)]
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
-    fitted = fit_classifier(*data, steps=60)
+    monkeypatch.setattr(image_classifier, "SAID_EVERY", 25)
+    said: list[str] = []
+    fitted = fit_classifier(*data, steps=60, say=said.append)
+    assert [line.partition(", ")[0] for line in said] == [
+        f"step {done} of 60 of the classifier" for done in (25, 50)
+    ]
     new, known = coloured(30, seed=1)
     counts = confusion(fitted, [(new, known)], 3, CPU)
     overall, each = accuracies(counts)
