@@ -29,7 +29,7 @@ ROOT = TESTS.parent
 FASTEST = "bf16-mixed" if has_bfloat16_cpu() else "float32"
 
 keep_freed_memory()  # as the scripts do
-# Known fonts are found anew for each cache: what tests start shares this one.
+# Known fonts are looked for again in each cache: what tests start shares this one.
 os.environ.setdefault("MPLCONFIGDIR", matplotlib.get_cachedir())
 os.environ["RDFIA_PRECISION"] = "float32"  # the same on all machines, and in all that tests start
 if (
