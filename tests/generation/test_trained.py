@@ -1,12 +1,9 @@
 """Samples of a trained GAN as files: scripts/sample.py."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, quiet_trainer
+from conftest import quiet_trainer
 from PIL import Image
 from torch.utils.data import DataLoader
 
@@ -78,16 +75,13 @@ def test_what_is_no_gan_is_said(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_script_writes_them_and_says_what_is_wrong(runs, tmp_path):
-    def call(*flags):
-        command = [sys.executable, ROOT / "scripts" / "sample.py", *flags]
-        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-
-    done = call(runs / "cgan", "--count", "4", "--classes", "Cat_dog", "--out", "new", "--truncation", "1")
+def test_the_script_writes_them_and_says_what_is_wrong(runs, tmp_path, call_script):
+    flags = ("--count", "4", "--classes", "Cat_dog", "--out", "new", "--truncation", "1")
+    done = call_script("sample.py", runs / "cgan", *flags, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "4 images of 32 pixels in new\n"
     assert len(list((tmp_path / "new" / "Cat_dog_1").glob("*.png"))) == 4
-    wrong = call(runs / "gan", "--count", "4", "--out", "new")
+    wrong = call_script("sample.py", runs / "gan", "--count", "4", "--out", "new", cwd=tmp_path)
     assert wrong.returncode == 2
     assert wrong.stderr.startswith("error: new is not empty")
     assert len(wrong.stderr.splitlines()) == 1
