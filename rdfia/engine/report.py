@@ -176,7 +176,7 @@ def write_report(
             "questions": [
                 one
                 for one in map(shown, chapter.questions)
-                if one["missing"] or one["undrawn"] or one["table"].rows or one["pictures"]
+                if one["missing"] or one["table"].rows or one["pictures"]
             ],
         }
         for chapter in chapters

@@ -106,7 +106,9 @@ def draw_classes(
     figure = plots.captioned(images, captions, columns=min(6, len(asked)), title=title, side=2.6)
     runs.save_figure(folder, "classes", figure, trainer)
     sure = ", ".join(f"{name} {metrics[f'{name}/confidence'][0]:.1%}" for name in makers)
-    said = f"{len(frames)} frames over {found['steps']} steps; how sure of the class in the end: {sure}."
+    # All classes, of which a film shows the first.
+    said = f"{len(frames)} frames over {found['steps']} steps; how sure of the class in the end: {sure}"
+    said += f", on average over {len(asked)} classes."
     sheets = [plots.sheet(frame, min(6, len(frame))) for frame in frames]
     runs.save_film(folder, "film", sheets, trainer, said)
     return metrics, [f"{len(asked)} classes: {', '.join(known[index] for index in asked)}"]
