@@ -300,6 +300,7 @@ def confusion_matrix(
     *,
     title: str | None = None,
     images: Mapping[tuple[int, int], Tensor] | None = None,
+    labels: tuple[str, str] = ("true", "predicted"),
 ) -> Figure:
     """Draw a confusion matrix.
 
@@ -308,6 +309,7 @@ def confusion_matrix(
         classes: Their K names.
         title: Of the figure.
         images: By true and predicted class, some images, see `rdfia.common.figure_spots.examples`.
+        labels: What rows and columns are.
     """
     figure = Figure(figsize=(1.5 + 0.42 * len(classes), 1.2 + 0.42 * len(classes)), layout="constrained")
     axes = figure.subplots()
@@ -321,8 +323,8 @@ def confusion_matrix(
         figure_spots.add(figure, [Spot(axes, column, row, label, (images or {}).get((row, column)))])
     axes.set_xticks(range(len(classes)), classes, rotation=90)
     axes.set_yticks(range(len(classes)), classes)
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("true")
+    axes.set_xlabel(labels[1])
+    axes.set_ylabel(labels[0])
     figure.set_label(figure_words.of_confusions(counts, classes))
     if title:
         axes.set_title(title)

@@ -127,8 +127,9 @@ def read_classes(
         f"{1 / classes:.1%}"
     )
     if classes <= 40:
-        title = f"asked for (row), read as (column): {overall:.1%} right, of real images {of_real:.1%}"
-        looks.figures["read_as"] = plots.confusion_matrix(counts, images.classes, title=title)
+        title, labels = f"{overall:.1%} right, of real images {of_real:.1%}", ("asked for", "read as")
+        figure = plots.confusion_matrix(counts, images.classes, title=title, labels=labels)
+        looks.figures["read_as"] = figure
 
 
 def classifier_of(images: InMemoryDataModule, device: torch.device, cache: Path | None) -> ImageClassifier:
