@@ -210,8 +210,8 @@ def summarized(metrics: Mapping[str, Sequence[float | None]]) -> dict[str, dict[
     """Return values by name, one per seed, with their mean and sample standard deviation.
 
     What is not a number becomes None, and mean and deviation are those of the rest. A share may come with
-    ``<name>_of``, of how many it is one: it is written with the share, and with the share's 95 % interval
-    (Wilson 1927).
+    ``<name>_of``, of how many it is one: of one seed it is written with the share, and with the share's 95 %
+    interval (Wilson 1927). Several seeds have their deviation.
     """
     summary: dict[str, dict[str, Any]] = {}
     for name, values in metrics.items():
@@ -223,7 +223,7 @@ def summarized(metrics: Mapping[str, Sequence[float | None]]) -> dict[str, dict[
         spread = numbers.std().item() if len(numbers) > 1 else None
         summary[name] = {"mean": mean, "std": spread, "values": known}
         count = metrics.get(f"{name}_of", [None])[0]
-        if count is not None and mean is not None:
+        if count is not None and len(numbers) == 1:
             summary[name] |= {"of": int(count), "interval": list(wilson(mean, int(count)))}
     return summary
 

@@ -172,6 +172,9 @@ class Experiment:
         for name in (module.scores.fid, *of_floor):
             if name in scores:
                 print(f"{name:22}{scores[name]:8.3f}    real training {what} {scores['floor_' + name]:8.3f}")
+        for note in looks.notes:
+            name = note.partition(":")[0]
+            print(f"{name} {runs.spread(results['metrics'][name])}{note.removeprefix(name)}")
         written = f"results.json, figures/, checkpoints/ in {folder}"
         print("a dry run, nothing kept" if args.fast_dev_run else written)
         return results

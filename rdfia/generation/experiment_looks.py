@@ -82,7 +82,8 @@ def copies(
     distance, place = memorization.nearest(both, seen(training.batches(250)))
     ours, theirs = distance.split([len(samples), len(others)])
     share = memorization.near_training_share(ours, theirs)
-    looks.scores |= {"near_training_share": share, "near_training_chance": memorization.SMALLEST}
+    looks.scores |= {"near_training_share": share, "near_training_share_of": len(samples)}
+    looks.scores["near_training_chance"] = memorization.SMALLEST
     looks.notes.append(
         f"near_training_share: of {len(samples):,} samples those nearer to a training image than "
         f"the nearest {memorization.SMALLEST:.0%} of {len(others):,} real images that were not trained on, "
@@ -94,7 +95,7 @@ def copies(
         "nearest training image": training[place[first].cpu()][0].cpu(),
     }
     looks.figures["nearest_training"] = plots.image_rows(
-        pictures, title=f"the ten samples nearest to a training image (as near: {share:.1%}, by chance 5 %)"
+        pictures, title=f"the ten samples nearest to a training image (as near: {share:.1%} of all, by chance {memorization.SMALLEST:.0%})"
     )
 
 
@@ -118,8 +119,10 @@ def read_classes(
     made = zip(samples.split(500), asked.split(500), strict=True)
     counts = confusion(classifier, made, classes, gan.device)
     overall, each = accuracies(counts)
-    looks.scores |= {"conditional_accuracy": overall, "classifier_accuracy": of_real}
-    looks.scores |= {f"accuracy_{name}": own for name, own in zip(images.classes, each, strict=True)}
+    looks.scores |= {"conditional_accuracy": overall, "conditional_accuracy_of": len(samples)}
+    looks.scores |= {"classifier_accuracy": of_real, "classifier_accuracy_of": len(rows)}
+    for name, own, of in zip(images.classes, each, counts.sum(1).tolist(), strict=True):
+        looks.scores |= {f"accuracy_{name}": own, f"accuracy_{name}_of": of}
     looks.scores["conditional_chance"] = 1 / classes
     looks.notes.append(
         f"conditional_accuracy: of {len(samples):,} samples, asked for all classes in turn, by a CNN trained "

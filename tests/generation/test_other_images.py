@@ -85,7 +85,7 @@ def test_a_conditional_gan_has_the_classes_of_the_data(clothes, pictures, tmp_pa
 
 
 @pytest.mark.slow
-def test_a_closer_look_finds_copies_and_reads_classes(pictures, clothes, tmp_path, monkeypatch):
+def test_a_closer_look_finds_copies_and_reads_classes(pictures, clothes, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(experiment_looks, "SAMPLES", 40)
     monkeypatch.setattr(image_classifier, "STEPS", 6)
     monkeypatch.setattr(experiment_looks, "fit_classifier", partial(image_classifier.fit_classifier, steps=6))
@@ -100,6 +100,11 @@ def test_a_closer_look_finds_copies_and_reads_classes(pictures, clothes, tmp_pat
     assert metrics["near_training_chance"] == 0.05
     assert metrics["conditional_chance"] == pytest.approx(1 / 3)
     assert metrics["accuracy_large"] <= 1
+    read = results["metrics"]["conditional_accuracy"]
+    assert read["of"] == 40
+    assert read["interval"][0] < read["mean"] < read["interval"][1]
+    assert results["metrics"]["accuracy_large"]["of"] == 14  # asked for in turn
+    assert "\nconditional_accuracy 0." in capsys.readouterr().out
     assert any("by a CNN trained on the real training images" in note for note in results["notes"])
     figures = {path.stem for path in (tmp_path / "runs" / "looked" / "figures").glob("*.png")}
     assert {"nearest_training", "read_as", "truncation", "mixing", "directions", "projection"} <= figures
