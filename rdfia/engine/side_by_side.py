@@ -9,132 +9,22 @@ compared with the first one, by the differences of trainings with the same seed:
 and the order of the data, so that their difference says more than that of two means.
 """
 
-import glob
-import itertools
-import json
-import os
+import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
 from rdfia.common import plots
-from rdfia.engine import report, resume, runs
+from rdfia.engine import report, runs
 from rdfia.engine.questions import Cell, Table
+from rdfia.engine.settings import Key, Setting, find_runs, group, said
 
-# Flags that say where a training is, how it is computed or which repeat it is: nothing of what is learned.
-NEUTRAL = resume.MAY_CHANGE - {"max_epochs"} | {"name", "seed", "seeds", "part", "examine", "fast_dev_run"}
 PANELS = 12  # of curves at most
 FIGURES = 6  # of each setting at most
 LINES = 10  # of a panel at most: as many colours can be told apart
-
-
-@dataclass
-class Setting:
-    """Trainings that differ in nothing but the seed.
-
-    Attributes:
-        label: Its name on the page.
-        flags: Of all of them, but for those of `NEUTRAL`.
-        folders: Their run folders.
-        results: What each has found, the content of its results.json.
-    """
-
-    label: str
-    flags: dict[str, Any]
-    folders: list[Path] = field(default_factory=list)
-    results: list[dict[str, Any]] = field(default_factory=list)
-
-    def values(self, metric: str) -> dict[int, float]:
-        """Return the values of a metric by seed."""
-        found: dict[int, float] = {}
-        for one in self.results:
-            values = one["metrics"].get(metric, {"values": []})["values"]
-            seeds = one["seeds"] if len(one["seeds"]) == len(values) else range(len(values))
-            found |= {seed: value for seed, value in zip(seeds, values, strict=True) if value is not None}
-        return found
-
-    def metrics(self) -> dict[str, None]:
-        """Return the names of all metrics, in order."""
-        return dict.fromkeys(name for one in self.results for name in one["metrics"])
-
-
-def find_runs(given: Sequence[str]) -> list[Path]:
-    """Return the folders of trainings that are meant by folders and patterns, each once, in order.
-
-    A table of trainings stands for the trainings in it.
-
-    Raises:
-        ValueError: One of them holds none.
-    """
-    found: dict[Path, None] = {}
-    for one in given:
-        folders = [path for path in map(Path, sorted(glob.glob(os.path.expanduser(one)))) if path.is_dir()]
-        meant: list[Path] = []
-        for folder in folders:
-            inner = sorted(path.parent for path in folder.glob("*/results.json"))
-            own = [folder] if (folder / "results.json").is_file() else []
-            meant += inner or own
-        found |= dict.fromkeys(meant)
-        if not meant:
-            why = "has no results.json" if folders else "is no folder"
-            raise ValueError(f"{one} {why}; name finished runs, such as runs/gan or 'runs/sweep-*'")
-    return list(found)
-
-
-def group(folders: Sequence[Path]) -> list[Setting]:
-    """Return the settings of trainings, in the order in which they are first met.
-
-    Raises:
-        ValueError: A training is there twice, under two names; or a file is damaged.
-    """
-    settings: dict[str, Setting] = {}
-    for folder in folders:
-        results, flags = runs.read_results(folder / "results.json"), read_flags(folder)
-        # Not the data's hash, which is another for each seed where the seed also splits them.
-        key = json.dumps([results["technique"], report.describe_data(results["data"]), flags], sort_keys=True)
-        setting = settings.setdefault(key, Setting("", flags))
-        twice = {seed for one in setting.results for seed in one["seeds"]} & set(results["seeds"])
-        if twice:
-            other = setting.folders[0]
-            raise ValueError(f"{folder} repeats a training of {other} (seed {min(twice)}); leave one out")
-        setting.folders.append(folder)
-        setting.results.append(results)
-    for setting in settings.values():
-        setting.label = label_of([folder.name for folder in setting.folders])
-    labels = [setting.label for setting in settings.values()]
-    for setting in settings.values():
-        if labels.count(setting.label) > 1:  # of two tables, the same row
-            setting.label = f"{setting.folders[0].parent.name}/{setting.label}"
-    return list(settings.values())
-
-
-def read_flags(folder: Path) -> dict[str, Any]:
-    """Return the flags of a training, but for those of `NEUTRAL`; none where it wrote none.
-
-    With the values that its module took for those that were not given: recipes differ in these.
-
-    Raises:
-        ValueError: The file is damaged.
-    """
-    path = folder / "args.json"
-    try:
-        flags = json.loads(path.read_text()) if path.exists() else {}
-        flags |= flags.pop("module", {})
-        return {name: value for name, value in flags.items() if name not in NEUTRAL | {"data"}}
-    except (ValueError, AttributeError, TypeError) as error:
-        raise ValueError(f"{path} is damaged ({error}); leave {folder} out") from error
-
-
-def label_of(names: Sequence[str]) -> str:
-    """Return what the names of runs have in common, without the number or seed at their end."""
-    if len(names) == 1:
-        return names[0]
-    alike = itertools.takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
-    common = "".join(letters[0] for letters in alike)
-    return re.sub(r"[-_. ]*(seed)?[-_. ]*$", "", common) or names[0]
 
 
 @dataclass(frozen=True)
@@ -160,10 +50,10 @@ class Difference:
         if self.low is not None and self.high is not None:
             low, high = (number(end, like=self.mean, signed=True) for end in (self.low, self.high))
             text += f" [{low}, {high}]"
-        return text + ("" if self.paired else " unpaired")
+        return text + ("" if self.paired else " unpaired") + (f", n = {self.count}" if self.count > 1 else "")
 
 
-def difference(ours: Mapping[int, float], base: Mapping[int, float]) -> Difference | None:
+def difference(ours: Mapping[Key, float], base: Mapping[Key, float]) -> Difference | None:
     """Return the difference of two settings, with Student's interval over seeds; None if one has no value.
 
     Over the seeds that both have; between the two means, with Welch's interval, if they share none.
@@ -196,6 +86,8 @@ def number(value: float, *, like: float | None = None, signed: bool = False) -> 
     """Return a number with as many digits as count in it, or in one that it stands beside."""
     size = abs(value if like is None else like)
     digits = 4 if size < 10 else 2 if size < 1000 else 0
+    if 0 < size < 0.01:
+        digits = min(1 - math.floor(math.log10(size)), 12)
     return f"{value:{'+' if signed else ''},.{digits}f}"
 
 
@@ -216,13 +108,6 @@ def flags_table(settings: Sequence[Setting]) -> Table:
     differ = [name for name in names if len({one.get(name) for one in every}) > 1]
     rows = [[Cell(name), *(Cell(one.get(name, "-")) for one in every)] for name in differ]
     return Table(["", *(setting.label for setting in settings)], rows)
-
-
-def said(value: Any) -> str:
-    """Return the value of a flag in words; ``by default`` where it was not given."""
-    if value is None:
-        return "by default"
-    return " ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
 
 
 def metrics_table(settings: Sequence[Setting], names: Sequence[str]) -> Table:
@@ -310,13 +195,13 @@ def how_to_read(settings: Sequence[Setting], equal: Sequence[str]) -> str:
         settings: What is compared.
         equal: Metrics that have one value everywhere, which is said here alone.
     """
-    text = "Mean ± standard deviation over seeds."
+    text = "Mean ± standard deviation over seeds, of a single training over its draws or splits."
     if len(settings) > 1:
         text += (
-            f" Less {settings[0].label}: the mean difference of trainings with the same seed, with its 95 % "
-            "interval (Student's t) where there are two pairs or more; where no seed is shared, of the means "
-            "(Welch's), which is said. Many rows are compared at once: one in twenty intervals is expected "
-            "to miss the truth."
+            f" Less {settings[0].label}: the mean difference of trainings with the same seed (or draw), "
+            "with its 95 % interval (Student's t) where there are two pairs or more; where no seed is "
+            "shared, of the means (Welch's), which is said. Many rows are compared at once: one in twenty "
+            "intervals is expected to miss the truth."
         )
     if equal:
         values = {name: next(iter(settings[0].values(name).values())) for name in equal}

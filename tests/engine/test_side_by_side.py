@@ -13,7 +13,8 @@ from scipy import stats
 from test_report import Page
 
 from rdfia.engine import side_by_side
-from rdfia.engine.side_by_side import Difference, difference, find_runs, group, label_of, write_comparison
+from rdfia.engine.settings import find_runs, group, label_of
+from rdfia.engine.side_by_side import Difference, difference, number, write_comparison
 
 ALIKE = {
     "batch_size": 64,
@@ -51,7 +52,7 @@ def test_what_differs_in_the_seed_alone_is_one_setting(two):
     settings = group(find_runs([str(two / "plain-*"), str(two / "mild*")]))
     assert [one.label for one in settings] == ["plain", "mild"]
     assert [len(one.folders) for one in settings] == [3, 3]
-    assert settings[1].values("fid") == {0: 9.0, 1: 10.0, 2: 11.0}
+    assert settings[1].values("fid") == {(0,): 9.0, (1,): 10.0, (2,): 11.0}
     # The value that the module took counts, and neither names nor folders.
     assert settings[0].flags == {"batch_size": 64, "r1_weight": 0.5, "interpolate": []}
 
@@ -68,26 +69,61 @@ def test_labels():
     assert label_of(["sweep-0", "sweep-1"]) == "sweep"
     assert label_of(["dann_seed_0", "dann_seed_11"]) == "dann"
     assert label_of(["one", "two"]) == "one"
+    assert label_of(["gan_seed_10", "gan_seed_11"]) == "gan"
+    assert label_of(["r-1", "r-10"]) == "r"
+    assert label_of(["ngf64", "ngf64b"]) == "ngf64"
+
+
+def test_two_settings_of_one_sweep_have_labels_of_their_own(tmp_path):
+    for place, (seed, r1) in enumerate([(0, 0.5), (1, 0.5), (0, 0.1), (1, 0.1)]):
+        write(tmp_path, f"sweep-{place}", seed, r1=r1)
+    settings = group(find_runs([str(tmp_path / "sweep-*")]))
+    assert [one.label for one in settings] == [
+        f"{tmp_path.name}/sweep, r1-weight 0.5",
+        f"{tmp_path.name}/sweep, r1-weight 0.1",
+    ]
+    panels, _ = side_by_side.curves_of(settings)
+    assert len(panels["train/loss"]) == 2
+
+
+def test_draws_of_a_training_are_no_seeds(tmp_path):
+    for seed in (0, 1):
+        write_run(
+            tmp_path, f"draws-{seed}", {"accuracy": metric(seed + 0.1, seed + 0.2, seed + 0.3)}, seeds=[seed]
+        )
+    (both,) = group(find_runs([str(tmp_path / "draws-*")]))
+    assert both.values("accuracy") == {(0,): pytest.approx(0.2), (1,): pytest.approx(1.2)}
+    (one,) = group(find_runs([str(tmp_path / "draws-1")]))
+    assert one.values("accuracy") == {(1, 0): 1.1, (1, 1): 1.2, (1, 2): 1.3}
+
+
+def test_small_numbers_keep_their_digits():
+    assert [number(value) for value in (3e-6, 0.0123, 0.0, 12.0)] == [
+        "0.0000030",
+        "0.0123",
+        "0.0000",
+        "12.00",
+    ]
 
 
 def test_differences_are_those_of_students_paired_test():
-    ours, base = {0: 1.0, 1: 2.0, 2: 4.0, 7: 9.0}, {0: 0.5, 1: 1.0, 2: 2.0, 3: 5.0}
+    ours, base = {(0,): 1.0, (1,): 2.0, (2,): 4.0, (7,): 9.0}, {(0,): 0.5, (1,): 1.0, (2,): 2.0, (3,): 5.0}
     found = difference(ours, base)
     expected = stats.ttest_rel([1.0, 2.0, 4.0], [0.5, 1.0, 2.0]).confidence_interval(0.95)
     assert (found.mean, found.count, found.paired) == (pytest.approx(3.5 / 3), 3, True)
     assert (found.low, found.high) == (pytest.approx(expected.low), pytest.approx(expected.high))
     assert found.low == pytest.approx(3.5 / 3 - 4.30265 * 0.763763 / 3**0.5, rel=1e-4)
-    assert difference({0: 2.0}, {0: 0.5}) == Difference(1.5, None, None, 1, paired=True)
+    assert difference({(0,): 2.0}, {(0,): 0.5}) == Difference(1.5, None, None, 1, paired=True)
     assert difference({}, base) is None
 
 
 def test_without_a_shared_seed_the_means_are_compared():
-    ours, base = {10: 1.0, 11: 2.0, 12: 4.0}, {0: 0.5, 1: 1.0}
+    ours, base = {(10,): 1.0, (11,): 2.0, (12,): 4.0}, {(0,): 0.5, (1,): 1.0}
     found = difference(ours, base)
     expected = stats.ttest_ind([1.0, 2.0, 4.0], [0.5, 1.0], equal_var=False).confidence_interval(0.95)
     assert (found.low, found.high) == (pytest.approx(expected.low), pytest.approx(expected.high))
-    assert str(found).endswith("unpaired")
-    assert difference({9: 1.0}, base) == Difference(0.25, None, None, 1, paired=False)
+    assert str(found).endswith("unpaired, n = 2")
+    assert difference({(9,): 1.0}, base) == Difference(0.25, None, None, 1, paired=False)
 
 
 def test_the_page_says_what_differs_and_how_far_they_are_apart(two):
@@ -99,7 +135,7 @@ def test_the_page_says_what_differs_and_how_far_they_are_apart(two):
     cells = [value for _, value in page.cells]
     assert cells[:2] == ["0.5", "0.1"]
     expected = stats.ttest_rel([9.0, 10.0, 11.0], [10.0, 12.0, 15.0]).confidence_interval(0.95)
-    shown = f"-2.3333 [{expected.low:+.4f}, {expected.high:+.4f}]"
+    shown = f"-2.3333 [{expected.low:+.4f}, {expected.high:+.4f}], n = 3"
     assert cells[2:] == ["12.33 ± 2.52, n = 3", "10.00 ± 1.00, n = 3", shown]
     assert "The same everywhere: n real 100.00" in text
     # Curves of what has more than one value, and the pictures of the last epoch beside each other.
@@ -123,7 +159,7 @@ def test_curves_are_means_of_the_steps_that_all_have(tmp_path):
 def test_a_run_of_many_seeds_and_one_that_diverged(tmp_path):
     write_run(tmp_path, "svm", {"accuracy": metric(0.5, 0.7), "cut": metric(None)}, seeds=[3, 4])
     (setting,) = group(find_runs([str(tmp_path / "svm")]))
-    assert setting.values("accuracy") == {3: 0.5, 4: 0.7}
+    assert setting.values("accuracy") == {(3,): 0.5, (4,): 0.7}
     table = write_comparison(tmp_path / "page.html", [str(tmp_path / "svm")]).numbers
     assert [[cell.text for cell in row] for row in table.rows] == [
         ["accuracy", "0.6000 ± 0.1414, n = 2"],

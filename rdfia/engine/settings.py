@@ -1,0 +1,156 @@
+"""Settings: trainings that differ in nothing but the seed, whatever their folders are called."""
+
+import glob
+import itertools
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from rdfia.engine import report, resume, runs
+
+# Flags that say where a training is, how it is computed or which repeat it is: nothing of what is learned.
+NEUTRAL = resume.MAY_CHANGE - {"max_epochs"} | {"name", "seed", "seeds", "part", "examine", "fast_dev_run"}
+Key = tuple[int, ...]  # a seed, or a seed and the number of a draw
+
+
+@dataclass
+class Setting:
+    """Trainings that differ in nothing but the seed.
+
+    Attributes:
+        label: Its name on the page.
+        flags: Of all of them, but for those of `NEUTRAL`.
+        folders: Their run folders.
+        results: What each has found, the content of its results.json.
+    """
+
+    label: str
+    flags: dict[str, Any]
+    folders: list[Path] = field(default_factory=list)
+    results: list[dict[str, Any]] = field(default_factory=list)
+
+    def values(self, metric: str) -> dict[Key, float]:
+        """Return the values of a metric by seed, of a single training those of its draws or splits.
+
+        Of several trainings with draws each, the means of these.
+        """
+        found: dict[Key, float] = {}
+        for one in self.results:
+            values = one["metrics"].get(metric, {"values": []})["values"]
+            known = [value for value in values if value is not None]
+            if len(one["seeds"]) == len(values):
+                every = zip(one["seeds"], values, strict=True)
+                found |= {(seed,): value for seed, value in every if value is not None}
+            elif len(self.results) == 1:
+                draws = enumerate(values)
+                found |= {(one["seeds"][0], draw): value for draw, value in draws if value is not None}
+            elif known:
+                found[(one["seeds"][0],)] = mean(known)
+        return found
+
+    def metrics(self) -> dict[str, None]:
+        """Return the names of all metrics, in order."""
+        return dict.fromkeys(name for one in self.results for name in one["metrics"])
+
+
+def find_runs(given: Sequence[str]) -> list[Path]:
+    """Return the folders of trainings that are meant by folders and patterns, each once, in order.
+
+    A table of trainings stands for the trainings in it.
+
+    Raises:
+        ValueError: One of them holds none.
+    """
+    found: dict[Path, None] = {}
+    for one in given:
+        folders = [path for path in map(Path, sorted(glob.glob(os.path.expanduser(one)))) if path.is_dir()]
+        meant: list[Path] = []
+        for folder in folders:
+            inner = sorted(path.parent for path in folder.glob("*/results.json"))
+            own = [folder] if (folder / "results.json").is_file() else []
+            meant += inner or own
+        found |= dict.fromkeys(meant)
+        if not meant:
+            why = "has no results.json" if folders else "is no folder"
+            raise ValueError(f"{one} {why}; name finished runs, such as runs/gan or 'runs/sweep-*'")
+    return list(found)
+
+
+def group(folders: Sequence[Path]) -> list[Setting]:
+    """Return the settings of trainings, in the order in which they are first met.
+
+    Raises:
+        ValueError: A training is there twice, under two names; or a file is damaged.
+    """
+    settings: dict[str, Setting] = {}
+    for folder in folders:
+        results, flags = runs.read_results(folder / "results.json"), read_flags(folder)
+        # Not the data's hash, which is another for each seed where the seed also splits them.
+        key = json.dumps([results["technique"], report.describe_data(results["data"]), flags], sort_keys=True)
+        setting = settings.setdefault(key, Setting("", flags))
+        twice = {seed for one in setting.results for seed in one["seeds"]} & set(results["seeds"])
+        if twice:
+            other = setting.folders[0]
+            raise ValueError(f"{folder} repeats a training of {other} (seed {min(twice)}); leave one out")
+        setting.folders.append(folder)
+        setting.results.append(results)
+    for setting in settings.values():
+        setting.label = label_of([folder.name for folder in setting.folders])
+    found = list(settings.values())
+    for alike in same_label(found):  # of two tables, the same row
+        for setting in alike:
+            setting.label = f"{setting.folders[0].parent.name}/{setting.label}"
+    for alike in same_label(found):
+        names = [name for name in alike[0].flags if len({str(one.flags.get(name)) for one in alike}) > 1]
+        for place, setting in enumerate(alike, 1):
+            differ = [f"{name.replace('_', '-')} {said(setting.flags.get(name))}" for name in names[:3]]
+            setting.label = f"{setting.label}, {', '.join(differ) or place}"
+    return found
+
+
+def same_label(settings: Sequence[Setting]) -> list[list[Setting]]:
+    """Return the settings that have the label of another, those of one label together."""
+    by_label: dict[str, list[Setting]] = {}
+    for setting in settings:
+        by_label.setdefault(setting.label, []).append(setting)
+    return [alike for alike in by_label.values() if len(alike) > 1]
+
+
+def read_flags(folder: Path) -> dict[str, Any]:
+    """Return the flags of a training, but for those of `NEUTRAL`; none where it wrote none.
+
+    With the values that its module took for those that were not given: recipes differ in these.
+
+    Raises:
+        ValueError: The file is damaged.
+    """
+    path = folder / "args.json"
+    try:
+        flags = json.loads(path.read_text()) if path.exists() else {}
+        flags |= flags.pop("module", {})
+        return {name: value for name, value in flags.items() if name not in NEUTRAL | {"data"}}
+    except (ValueError, AttributeError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); leave {folder} out") from error
+
+
+def label_of(names: Sequence[str]) -> str:
+    """Return what the names of runs have in common, without the number or seed at their end."""
+    if len(names) == 1:
+        return names[0]
+    alike = itertools.takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
+    common = "".join(letters[0] for letters in alike)
+    if any(name[len(common) :][:1].isdecimal() for name in names):  # seeds 10 and 11 have a digit in common
+        common = re.sub(r"\d+$", "", common)
+    return re.sub(r"[-_. ]*(seed)?[-_. ]*$", "", common) or names[0]
+
+
+def said(value: Any) -> str:
+    """Return the value of a flag in words; ``by default`` where it was not given."""
+    if value is None:
+        return "by default"
+    return " ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
