@@ -5,7 +5,6 @@ import json
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -33,12 +32,12 @@ class Spot(NamedTuple):
     images: Tensor | None = None
 
 
-_SPOTS: WeakKeyDictionary[Figure, list[Spot]] = WeakKeyDictionary()
+PLACES = "_rdfia_spots"  # attribute of a figure, which they live as long as
 
 
 def add(figure: Figure, spots: Iterable[Spot]) -> None:
     """Let a figure have these places, too."""
-    _SPOTS.setdefault(figure, []).extend(spots)
+    figure.__dict__.setdefault(PLACES, []).extend(spots)
 
 
 def of_line(axes: Axes, name: str, x: Sequence[float], y: Sequence[float]) -> list[Spot]:
@@ -79,7 +78,7 @@ def as_json(figure: Figure, box: Bbox) -> str | None:
         ``pictures``: an address that holds all, ``columns`` beside each other, each ``tile`` pixels wide and
         high. None of a figure without places.
     """
-    spots = _SPOTS.get(figure)
+    spots: list[Spot] | None = getattr(figure, PLACES, None)
     if not spots:
         return None
     found: list[list[float | str | int]] = []

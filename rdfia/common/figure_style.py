@@ -38,6 +38,7 @@ DESCRIPTION, SPOTS = "Description", "Spots"  # of a PNG: its text chunks
 EITHER = "#767676"  # reads at 4.5 to 1 on white and on black
 MOST_POINTS = 20_000  # of lines in an SVG
 MOST_LABELS = 6  # lines that are named at their ends; more have a legend
+MOST_TITLES = 6  # of panels, that describe a figure which has no other description
 APART = 0.075  # of the height of a panel, between names at the ends of lines
 LARGE = ((1e12, 1e12, "T"), (1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k"))  # from, unit, its letter
 Asked = ParamSpec("Asked")
@@ -79,16 +80,25 @@ def holds_pictures(figure: Figure) -> bool:
 
 
 def as_png(figure: Figure) -> bytes:
-    """Return a figure as PNG that is described by its label; one of pictures for any paper."""
+    """Return a figure as PNG that is described by its label, or its titles; one of pictures for any paper."""
     if holds_pictures(figure):
         on_any_paper(figure)
     buffer = io.BytesIO()
-    known = {DESCRIPTION: figure.get_label()} if figure.get_label() else {}
+    description = figure.get_label() or titles_of(figure)
+    known = {DESCRIPTION: description} if description else {}
     box = written_part(figure)
     if spots := as_json(figure, box):
         known[SPOTS] = spots
     figure.savefig(buffer, format="png", dpi=120, bbox_inches=box, metadata=known)
     return buffer.getvalue()
+
+
+def titles_of(figure: Figure) -> str:
+    """Return what is written above a figure and its panels: of one that holds pictures, what they show."""
+    of_panels = dict.fromkeys(axes.get_title() for axes in figure.axes if axes.get_title())
+    first = ", ".join(list(of_panels)[:MOST_TITLES])
+    more = f" and {len(of_panels) - MOST_TITLES} more" if len(of_panels) > MOST_TITLES else ""
+    return " ".join(": ".join(filter(None, [figure.get_suptitle(), first + more])).split())
 
 
 def written_part(figure: Figure) -> Bbox:
@@ -193,12 +203,8 @@ def leave_the_beginning(axes: Axes, lines: Sequence[Sequence[float]]) -> None:
     values = values[np.isfinite(values)]
     if len(values) < 4 or values.min() < 0:
         return
-    if len(values) < 40:  # of few, all but the first of each line
-        later = np.concatenate([np.asarray(line[1:], float) for line in lines])
-        usual = later[np.isfinite(later)].max(initial=0.0)
-    else:
-        usual = np.quantile(values, 0.98)
-    most = values.max()
+    later = np.concatenate([np.asarray(line[max(1, len(line) // 20) :], float) for line in lines])
+    usual, most = later[np.isfinite(later)].max(initial=0.0), values.max()
     if most > 4 * usual > 0:
         axes.set_ylim(values.min() - 0.06 * usual, 1.3 * usual)
         text = f"at first up to {short(float(most))}"

@@ -62,6 +62,13 @@ def test_a_first_loss_of_18_flattens_nothing_and_is_said():
     (axes,) = plots.curves({"loss": {"train": ([1, 2, 3, 4], [15.6, 1.0, 0.8, 0.7])}}, x_label="epoch").axes
     assert axes.get_ylim()[1] < 2
     assert "at first up to 15.6" in [text.get_text() for text in axes.texts]
+
+
+def test_a_loss_that_explodes_at_the_end_is_not_cut_off():
+    exploding = [1.0] * 990 + [100.0] * 10
+    (axes,) = plots.curves({"loss": {"train": (range(1000), exploding)}}, x_label="batch").axes
+    assert axes.get_ylim()[1] > 100
+    assert not any("at first" in text.get_text() for text in axes.texts)
     (axes,) = plots.curves({"loss": {"train": ([1, 2, 3, 4], [1.0, 0.8, 0.7, 9.0])}}, x_label="epoch").axes
     assert axes.get_ylim()[1] > 9  # a last one that is high is what there is to see
 
