@@ -264,7 +264,7 @@ SEEING = [
         for table, question, before, published, note in (
             (
                 "ladder",
-                "And what has each step from the practicals' settings to ours given?",
+                "What has each step from the practicals' settings to ours given to class visualisation?",
                 {},
                 {},
                 IN_TURNS,
@@ -276,15 +276,21 @@ SEEING = [
                 {"no regularizer": "oversaturated"},
                 IN_TURNS,
             ),
-            ("rate", "And the rate?", {}, {"rate 1": "slow", "rate 100": "unstable"}, ALONE),
+            (
+                "rate",
+                "What does the learning rate do to class visualisation?",
+                {},
+                {"rate 1": "slow", "rate 100": "unstable"},
+                ALONE,
+            ),
             (
                 "penalty",
-                "And the penalty?",
+                "What does the weight of the penalty do to class visualisation?",
                 {},
                 {"penalty 1": "too strong", "penalty 1e-07": "no change seen"},
                 ALONE,
             ),
-            ("steps", "And the number of steps?", {}, {}, ALONE),
+            ("steps", "What does the number of steps do to class visualisation?", {}, {}, ALONE),
         )
     ),
 ]

@@ -14,9 +14,9 @@ DIGITS = {
 }
 GAN = DIGITS | {
     "distance of histograms": "histogram_distance",
-    "loss of D": "final_discriminator_loss",
-    "loss of G": "final_generator_loss",
-    "swing of the loss of G": "loss_swing",
+    "loss of the discriminator": "final_discriminator_loss",
+    "loss of the generator": "final_generator_loss",
+    "swing of the generator's loss": "loss_swing",
     "seconds": "seconds",
 }
 EQUATIONS = ("practical", "only D learns", "only G learns")
@@ -57,7 +57,7 @@ GENERATION = [
         less=True,
     ),
     Question(
-        "What with only one of the two equations?",
+        "What if only the generator or only the discriminator learns?",
         rows={row: f"gan_ablation:{row}" for row in EQUATIONS},
         columns=GAN,
         figures=trainings(EQUATIONS),
@@ -73,23 +73,27 @@ GENERATION = [
             ),
             (
                 "ndf",
-                "And that of the discriminator?",
+                "What does the width of the discriminator do?",
                 {"ndf 4": "bad digits", "ndf 256": "makes no mistake for 1,500 iterations"},
             ),
             (
                 "nz",
-                "And the length and distribution of the latents?",
+                "What do the length and the distribution of the latents do?",
                 {"nz 10": "fine", "nz 1000": "less stable, not better"},
             ),
-            ("init", "And the initialisation?", {"pytorch initialization": "unstable, worse"}),
+            ("init", "What does the initialisation do?", {"pytorch initialization": "unstable, worse"}),
             (
                 "lr",
-                "And the rates?",
+                "What do the learning rates do?",
                 dict.fromkeys(("D rate 0.02", "G rate 0.05", "rates 0.02 and 0.05"), "unstable")
                 | {"G rate 0.001": "too fast, worse", "rates 0.001 and 0.001": "acceptable"},
             ),
-            ("loss", "And the loss? The true equation is minimax", {"minimax loss": "similar, or worse"}),
-            ("epochs", "And training for longer?", {"30 epochs": "losses part, fewer classes"}),
+            (
+                "loss",
+                "What does the loss do? The equation of the paper is minimax",
+                {"minimax loss": "similar, or worse"},
+            ),
+            ("epochs", "What does training for longer do?", {"30 epochs": "losses part, fewer classes"}),
         )
     ),
     Question(
@@ -106,21 +110,21 @@ GENERATION = [
         },
     ),
     Question(
-        "Conditional: is the digit asked for drawn, and what if y is removed from D?",
-        rows={"with y": "cgan", "without y in D": "cgan_no_label:no-label-in-discriminator"},
+        "Is the digit asked for drawn, and what if the discriminator is not told it?",
+        rows={"told": "cgan", "not told": "cgan_no_label:no-label-in-discriminator"},
         columns={
             "asked digit is read": "conditional_accuracy",
             "in the worst class": "worst_accuracy",
             "diversity in a class": "diversity",
         },
         figures={
-            "with y, each row the digit asked for": "cgan/styles",
-            "without y in D": "cgan_no_label:no-label-in-discriminator/styles",
+            "told, each row the digit asked for": "cgan/styles",
+            "not told": "cgan_no_label:no-label-in-discriminator/styles",
         },
-        published={"without y in D": "asked, not measured"},
+        published={"not told": "asked, not measured"},
     ),
     Question(
-        "What does z mean in the conditional DCGAN?",
+        "Is one latent one style, whatever digit is asked for?",
         rows={"slant": "cgan:slant_correlation", "thickness": "cgan:thickness_correlation"}
         | {
             f"{name}, shuffled latents": f"cgan:{name}_correlation_of_shuffled_pairs"

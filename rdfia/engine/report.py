@@ -5,6 +5,7 @@ python scripts/lab.py --data-dir sample --scale demo
 
 import glob
 import io
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -59,14 +60,17 @@ def joined(caption: str, description: str) -> str:
     return f"{caption}: {description}" if description else caption
 
 
-def picture(caption: str, path: Path | io.BytesIO) -> Picture:
+def picture(caption: str, path: Path | io.BytesIO, *, name: str = "") -> Picture:
     """Return a picture, the SVG beside it, or a film as at most `FRAMES` frames, ready for a page.
 
-    The caption goes on with what the file says there is to see.
+    The caption goes on with what the file says there is to see, or else its name.
     """
     with Image.open(path) as file:
         of_film = file.info.get("comment", b"").decode("latin-1") if file.format == "GIF" else ""
-        caption, spots = joined(caption, file.info.get(DESCRIPTION, of_film)), file.info.get(SPOTS, "")
+        caption, spots = (
+            joined(caption, file.info.get(DESCRIPTION, of_film) or name),
+            file.info.get(SPOTS, ""),
+        )
         if isinstance(path, Path) and path.with_suffix(".svg").exists():
             return Picture(caption, [inlined("image/svg+xml", path.with_suffix(".svg").read_bytes())], spots)
         count = getattr(file, "n_frames", 1)
@@ -91,8 +95,13 @@ def find_figures(folder: Path, place: str) -> list[Path]:
             paths = sorted((folder / run).glob(f"{inside}figures/{name}.{kind}"), reverse=True)
             found |= {path.stem: path for path in paths}
         if found:
-            return [found[stem] for stem in sorted(found)[:3]]
+            return [found[stem] for stem in sorted(found, key=by_numbers)[:3]]
     return []
+
+
+def by_numbers(name: str) -> list[tuple[int, str]]:
+    """Return what sorts names as people do: image 2 before image 10."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def describe_data(data: Mapping[str, Any]) -> str:
@@ -160,7 +169,7 @@ def write_report(
             "undrawn": undrawn,
             "table": table,
             "pictures": [
-                picture(f"{caption}: {file.stem.replace('_', ' ')}" if len(found) > 1 else caption, file)
+                picture(caption, file, name=file.stem.replace("_", " ") if len(found) > 1 else "")
                 for caption, found in files.items()
                 for file in found
             ],

@@ -6,6 +6,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from rdfia.common import figure_words
 from rdfia.common.figure_style import colour, end_at_one, styled
 from rdfia.common.plots import tile
 
@@ -50,6 +51,8 @@ def classification(
     right.set_xlabel("probability")
     if title:
         figure.suptitle(title)
+    said = figure_words.listed(dict(zip(names, probabilities, strict=True)), "probability")
+    figure.set_label(": ".join(filter(None, [title, said])))
     return figure
 
 
@@ -75,6 +78,7 @@ def maps_grid(image: Tensor, maps: Tensor, channels: Sequence[int], *, title: st
         one.set_title(f"{channel}", fontsize=8)
     if title:
         figure.suptitle(title)
+    figure.set_label(f"{title or 'activation maps'}: the image, and its maps {', '.join(map(str, channels))}")
     return figure
 
 

@@ -156,6 +156,10 @@ def test_a_figure_is_found_in_the_run_or_in_its_first_training(tmp_path):
         write_picture(tmp_path / "gan" / "figures" / f"many_{name}.png", 8)
     stems = [path.stem for path in report.find_figures(tmp_path, "gan/many_*")]
     assert stems == ["many_w", "many_x", "many_y"]
+    for number in (0, 1, 2, 10):
+        write_picture(tmp_path / "gan" / "figures" / f"image_{number}.png", 8)
+    stems = [path.stem for path in report.find_figures(tmp_path, "gan/image_*")]
+    assert stems == ["image_0", "image_1", "image_2"]
 
 
 def test_a_run_has_a_page_of_its_own(tmp_path):
