@@ -1,5 +1,6 @@
 """Tables of GANs: what changes of a recipe do, each trained with several seeds in a folder of its own."""
 
+import copy
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -127,8 +128,11 @@ def stack_row(parts: list[Flags], make: Callable[[Flags], Trains], images: InMem
     if members[0].normalization == "spectral":  # its power iterations are no function of stacked weights
         print("spectral normalisation trains one seed after another, not --stack")
         return
+    own = copy.copy(images)
+    if (size := parts[0].batch_size) is not None:  # which a row may change
+        own.batch_size = size
     kind = StackedcGAN if isinstance(members[0], cGANModule) else StackedGAN
-    seeds, batches = [one.seed for one in parts], partial(StackedSeeds, images)
+    seeds, batches = [one.seed for one in parts], partial(StackedSeeds, own)
     stacking.train_together(parts, seeds, members, kind, batches, images.describe())
 
 
