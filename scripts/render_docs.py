@@ -125,7 +125,9 @@ def command(run: str) -> str:
     found = result(run)
     line = found["command"].removesuffix(" --overwrite").replace(" --overwrite ", " ")
     line = line.replace("--data-dir ../shared/data", "--data-dir data")  # wherever it lay
-    return f"```\n{line}\n```\n\n`results/{run}.json`: {origin(run)}."
+    again = found.get("scored_again")
+    more = f" Scored again by `{again['command']}`, commit {again['commit']}." if again else ""
+    return f"```\n{line}\n```\n\n`results/{run}.json`: {origin(run)}.{more}"
 
 
 def few(items: list[str]) -> list[str]:

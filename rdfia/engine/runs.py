@@ -223,7 +223,7 @@ def summarized(metrics: Mapping[str, Sequence[float | None]]) -> dict[str, dict[
         spread = numbers.std().item() if len(numbers) > 1 else None
         summary[name] = {"mean": mean, "std": spread, "values": known}
         count = metrics.get(f"{name}_of", [None])[0]
-        if count is not None and len(numbers) == 1:
+        if count is not None and mean is not None and len(numbers) == 1:
             summary[name] |= {"of": int(count), "interval": list(wilson(mean, int(count)))}
     return summary
 
@@ -243,7 +243,8 @@ def write_results(
 ) -> dict[str, Any]:
     """Write ``results.json``, the only source of numbers for README and report, and return its content.
 
-    Scored again without further training, a run keeps what is known of its training: command, commit, device.
+    Scored again without further training, a run keeps what is known of its training: command, commit, device;
+    what scored it is ``scored_again``, if that is another.
 
     Args:
         folder: The run folder.
@@ -272,7 +273,10 @@ def write_results(
     with suppress(OSError, ValueError):  # there is none, or it is damaged
         before = read_results(path)
         if before.get("wall_seconds") == training["wall_seconds"]:
+            scored = {name: training[name] for name in ("command", "commit", "device")}
             training = {name: before.get(name, value) for name, value in training.items()}
+            if scored != {name: training[name] for name in scored}:
+                training["scored_again"] = scored
     results = {
         "name": folder.name,
         "technique": technique,

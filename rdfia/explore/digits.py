@@ -38,8 +38,7 @@ def walk(gan: GANModule, first: int, second: int) -> dict[str, Any]:
     shares = torch.linspace(0, 1, FRAMES)
     how: Literal["linear", "slerp"] = "linear" if gan.latents == "uniform" else "slerp"
     between = interpolate(latents[first], latents[second], shares, how)
-    classes = [torch.zeros(FRAMES, dtype=torch.long)] if gan.classes else []
-    return {"frames": [address(image) for image in gan(between, *classes)], "how": how}
+    return {"frames": [address(image) for image in gan(between)], "how": how}
 
 
 def in_style(gan: cGANModule, judge: DigitJudge, digit: Tensor) -> dict[str, Any]:
@@ -52,10 +51,9 @@ def in_style(gan: cGANModule, judge: DigitJudge, digit: Tensor) -> dict[str, Any
     """
     with torch.no_grad():
         label = judge(digit).argmax(1)
-    wanted = digit if gan.image_size == 32 else digit[..., 2:-2, 2:-2]
     # What the nearest of random latents becomes depends on them: two are improved.
     latents, squares = project(
-        gan, wanted.expand(TRIES, -1, -1, -1), [label.expand(TRIES)], starts=STARTS, steps=STEPS
+        gan, digit.expand(TRIES, -1, -1, -1), [label.expand(TRIES)], starts=STARTS, steps=STEPS
     )
     best = int(squares.argmin())
     with torch.no_grad():

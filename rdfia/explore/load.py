@@ -11,7 +11,7 @@ from rdfia.explore.app import Networks
 from rdfia.explore.photographs import Photographs
 from rdfia.generation.cgan import cGANModule
 from rdfia.generation.digit_judge import load_judge
-from rdfia.generation.trained import load_gan
+from rdfia.generation.trained import checkpoint_of, load_gan
 from rdfia.trained import load_classifier
 
 DEMO = Path("runs/demo")
@@ -43,7 +43,8 @@ def load(
         say(f"of {len(paths):,} photographs every {every}th is compared with; --most-pictures for more")
     generators: dict[str, Any] = {}
     for kind, place in (("gan", gan), ("cgan", cgan)):
-        if place is not None or (DEMO / kind).is_dir():
+        # The demo's, unless it has not come so far.
+        if place is not None or checkpoint_of(DEMO / kind) is not None:
             generators[kind] = _generator(kind, place or DEMO / kind)
     return Networks(Photographs.of(network, paths[::every]), load_judge(), **generators)
 
@@ -52,7 +53,7 @@ def _generator(kind: str, place: Path) -> Any:
     found = load_gan(place)
     if kind == "cgan":
         digits = isinstance(found, cGANModule) and found.classes == 10 and found.channels == 1
-        if not (digits and found.image_size in (28, 32)):
+        if not (digits and found.image_size == 32):
             raise ValueError(
                 f"{place} is no conditional GAN of ten digits; name a run of train_cgan.py on MNIST"
             )

@@ -186,8 +186,10 @@ class cGANModule(GANModule):  # noqa: N801 - the name that the project is known 
             raise ValueError(f"a conditional GAN has at least 2 classes, got {classes}")
         if gan.get("groups"):
             raise ValueError(f"labels are the groups of a conditional GAN, got groups={gan['groups']}")
-        if gan.get("scores") == "digits" and classes != 10:
+        if classes != 10 and gan.get("scores") == "digits":
             raise ValueError(f"the digit judge knows 10 classes, got {classes}; take scores='squeezenet'")
+        if classes != 10 and gan.get("scores") is None:
+            gan["scores"] = "squeezenet"
         validate_literals(cGANModule.__init__, locals())
         super().__init__(preview_count=preview_count, **gan | {"groups": 0})
         self.classes = classes

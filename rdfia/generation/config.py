@@ -160,7 +160,7 @@ class SharedArgs(PictureFlags, GraphFlags, TrainerArgs):
     augment: Annotated[Literal["none", "diffaugment", "ada"] | None, default("none")] = None
     """Augmentation of what the discriminator sees, for few images: DiffAugment, or the adaptive ADA."""
     flips: bool = False
-    """Mirror every other training image."""
+    """Mirror training images, half of them by chance each time they are shown."""
     loss: Annotated[
         Literal["non-saturating", "minimax", "least-squares", "hinge", "wasserstein", "relativistic"] | None,
         default("non-saturating"),

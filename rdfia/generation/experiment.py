@@ -162,7 +162,11 @@ class Experiment:
             selection=f"last epoch{', samples of the averaged generator' if module.ema_decay else ''}",
             wall_seconds=seconds,
             status="diverged" if diverged else "finished",
-            notes=[note, *([str(diverged)] if diverged else []), *looks.notes],
+            notes=[
+                note,
+                *([str(diverged)] if diverged else []),
+                *(f"{name}: {about}" for name, about in looks.notes.items()),
+            ],
         )
         wandb_run.finish_last()
         if diverged:
@@ -172,9 +176,8 @@ class Experiment:
         for name in (module.scores.fid, *of_floor):
             if name in scores:
                 print(f"{name:22}{scores[name]:8.3f}    real training {what} {scores['floor_' + name]:8.3f}")
-        for note in looks.notes:
-            name = note.partition(":")[0]
-            print(f"{name} {runs.spread(results['metrics'][name])}{note.removeprefix(name)}")
+        for name, about in looks.notes.items():
+            print(f"{name} {runs.spread(results['metrics'][name])}: {about}")
         written = f"results.json, figures/, checkpoints/ in {folder}"
         print("a dry run, nothing kept" if args.fast_dev_run else written)
         return results

@@ -30,11 +30,11 @@ RECIPE = 1  # of the classifier: another number where it would come out otherwis
 
 @dataclass
 class Looks:
-    """What was seen."""
+    """What was seen; notes are by the name of the score that they are about."""
 
     scores: dict[str, float] = field(default_factory=dict)
     figures: dict[str, Figure] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+    notes: dict[str, str] = field(default_factory=dict)
 
 
 @torch.no_grad()
@@ -82,10 +82,9 @@ def copies(
     distance, place = memorization.nearest(both, seen(training.batches(250)))
     ours, theirs = distance.split([len(samples), len(others)])
     share = memorization.near_training_share(ours, theirs)
-    looks.scores |= {"near_training_share": share, "near_training_share_of": len(samples)}
-    looks.scores["near_training_chance"] = memorization.SMALLEST
-    looks.notes.append(
-        f"near_training_share: of {len(samples):,} samples those nearer to a training image than "
+    looks.scores |= {"near_training_share": share, "near_training_chance": memorization.SMALLEST}
+    looks.notes["near_training_share"] = (
+        f"of {len(samples):,} samples those nearer to a training image than "
         f"the nearest {memorization.SMALLEST:.0%} of {len(others):,} real images that were not trained on, "
         "in the features that score"
     )
@@ -94,9 +93,9 @@ def copies(
         "samples": samples[first].cpu(),
         "nearest training image": training[place[first].cpu()][0].cpu(),
     }
-    looks.figures["nearest_training"] = plots.image_rows(
-        pictures, title=f"the ten samples nearest to a training image (as near: {share:.1%} of all, by chance {memorization.SMALLEST:.0%})"
-    )
+    shares = f"{share:.1%} of all are as near, {memorization.SMALLEST:.0%} by chance"
+    title = f"the samples nearest to training images ({shares})"
+    looks.figures["nearest_training"] = plots.image_rows(pictures, title=title)
 
 
 def read_classes(
@@ -124,8 +123,8 @@ def read_classes(
     for name, own, of in zip(images.classes, each, counts.sum(1).tolist(), strict=True):
         looks.scores |= {f"accuracy_{name}": own, f"accuracy_{name}_of": of}
     looks.scores["conditional_chance"] = 1 / classes
-    looks.notes.append(
-        f"conditional_accuracy: of {len(samples):,} samples, asked for all classes in turn, by a CNN trained "
+    looks.notes["conditional_accuracy"] = (
+        f"of {len(samples):,} samples, asked for all classes in turn, by a CNN trained "
         f"on the real training images, which reads {of_real:.1%} of {len(rows):,} real ones right; chance "
         f"{1 / classes:.1%}"
     )
@@ -201,9 +200,15 @@ def latents(looks: Looks, gan: Any, against: ImageTensors, *, few: bool) -> None
     )
     real, labels = against[spread(len(against), 8)]
     known = (labels.to(gan.device),) if gan.classes else ()
-    best, squares = control.project(gan, real, known, features=features_of(gan), steps=2 if few else 200)
+    features = features_of(gan)
+    differentiable = getattr(features, "differentiable", True)
+    near_by = features if differentiable else None
+    best, squares = control.project(gan, real, known, features=near_by, steps=2 if few else 200)
     rows = {"real, not trained on": real.cpu(), "nearest of the generator": gan(best, *known).cpu()}
     near = float(control.psnr(squares).mean())
     looks.scores["projection_psnr"] = near
-    looks.notes.append("projection_psnr: mean over 8 real images that were not trained on, in decibels")
+    looks.notes["projection_psnr"] = (
+        "mean over 8 real images that were not trained on, in decibels; latents found by pixels "
+        + ("and features" if differentiable else "alone, as these features have no gradient")
+    )
     looks.figures["projection"] = plots.image_rows(rows, title=f"latents of real images, {near:.1f} dB")

@@ -67,12 +67,16 @@ class _Features(KeepsPrecision):
 class _Inception(KeepsPrecision):
     """The Inception-V3 of FID, by torch-fidelity: its pooled features, images resized as TensorFlow did.
 
+    It sees bytes: its features have no gradient.
+
     Args:
         path: Of its weights.
 
     Raises:
         ValueError: torch-fidelity is not installed, or the file holds something else.
     """
+
+    differentiable = False
 
     def __init__(self, path: Path) -> None:
         super().__init__()

@@ -13,6 +13,7 @@ the discriminator compares like with like, see `rdfia.generation.clusters`.
 import copy
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from rdfia.common.batches import images_of, labels_of
 from rdfia.common.checks import check_batch, check_settings
 from rdfia.common.draws import Ahead, drawn
+from rdfia.common.exact import exact
 from rdfia.common.literals import validate_literals
 from rdfia.common.optimization import Decay, average_weight, lr_factor, set_lr, update_average
 from rdfia.common.parallel import average_gradients, leave_gradients
@@ -109,7 +111,7 @@ class GANModule(ConditionsItself):
             `rdfia.generation.networks.Discriminator`.
         augment: What all images go through before the discriminator: ``none``, ``diffaugment`` or ``ada``,
             see `rdfia.generation.augmentation`.
-        flips: Mirror every other real image.
+        flips: Mirror each real image with a chance of one half.
         data_dir: Where the ``weights/`` of ``scores`` lie, if they are not embedded.
 
     Example:
@@ -317,7 +319,8 @@ class GANModule(ConditionsItself):
         discriminator_optimizer, generator_optimizer = optimizers
         # One backward pass right before its own step, never two before two: the fp16 scaler rescales
         # after each step. Detached, so that nothing of this step can reach the generator.
-        fake = self.generator(latents, *condition)
+        with torch.set_grad_enabled(kind.generate):  # its graph is kept only where the generator learns
+            fake = self.generator(latents, *condition)
         with self.toggled_optimizer(discriminator_optimizer):
             seen = self.augment(fake.detach(), for_fake)
             # Compiled networks have no second derivatives, and must not update the statistics of BatchNorm
@@ -337,7 +340,8 @@ class GANModule(ConditionsItself):
                     penalties + losses.judge(critic, mixed, real_condition, self.gp_weight, penalty)[1]
                 )
             discriminator_optimizer.zero_grad()
-            self.manual_backward((d_loss + penalties).sum())
+            with exact() if kind.penalised or self.gp_weight else nullcontext():  # second derivatives
+                self.manual_backward((d_loss + penalties).sum())
             average_gradients(self.discriminator.parameters(), self.trainer.world_size)
             discriminator_optimizer.step()
         self.augment.watch(real_logits, self.trainer.world_size)

@@ -135,7 +135,7 @@ def judge(
 ) -> tuple[Tensor, Tensor | float]:
     """Return the logits of images, and ``weight`` times a penalty of them.
 
-    In exact float32 where there is a penalty, as its second derivatives need.
+    In exact float32 where there is a penalty; ``backward``, with its second derivatives, is to be so as well.
 
     Args:
         discriminator: Maps images and ``condition`` to logits.

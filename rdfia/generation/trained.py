@@ -23,15 +23,10 @@ def load_gan(place: str | Path) -> GANModule:
         FileNotFoundError: There is no checkpoint.
         ValueError: It is of something else, or not readable.
     """
-    place = Path(place).expanduser()
-    if place.is_file():
-        path = place
-    else:
-        found = [*place.glob("checkpoints/last.ckpt"), *sorted(place.glob("*_seed_*/checkpoints/last.ckpt"))]
-        if not found:
-            wanted = "run of train_gan.py or train_cgan.py that has ended (checkpoints/last.ckpt)"
-            raise FileNotFoundError(f"{place} is no {wanted}")
-        path = found[0]
+    path = checkpoint_of(Path(place).expanduser())
+    if path is None:
+        wanted = "run of train_gan.py or train_cgan.py that has ended (checkpoints/last.ckpt)"
+        raise FileNotFoundError(f"{place} is no {wanted}")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch.load raises whatever it comes across
@@ -48,6 +43,14 @@ def load_gan(place: str | Path) -> GANModule:
         raise ValueError(f"{path} does not fit {kind.__name__}: {str(error).splitlines()[0]}") from error
     module: GANModule = loaded.eval()
     return module
+
+
+def checkpoint_of(place: Path) -> Path | None:
+    """Return the checkpoint of a run folder, of a table the first that is found; a file is itself one."""
+    if place.is_file():
+        return place
+    found = [*place.glob("checkpoints/last.ckpt"), *sorted(place.glob("*_seed_*/checkpoints/last.ckpt"))]
+    return found[0] if found else None
 
 
 def class_numbers(asked: Sequence[str], gan: Any) -> list[int]:
