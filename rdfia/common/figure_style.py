@@ -63,6 +63,11 @@ def axis_label(label: str, *, share: bool = False, better: Literal["more", "less
     return known
 
 
+def like(measure: str, text: str) -> str:
+    """Return another label of the same measure."""
+    return axis_label(text, share=is_share(measure), better=getattr(measure, "better", ""))
+
+
 def styled(draw: Callable[Asked, Drawn]) -> Callable[Asked, Drawn]:
     """Let a function draw in this style, and leave that of the user's other figures alone."""
 

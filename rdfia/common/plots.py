@@ -24,22 +24,16 @@ from rdfia.common.figure_style import (
     is_share,
     label_axis,
     leave_the_beginning,
+    like,
     name_lines,
     readable,
     short,
     styled,
 )
+from rdfia.common.smoothing import points_within, running_mean
 
 # x values and y values
 Line = tuple[Sequence[float], Sequence[float]]
-
-
-def running_mean(values: Sequence[float], window: int) -> np.ndarray:
-    """Return the mean over the neighbours of each value, fewer at either end, so that no end is lost."""
-    weights = np.ones(window)
-    counts = np.convolve(np.ones(len(values)), weights, mode="same")
-    means: np.ndarray = np.convolve(values, weights, mode="same") / counts
-    return means
 
 
 def sheet(images: Tensor, columns: int) -> np.ndarray:
@@ -118,9 +112,9 @@ def draw_lines(
     for number, (name, (x, y)) in enumerate(lines.items()):
         own, marker = colour(number), "o" if len(y) < 60 else None
         drawn: Sequence[float] | np.ndarray = y
-        if 1 < smooth < len(y):
+        if (window := points_within(x, smooth)) > 1:
             axes.plot(x, y, color=own, alpha=0.25, linewidth=0.7)
-            drawn, marker = running_mean(y, smooth), None
+            drawn, marker = running_mean(y, window), None
         axes.plot(x, drawn, color=own, label=name, marker=marker)
         seen[name] = (x, list(drawn))
         if marker and isinstance(figure := axes.figure, Figure):
@@ -150,7 +144,7 @@ def curves(
         panels: By label of the y axis, see `axis_label`, then by label of the line: x and y values.
         x_label: Label of all x axes.
         title: Of the whole figure.
-        smooth: Running mean over this many points, drawn over the pale raw line.
+        smooth: Running mean over this much of x, drawn over the pale raw line where it has several points.
         log_x: Draw x on a logarithmic scale.
         images: By title, grids of images (N, C, H, W) in [0, 1] to the right of the plots.
         intervals: By label of the line, the ends of each value's interval, drawn as bars.
@@ -174,10 +168,12 @@ def curves(
     for axes, (name, grid) in zip(row[len(panels) :], images.items(), strict=True):
         tile(axes, grid, math.ceil(len(grid) ** 0.5), name)
     for axes, (y_label, lines) in zip(row[: len(panels)], panels.items(), strict=True):
-        seen[y_label] = draw_lines(axes, lines, y_label, smooth, intervals)
+        drawn = draw_lines(axes, lines, y_label, smooth, intervals)
+        smoothed = any(points_within(x, smooth) > 1 for x, _ in lines.values())
+        seen[like(y_label, f"{y_label}, running mean") if smoothed else y_label] = drawn
         ends = {
             name: (float(y[-1]), colour(number))
-            for number, (name, (_, y)) in enumerate(seen[y_label].items())
+            for number, (name, (_, y)) in enumerate(drawn.items())
             if len(y)
         }
         if log_x:

@@ -252,8 +252,8 @@ def write_comparison(path: Path, given: Sequence[str], metrics: Sequence[str] = 
     if panels:
         left = f" {curves_left} more are in metrics.csv." if curves_left else ""
         left += f" The first {LINES} settings are drawn." if len(settings) > LINES else ""
-        longest = max(len(steps) for lines in panels.values() for steps, _ in lines.values())
-        figure = plots.curves(panels, x_label="batches", smooth=longest // 50)
+        last = max(steps[-1] for lines in panels.values() for steps, _ in lines.values())
+        figure = plots.curves(panels, x_label="batches", smooth=int(last) // 50)
         assert figure is not None  # a panel without anything to see is no panel of `curves_of`
         drawn = report.drawn("curves of " + ", ".join(panels), figure)
         questions.append(section("How did they learn?", f"Means over seeds.{left}", pictures=[drawn]))

@@ -47,8 +47,8 @@ class ConditionalGenerator(nn.Module):
     """Latents (B, latent_dim) and labels (B,) to images (B, C, H, W) in [-1, 1].
 
     The label stands beside the latents, one-hot or as learned numbers; from there on all is as in
-    `rdfia.generation.networks.Generator`. (With a branch of its own and BatchNorm in it the label is as loud
-    as all latents together, and the generator learned to draw one image of each digit.)
+    `rdfia.generation.networks.Generator`. It has no branch with BatchNorm of its own, where a label would be
+    as loud as all latents together, so that the generator could draw one image of each class.
 
     Args:
         latent_dim: Numbers in a latent vector.

@@ -13,8 +13,8 @@ from torch.nn import functional
 
 from rdfia.common.checks import KeepsPrecision
 
-# Of the generator's choice. A few of a hundred latents lie between two groups, so that a walk goes over from
-# one to the other; with 4 every other did, and fewer samples were digits (0.89 confident; hard choices 0.92).
+# Of the generator's choice: a few of a hundred latents lie between two groups, so that a walk goes over from
+# one to the other. With 4 every other latent does, and fewer samples are digits.
 SHARPNESS = 50.0
 
 

@@ -208,6 +208,11 @@ class SharedArgs(PictureFlags, GraphFlags, TrainerArgs):
         check_dataset("--dataset", self.dataset)
 
     @property
+    def holds_out(self) -> bool:
+        """Whether the images that a training is watched by are kept out of it."""
+        return self.score_on in ("held-out", "both")
+
+    @property
     def judged_by(self) -> str:
         """Whose features score the images: the digit judge knows grey digits of 32 pixels."""
         known = self.dataset in ("mnist", "usps", "emnist-digits") and self.image_size == 32

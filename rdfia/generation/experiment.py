@@ -31,7 +31,7 @@ from rdfia.generation.config import (
 )
 from rdfia.generation.digit_judge import FIRST_JUDGED
 from rdfia.generation.digit_style import style_scores
-from rdfia.generation.experiment_floor import floor_of, spread
+from rdfia.generation.experiment_floor import evenly, floor_of
 from rdfia.generation.experiment_looks import Looks, examine
 from rdfia.generation.experiment_tables import compare
 from rdfia.generation.feature_scores import make_scores
@@ -113,7 +113,7 @@ class Experiment:
             seconds = training.fit(args, trainer, module, images)
         except Diverged as error:  # scored all the same: that too is a result
             diverged, seconds = error, training.seconds_trained(trainer)
-        held_out = args.score_on in ("held-out", "both")
+        held_out = args.holds_out
         loader = images.val_dataloader() if held_out else images.test_dataloader()
         tested = dict(trainer.test(module, loader, verbose=False)[0])
         if args.score_on == "both":
@@ -129,7 +129,7 @@ class Experiment:
         kind = f"held-out training {what}" if held_out else f"test {what}"
         # The floor is of as many images as were generated: with fewer, all distances are larger.
         count = min(len(against), len(images.train_data), 64 if args.fast_dev_run else 10**9)
-        shown = against[spread(len(against), min(count, 64), first=args.digits)][0]
+        shown = against[evenly(len(against), min(count, 64), first=args.digits)][0]
         scores = {name.removeprefix("test/"): value for name, value in tested.items()}
         kind_of_scores = partial(make_scores, args.judged_by, args.data_dir)
         floor = floor_of(images.train_data, against, count, kind_of_scores, device, first=args.digits)
@@ -152,6 +152,8 @@ class Experiment:
                 f"scored in the features of {args.judged_by}, against {kind}, as the digit judge knows grey "
                 f"digits only; the floor is what {count:,} training images get, spread evenly"
             )
+        if not held_out:
+            note += "; the distances during training are to images that are trained on"
         results = runs.write_results(
             folder,
             trainer,
@@ -214,7 +216,9 @@ class Experiment:
         name = module.scores.fid
         fid = f"{said(name)} {scores[name]:.2f} (real images {scores['floor_' + name]:.2f})"
         figures = {
-            "curves_and_samples": gan_curves(history, samples, smooth=epoch // 10),
+            "curves_and_samples": gan_curves(
+                history, samples, smooth=epoch // 10, held_out=self.args.holds_out
+            ),
             "real_and_generated": plots.image_grids({f"real {kind}": real, "generated": samples}, title=fid),
             **self.figures(module),
         }
@@ -326,7 +330,7 @@ def read_images(args: SharedArgs) -> InMemoryDataModule:
         batch_size=args.batch_size,
         image_size=args.image_size,
         seed=args.seed,
-        train_on_val=args.score_on in ("auto", "test"),
+        train_on_val=not args.holds_out,
         **options,
     )
     images.prepare_data()

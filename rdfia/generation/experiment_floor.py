@@ -8,7 +8,7 @@ from datamodules.tensors import ImageTensors
 from rdfia.generation.sampled_features import SampledFeatures
 
 
-def spread(length: int, count: int, *, first: bool = False) -> Sequence[int]:
+def evenly(length: int, count: int, *, first: bool = False) -> Sequence[int]:
     """Return ``count`` rows of ``length``: spread evenly, as a folder's images are ordered by class.
 
     Args:
@@ -28,7 +28,7 @@ def floor_of(
     *,
     first: bool = False,
 ) -> dict[str, float]:
-    """Return the scores of ``count`` training images in place of generated ones, see `spread`.
+    """Return the scores of ``count`` training images in place of generated ones, see `evenly`.
 
     Args:
         training: The images that a generator learns from.
@@ -36,10 +36,10 @@ def floor_of(
         count: Of both.
         kind: Makes the scores.
         device: Where they are computed.
-        first: See `spread`.
+        first: See `evenly`.
     """
     scores = kind(sync_on_compute=False).to(device)
     for data, are_real in ((training, False), (real, True)):
-        for rows in torch.tensor(spread(len(data), count, first=first)).split(500):
+        for rows in torch.tensor(evenly(len(data), count, first=first)).split(500):
             scores.update(data[rows][0].to(device), real=are_real)
     return {name: float(value) for name, value in scores.compute().items()}

@@ -20,7 +20,7 @@ from datamodules.tensors import ImageTensors
 from rdfia.common import plots
 from rdfia.common.exact import exact
 from rdfia.generation import control, image_classifier, memorization
-from rdfia.generation.experiment_floor import spread
+from rdfia.generation.experiment_floor import evenly
 from rdfia.generation.image_classifier import ImageClassifier, accuracies, confusion, fit_classifier
 from rdfia.generation.samples import MakesSamples
 
@@ -77,7 +77,7 @@ def copies(
     def seen(batches: Any) -> Any:
         return (features(part.to(gan.device)) for part in batches)
 
-    others = against[spread(len(against), min(len(against), len(samples)))][0]
+    others = against[evenly(len(against), min(len(against), len(samples)))][0]
     both = torch.cat([*seen(samples.split(250)), *seen(others.split(250))])
     distance, place = memorization.nearest(both, seen(training.batches(250)))
     ours, theirs = distance.split([len(samples), len(others)])
@@ -111,7 +111,7 @@ def read_classes(
     """Let a classifier of the real images read the classes of samples that were asked for in turn."""
     classes = len(images.classes)
     classifier = classifier_of(images, gan.device, None if dry else cache)
-    rows = torch.tensor(spread(len(against), min(len(against), 64 if dry else 10_000)))
+    rows = torch.tensor(evenly(len(against), min(len(against), 64 if dry else 10_000)))
     real = (against[part] for part in rows.split(500))
     of_real = accuracies(confusion(classifier, real, classes, gan.device))[0]
     asked = torch.arange(len(samples)) % classes
@@ -198,7 +198,7 @@ def latents(looks: Looks, gan: Any, against: ImageTensors, *, few: bool) -> None
     looks.figures["directions"] = plots.image_rows(
         walks, title="along principal components of the first layer, -3 to 3 deviations (GANSpace)"
     )
-    real, labels = against[spread(len(against), 8)]
+    real, labels = against[evenly(len(against), 8)]
     known = (labels.to(gan.device),) if gan.classes else ()
     features = features_of(gan)
     differentiable = getattr(features, "differentiable", True)

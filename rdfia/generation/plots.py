@@ -15,13 +15,16 @@ def said(distance: str) -> str:
     return distance.removesuffix("fid").replace("_", "-") + "FID"
 
 
-def gan_curves(history: Mapping[str, Line], samples: Tensor, smooth: int = 1) -> Figure | None:
+def gan_curves(
+    history: Mapping[str, Line], samples: Tensor, smooth: int = 1, *, held_out: bool = True
+) -> Figure | None:
     """Draw what GAN training is watched by: losses, mean scores of both kinds of images, distances, samples.
 
     Args:
         history: Metrics by name, as `GANModule` logs them, against batches.
         samples: (N, C, H, W) in [0, 1].
         smooth: Running mean over this many batches.
+        held_out: The images of validation were not trained on.
     """
 
     def line(metric: str) -> Line:
@@ -29,6 +32,7 @@ def gan_curves(history: Mapping[str, Line], samples: Tensor, smooth: int = 1) ->
         known = [place for place, value in enumerate(y) if math.isfinite(value)]
         return [x[place] for place in known], [y[place] for place in known]
 
+    against = "held-out images" if held_out else "images that are trained on"
     distances = sorted(name for name in history if name.startswith("val/") and name.endswith("fid"))
     panels = {
         label: {name: line(metric) for name, metric in lines.items()}
@@ -39,7 +43,7 @@ def gan_curves(history: Mapping[str, Line], samples: Tensor, smooth: int = 1) ->
                 "generated": "train/fake_score",
             },
             **{
-                axis_label(said(name.removeprefix("val/")), better="less"): {"validation": name}
+                axis_label(said(name.removeprefix("val/")), better="less"): {against: name}
                 for name in distances
             },
         }.items()

@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from rdfia.common.draws import drawn
 from rdfia.common.parallel import place
 from rdfia.generation.distances import (
     density_coverage,
@@ -20,8 +22,22 @@ from rdfia.generation.distances import (
 KEPT = 10_000  # features of real and of generated images, for distances between single images
 
 
+class Chosen(NamedTuple):
+    """Which images of a batch are kept, and where.
+
+    Attributes:
+        rows: Of the batch, (N,).
+        places: Of each among those that are kept, (N,), rising; those beyond the last are new.
+    """
+
+    rows: Tensor
+    places: Tensor
+
+
 class SampledFeatures(Metric):
-    """Features (N, D) of real and of generated images: moments of all, and the first `KEPT` of them.
+    """Features (N, D) of real and of generated images: moments of all, and `KEPT` of them.
+
+    Which are kept is drawn, all with the same chance, as folders come class by class.
 
     `distances` are, of all images, the Fréchet distance, named `fid`; of those that are kept ``kid``,
     ``precision``, ``recall``, ``density`` and ``coverage`` (see `rdfia.generation.distances`).
@@ -45,6 +61,12 @@ class SampledFeatures(Metric):
                 zeros = torch.zeros(shape, dtype=torch.float64)
                 self.add_state(f"{side}_{name}", zeros, dist_reduce_fx="sum")
             self.add_state(f"{side}_kept", [], dist_reduce_fx="cat")
+        self.seen = {"real": 0, "generated": 0}  # of this process
+
+    def reset(self) -> None:
+        """Forget all images."""
+        super().reset()
+        self.seen = dict.fromkeys(self.seen, 0)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> "SampledFeatures":
         def moved(tensor: Tensor) -> Tensor:  # moments stay in float64, whatever the training's precision
@@ -54,19 +76,41 @@ class SampledFeatures(Metric):
         super()._apply(moved, exclude_state)
         return self
 
-    def add(self, features: Tensor, *, real: bool) -> int:
-        """Add features (B, D) of real or of generated images; return how many of them are kept."""
+    def add(self, features: Tensor, *, real: bool) -> Chosen:
+        """Add features (B, D) of real or of generated images; return which of them are kept."""
         side, exact = "real" if real else "generated", features.double()
         sums = {"count": len(features), "total": exact.sum(0), "products": exact.T @ exact}
         for name, value in sums.items():
             setattr(self, f"{side}_{name}", getattr(self, f"{side}_{name}") + value)
-        kept: list[Tensor] = getattr(self, f"{side}_kept")
-        processes = place()[1] if self.sync_on_compute else 1
-        free = math.ceil(KEPT / processes) - sum(len(part) for part in kept)
-        if free <= 0:
-            return 0
-        kept.append(features[:free].clone())  # not a view, which would hold all of the batch
-        return len(kept[-1])
+        chosen = self._choose(side, len(features))
+        self.keep(f"{side}_kept", features, chosen)
+        return chosen
+
+    def _choose(self, side: str, count: int) -> Chosen:
+        """Draw which of the next images are kept, and whose places they take (Vitter 1985, algorithm R)."""
+        most = math.ceil(KEPT / (place()[1] if self.sync_on_compute else 1))
+        first = self.seen[side]
+        self.seen[side] += count
+        places = torch.arange(first, first + count)
+        if first + count > most:
+            chance = drawn(count, 1, (first, int(side == "real")))[:, 0]
+            places = torch.where(places < most, places, (chance * (places + 1)).long())
+        # Of several for one place the last stays.
+        row_of = {at: row for row, at in enumerate(places.tolist()) if at < most}
+        taken = torch.tensor(sorted(row_of), dtype=torch.long)
+        return Chosen(torch.tensor([row_of[at] for at in taken.tolist()], dtype=torch.long), taken)
+
+    def keep(self, state: str, values: Tensor, chosen: Chosen) -> None:
+        """Keep some of a batch's values (B, ...) in a state that is a list."""
+        kept: list[Tensor] = getattr(self, state)
+        known = sum(len(part) for part in kept)
+        new = chosen.places >= known
+        if not new.all():
+            kept[:] = [torch.cat(kept)]
+            old = ~new
+            kept[0][chosen.places[old].to(values.device)] = values[chosen.rows[old].to(values.device)]
+        if new.any():
+            kept.append(values[chosen.rows[new].to(values.device)])
 
     def kept(self, side: str) -> Tensor:
         """Return the features that were kept of ``real`` or of ``generated`` images."""

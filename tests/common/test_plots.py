@@ -11,6 +11,7 @@ from PIL import Image
 
 from rdfia.common import plots
 from rdfia.common.figure_style import APART, DARK, MOST_POINTS, PALETTE, as_svg, axis_label, short
+from rdfia.common.smoothing import running_mean
 from rdfia.engine.runs import save_figure, write_figure
 
 STEPS = list(range(100))
@@ -94,11 +95,16 @@ def test_names_stand_at_the_ends_of_lines_apart_from_each_other():
 
 
 def test_running_means_reach_both_ends():
-    means = plots.running_mean([1.0, 2.0, 6.0, 3.0, 8.0], 3)
+    means = running_mean([1.0, 2.0, 6.0, 3.0, 8.0], 3)
     assert means.tolist() == pytest.approx([1.5, 3.0, 11 / 3, 17 / 3, 5.5])
     figure = plots.curves({"loss": {"train": (STEPS, FALLING)}}, x_label="batch", smooth=10)
     raw, smooth = figure.axes[0].lines
     assert len(raw.get_xdata()) == len(smooth.get_xdata()) == 100
+    assert "Loss, running mean at batch" in figure.get_label()
+    # What comes once in many batches is measured by itself: 5 batches hold no two of its points.
+    seldom = plots.curves({"FID": {"val": ([0, 50, 99], [9.0, 2.0, 4.0])}}, x_label="batch", smooth=5)
+    assert len(seldom.axes[0].lines) == 1
+    assert seldom.get_label() == "FID at batch 99: val 4."
 
 
 def test_other_figures_keep_their_style():

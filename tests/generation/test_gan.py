@@ -407,7 +407,7 @@ def test_load_from_checkpoint_gives_the_same_samples(tmp_path):
 )
 @pytest.mark.parametrize("validate", [False, True])
 def test_images_that_are_not_in_zero_to_one_are_refused(images, message, validate):
-    """[-1, 1] was mapped to [-3, 1] and trained on; RGB reached the digit judge."""
+    """Mapped to [-1, 1] once more they would train all the same, and RGB is nothing that the judge reads."""
     loader = DataLoader(TensorDataset(images, torch.zeros(8, dtype=torch.long)), 8)
     trainer, module = quiet_trainer(max_epochs=1), GANModule(**SMALL)
     with pytest.raises(ValueError, match=message):

@@ -28,16 +28,31 @@ def test_memory_does_not_grow_and_all_images_count(monkeypatch):
             scores.add(part, real=side == "real")
     assert [len(scores.kept(side)) for side in ("real", "generated")] == [100, 100]
     # No view that would hold a whole batch.
-    kept = scores.real_kept[-1]
+    kept = scores.kept("real")
     assert kept.untyped_storage().nbytes() == kept.numel() * kept.element_size()
     found = scores.distances()
     assert (found["n_real"], found["n_generated"]) == (730, 410)
     assert found["fid"].item() == pytest.approx(frechet_distance(real, generated).item(), rel=1e-9)
     some = Plain(6)
-    some.add(real[:100], real=True)
-    some.add(generated[:100], real=False)
+    for side in ("real", "generated"):
+        some.add(scores.kept(side), real=side == "real")
     for name in ("kid", "precision", "recall", "density", "coverage"):
         assert found[name] == some.distances()[name]
+
+
+def test_what_is_kept_of_images_in_order_is_a_fair_sample(monkeypatch):
+    monkeypatch.setattr(sampled_features, "KEPT", 500)
+    scores = Plain(1)
+    for part in torch.arange(5000.0)[:, None].split(64):  # as a folder comes, class by class
+        chosen = scores.add(part, real=True)
+        scores.keep("generated_kept", part, chosen)  # labels beside them
+    kept = scores.kept("real")
+    assert len(kept.unique()) == 500
+    assert torch.equal(kept, scores.kept("generated"))
+    shares = torch.histc(kept, bins=10, min=0, max=5000) / 500
+    assert shares.tolist() == pytest.approx([0.1] * 10, abs=0.05)
+    scores.reset()
+    assert torch.equal(scores.add(torch.zeros(3, 1), real=True).places, torch.arange(3))
 
 
 def test_with_all_kept_the_distance_is_that_of_the_features_to_the_last_digit():
