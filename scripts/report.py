@@ -38,6 +38,8 @@ class Args:
             raise ValueError("name the runs, such as runs/gan runs/gan_practical")
         if self.out.is_dir():
             raise ValueError(f"--out {self.out} is a folder; name a file, such as {self.out / 'page.html'}")
+        if self.out.suffix != ".html":  # not the results.json of a run
+            raise ValueError(f"--out {self.out}: the page is a file that ends in .html")
 
 
 def main(args: Args) -> None:

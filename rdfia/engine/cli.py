@@ -45,11 +45,14 @@ def parse(flags: type[Flags]) -> Flags:
         if not stop.code:
             raise
         # tyro draws a box: a title, the message, a rule, then help, sometimes with a suggestion.
-        lines = [line.strip(" │") for line in complaint.getvalue().splitlines()[1:]]
-        rule = next((n for n, line in enumerate(lines) if set(line) <= {"─", "╰", "╯"}), len(lines))
+        # Of other letters where the terminal has no Unicode.
+        lines = [line.strip(" │|") for line in complaint.getvalue().splitlines()[1:]]
+        rules = [number for number, line in enumerate(lines) if set(line) <= set("─╰╯-+")]
+        first = 1 if 0 in rules else 0
+        rule = next((number for number in rules if number >= first), len(lines))
         near = re.search(r"Perhaps you meant:\W*(--[\w-]+)", " ".join(lines))
         hint = f"did you mean {near[1]}? " if near else ""
-        said = " ".join(lines[:rule]).rstrip(".")
+        said = re.sub(r"'None', |, 'None'", "", " ".join(lines[first:rule])).rstrip(".")
         if "Expected one of {" in said and "subcommand" not in said:  # what each of them does is in the help
             sys.argv = [sys.argv[0], "--help"]
             with contextlib.redirect_stdout(sys.stderr), contextlib.suppress(SystemExit):

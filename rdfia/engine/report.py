@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jinja2
 import lightning
 from matplotlib.figure import Figure
-from PIL import Image, ImageSequence
+from PIL import Image, ImageSequence, UnidentifiedImageError
 
 from datamodules.files import atomic_file
 from rdfia.common.environment import is_dry_run
@@ -65,7 +65,11 @@ def picture(caption: str, path: Path | io.BytesIO, *, name: str = "") -> Picture
 
     The caption goes on with what the file says there is to see, or else its name.
     """
-    with Image.open(path) as file:
+    try:
+        opened = Image.open(path)
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{path} is damaged; delete it, and the page is made without") from error
+    with opened as file:
         of_film = file.info.get("comment", b"").decode("latin-1") if file.format == "GIF" else ""
         caption, spots = (
             joined(caption, file.info.get(DESCRIPTION, of_film) or name),

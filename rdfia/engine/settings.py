@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from datamodules.files import say
 from rdfia.engine import report, resume, runs
 
 # Flags that say where a training is, how it is computed or which repeat it is: nothing of what is learned.
@@ -69,16 +70,54 @@ def find_runs(given: Sequence[str]) -> list[Path]:
     found: dict[Path, None] = {}
     for one in given:
         folders = [path for path in map(Path, sorted(glob.glob(os.path.expanduser(one)))) if path.is_dir()]
-        meant: list[Path] = []
-        for folder in folders:
-            inner = sorted(path.parent for path in folder.glob("*/results.json"))
-            own = [folder] if (folder / "results.json").is_file() else []
-            meant += inner or own
-        found |= dict.fromkeys(meant)
-        if not meant:
+        meant = {folder: in_order(folder) for folder in folders}
+        if not any(meant.values()):
             why = "has no results.json" if folders else "is no folder"
             raise ValueError(f"{one} {why}; name finished runs, such as runs/gan or 'runs/sweep-*'")
+        if left := [str(folder) for folder, its in meant.items() if not its]:
+            say(f"left out, as they have no results.json: {', '.join(left)}")
+        found |= dict.fromkeys(itertools.chain.from_iterable(meant.values()))
     return list(found)
+
+
+def in_order(folder: Path) -> list[Path]:
+    """Return the folders in a run folder that have results, the rows of a table as it has them; or itself."""
+    own = folder / "results.json"
+    inner = sorted(path.parent for path in folder.glob("*/results.json"))
+    if inner and own.is_file():
+        rows = dict.fromkeys(name.rpartition("/")[0] for name in runs.read_results(own)["metrics"])
+        places = {runs.row_name(row, "*"): place for place, row in enumerate(rows)}
+        inner.sort(key=lambda path: places.get(re.sub(r"\d+$", "*", path.name), len(places)))
+    return inner or ([folder] if own.is_file() else [])
+
+
+def trainings(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """Return the training of a run folder and what it found; those of a table whose rows wrote no results.
+
+    Rows that are no training, such as what became of another row's network, are left out, which is said.
+    """
+    results = runs.read_results(folder / "results.json")
+    by_row: dict[str, list[str]] = {}
+    for name in results["metrics"]:
+        by_row.setdefault(name.rpartition("/")[0], []).append(name)
+    seeds = results["seeds"]
+    trained = {
+        row: names for row, names in by_row.items() if (folder / runs.row_name(row, seeds[0])).is_dir()
+    }
+    if not trained:
+        return [(folder, results)]
+    if left := [row for row in by_row if row and row not in trained]:
+        say(f"{folder}: left out, as they are no trainings: {', '.join(left)}")
+    found = []
+    for row, names in trained.items():
+        for place, seed in enumerate(seeds):
+            values = {name.rpartition("/")[2]: results["metrics"][name]["values"][place] for name in names}
+            metrics = {
+                name: {"mean": value, "std": None, "values": [value]} for name, value in values.items()
+            }
+            own = folder / runs.row_name(row, seed)
+            found.append((own, results | {"name": own.name, "seeds": [seed], "metrics": metrics}))
+    return found
 
 
 def group(folders: Sequence[Path]) -> list[Setting]:
@@ -88,8 +127,8 @@ def group(folders: Sequence[Path]) -> list[Setting]:
         ValueError: A training is there twice, under two names; or a file is damaged.
     """
     settings: dict[str, Setting] = {}
-    for folder in folders:
-        results, flags = runs.read_results(folder / "results.json"), read_flags(folder)
+    for folder, results in itertools.chain.from_iterable(map(trainings, folders)):
+        flags = read_flags(folder)
         # Not the data's hash, which is another for each seed where the seed also splits them.
         key = json.dumps([results["technique"], report.describe_data(results["data"]), flags], sort_keys=True)
         setting = settings.setdefault(key, Setting("", flags))
@@ -141,7 +180,7 @@ def read_flags(folder: Path) -> dict[str, Any]:
 def label_of(names: Sequence[str]) -> str:
     """Return what the names of runs have in common, without the number or seed at their end."""
     if len(names) == 1:
-        return names[0]
+        return re.sub(r"_seed_\d+$", "", names[0])
     alike = itertools.takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
     common = "".join(letters[0] for letters in alike)
     if any(name[len(common) :][:1].isdecimal() for name in names):  # seeds 10 and 11 have a digit in common

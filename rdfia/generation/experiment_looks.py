@@ -86,7 +86,7 @@ def copies(
     looks.notes["near_training_share"] = (
         f"of {len(samples):,} samples those nearer to a training image than "
         f"the nearest {memorization.SMALLEST:.0%} of {len(others):,} real images that were not trained on, "
-        "in the features that score"
+        "in the features that score; samples that are all alike come to 1, too (see recall)"
     )
     first = ours.argsort()[:10].cpu()
     pictures = {
@@ -150,14 +150,16 @@ def classifier_of(images: InMemoryDataModule, device: torch.device, cache: Path 
     train = partial(fit_classifier, data.__getitem__, len(data), *shape, device)
     if cache is None:
         return train(steps=2)
-    settings = [RECIPE, image_classifier.STEPS, data[0][0].shape[-1], data.channels]
+    steps = image_classifier.steps_for(len(data))
+    settings = [RECIPE, steps, data[0][0].shape[-1], data.channels]
     recipe = json.dumps([images.describe(), *settings], sort_keys=True, default=str)
     path = cache / f"{hashlib.sha256(recipe.encode()).hexdigest()[:24]}.safetensors"
     cache.mkdir(parents=True, exist_ok=True)
     with one_at_a_time(path):
         if not path.exists():
-            say(f"training a classifier of the real images, {image_classifier.STEPS:,} steps; kept in {path}")
-            weights = {name: value.cpu().contiguous() for name, value in train(say=say).state_dict().items()}
+            say(f"training a classifier of the real images, {steps:,} steps; kept in {path}")
+            trained = train(steps=steps, say=say).state_dict()
+            weights = {name: value.cpu().contiguous() for name, value in trained.items()}
             with atomic_file(path) as part:
                 save_file(weights, part)
     classifier = ImageClassifier(*shape)

@@ -18,7 +18,7 @@ SIDE = 32  # of what it looks at: larger images are averaged down to it
 STEPS, BATCH = 2000, 128
 RATE = 3e-3  # the highest of a one-cycle schedule
 MOST_SHIFT = 2  # pixels
-SAID_EVERY = 200  # steps
+SAID_FIRST, SAID_EVERY = 10, 200  # steps
 
 
 class ImageClassifier(nn.Module):
@@ -48,6 +48,11 @@ class ImageClassifier(nn.Module):
         small = functional.adaptive_avg_pool2d(images, SIDE) if images.shape[-1] > SIDE else images
         logits: Tensor = self.head(self.trunk(small - 0.5).mean((2, 3)))
         return logits
+
+
+def steps_for(count: int) -> int:
+    """Return how many steps a classifier of so many images takes: about 60 times each, within limits."""
+    return min(STEPS, max(STEPS // 10, 60 * count // BATCH))
 
 
 def fit_classifier(
@@ -90,7 +95,7 @@ def fit_classifier(
             optimizer.step()
             schedule.step()
             done = step + 1
-            if done % SAID_EVERY == 0 and done < steps:
+            if (done == SAID_FIRST or done % SAID_EVERY == 0) and done < steps:
                 left = (time.perf_counter() - started) * (steps - done) / done
                 say(f"step {done:,} of {steps:,} of the classifier, about {left:,.0f} s left")
     return classifier.eval().requires_grad_(False)

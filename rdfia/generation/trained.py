@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from datamodules.files import atomic_file
+from datamodules.files import atomic_file, say
 from rdfia.generation.cgan import cGANModule
 from rdfia.generation.gan import GANModule
 
@@ -17,16 +17,17 @@ from rdfia.generation.gan import GANModule
 def load_gan(place: str | Path) -> GANModule:
     """Return the GAN of a run folder of train_gan.py or train_cgan.py, or of a checkpoint, on the CPU.
 
-    Of a table it is the first training that is found. Nothing is loaded that only scores.
+    Of a table it is the first training by name, which is said. Nothing is loaded that only scores.
 
     Raises:
         FileNotFoundError: There is no checkpoint.
         ValueError: It is of something else, or not readable.
     """
-    path = checkpoint_of(Path(place).expanduser())
+    place = Path(place).expanduser()
+    path = checkpoint_of(place)
     if path is None:
         wanted = "run of train_gan.py or train_cgan.py that has ended (checkpoints/last.ckpt)"
-        raise FileNotFoundError(f"{place} is no {wanted}")
+        raise FileNotFoundError(f"{place} {f'is no {wanted}' if place.exists() else 'does not exist'}")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch.load raises whatever it comes across
@@ -49,8 +50,12 @@ def checkpoint_of(place: Path) -> Path | None:
     """Return the checkpoint of a run folder, of a table the first that is found; a file is itself one."""
     if place.is_file():
         return place
-    found = [*place.glob("checkpoints/last.ckpt"), *sorted(place.glob("*_seed_*/checkpoints/last.ckpt"))]
-    return found[0] if found else None
+    own, inner = place / "checkpoints/last.ckpt", sorted(place.glob("*_seed_*/checkpoints/last.ckpt"))
+    if own.is_file() or not inner:
+        return own if own.is_file() else None
+    others = f"; name a folder in {place} for another" if len(inner) > 1 else ""
+    say(f"{place} is a table; taking {inner[0].parents[1].name}{others}")
+    return inner[0]
 
 
 def class_numbers(asked: Sequence[str], gan: Any) -> list[int]:
@@ -108,7 +113,7 @@ def write_samples(
     if count < 1:
         raise ValueError(f"the number of images is at least 1, got {count}")
     if folder.exists() and any(folder.iterdir()):
-        raise ValueError(f"{folder} is not empty; name another folder, or delete it: rm -r {folder}")
+        raise ValueError(f"{folder} is not empty; name another folder")
     names: list[str] = []
     labels = torch.empty(0)
     if gan.classes:

@@ -58,10 +58,34 @@ def test_what_differs_in_the_seed_alone_is_one_setting(two):
 
 
 def test_a_table_stands_for_its_trainings(tmp_path):
-    write_run(tmp_path, "table", {"a/fid": metric(1.0)})
+    write_run(tmp_path, "table", {"b/fid": metric(1.0), "a/fid": metric(1.0)})
     for row, r1 in (("a", 0.5), ("b", 0.1)):
         write(tmp_path / "table", f"{row}_seed_0", r1=r1)
-    assert [one.label for one in group(find_runs([str(tmp_path / "table")]))] == ["a_seed_0", "b_seed_0"]
+    # In the order of the table, whose first row is what others are compared with.
+    assert [one.label for one in group(find_runs([str(tmp_path / "table")]))] == ["b", "a"]
+
+
+def test_a_table_whose_rows_wrote_no_results_stands_for_them_too(tmp_path, capsys):
+    numbers = {"none/accuracy": (0.5, 0.6), "none, again/accuracy": (0.5, 0.7), "dann/accuracy": (0.75, 0.8)}
+    found = {name: metric(*values) for name, values in numbers.items()}
+    write_run(tmp_path, "dann", found | {"share": metric(1.0, 1.0)}, seeds=[0, 1])
+    for row in ("none", "dann"):
+        for seed in (0, 1):
+            (tmp_path / "dann" / f"{row}_seed_{seed}").mkdir()
+            flags = {"method": row, "seed": seed}
+            (tmp_path / "dann" / f"{row}_seed_{seed}" / "args.json").write_text(json.dumps(flags))
+    settings = group(find_runs([str(tmp_path / "dann")]))
+    assert [one.label for one in settings] == ["none", "dann"]
+    assert settings[1].values("accuracy") == {(0,): 0.75, (1,): 0.8}
+    assert difference(settings[1].values("accuracy"), settings[0].values("accuracy")).paired
+    assert "left out, as they are no trainings: none, again" in capsys.readouterr().out
+
+
+def test_what_is_not_finished_is_said(tmp_path, capsys):
+    write(tmp_path, "a-0", 0)
+    (tmp_path / "a-1").mkdir()
+    assert [path.name for path in find_runs([str(tmp_path / "a-*")])] == ["a-0"]
+    assert f"left out, as they have no results.json: {tmp_path / 'a-1'}" in capsys.readouterr().out
 
 
 def test_labels():
@@ -200,7 +224,7 @@ def test_the_script_prints_the_table_and_ends_in_a_line(two, call_script):
     done = call_script("report.py", "plain-0", "mild_seed_0", "--out", "new/page.html", cwd=two)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert lines[0].split() == ["plain-0", "mild_seed_0", "mild_seed_0", "less", "plain-0"]
+    assert lines[0].split() == ["plain-0", "mild", "mild", "less", "plain-0"]
     assert lines[1].split() == ["fid", "10.00", "9.0000", "-1.0000"]
     assert lines[-1] == "open new/page.html"
     assert (two / "new" / "page.html").exists()
