@@ -39,6 +39,8 @@ class Args:
     def __post_init__(self) -> None:
         if not self.pictures and self.export is None:
             raise ValueError("name pictures, or --export FOLDER")
+        if self.csv is not None and self.csv.is_dir():
+            raise ValueError(f"--csv {self.csv} is a folder; name a file, such as {self.csv / 'classes.csv'}")
         if self.top < 1 or self.batch_size < 1:
             raise ValueError(f"--top and --batch-size are at least 1, got {self.top} and {self.batch_size}")
 

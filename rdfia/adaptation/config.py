@@ -280,6 +280,9 @@ class Args(PictureFlags, GraphFlags, TrainerArgs):
             check_dataset(flags[1], target)
             if source == target:
                 raise ValueError(f"source and target are two data sets, got {source} twice")
+            if target == "mnist-m" and self.image_size not in (28, 32):
+                mend = "name another data set, such as --target ./drawings, or --image-size 32"
+                raise ValueError(f"--target mnist-m has 28 or 32 pixels, not {self.image_size}; {mend}")
         if self.pseudo_label_rounds and self.labelled == "target":
             raise ValueError("--pseudo-label-rounds after training on the target's labels proves nothing")
         if self.labelled == "target" and self.adapt:

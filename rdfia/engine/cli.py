@@ -4,6 +4,7 @@ Imports neither torch nor Lightning, so that ``--help`` and a misspelt flag are 
 """
 
 import contextlib
+import dataclasses
 import errno
 import io
 import os
@@ -11,7 +12,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import tyro
 
@@ -79,6 +80,27 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or any(word in str(error).lower() for word in words)
 
 
+def in_flags(text: str, flags: Any) -> str:
+    """Return a message in the words of the command line: ``--gp-weight 10`` for the keyword ``gp_weight=10``.
+
+    Args:
+        text: The message; paths and what is no flag stay as they are.
+        flags: The class of the flags, or of several commands that have flags.
+    """
+    kinds = [getattr(kind, "__origin__", kind) for kind in get_args(flags) or [flags]]
+    names = {one.name for kind in kinds if dataclasses.is_dataclass(kind) for one in dataclasses.fields(kind)}
+
+    def flag(found: re.Match[str]) -> str:
+        name, value = found["name"], found["value"]
+        if name not in names or not (value or "_" in name):
+            return found[0]
+        return f"--{name.replace('_', '-')}" + (f" {value[1:].strip(chr(39))}" if value else "")
+
+    return re.sub(
+        r"(?<![\w./-])(?P<name>[a-z][a-z0-9_]*)(?P<value>=('[^']*'|[\w.]*\w))?(?![\w/-])", flag, text
+    )
+
+
 def run_script(main: Callable[[Flags], Any], flags: type[Flags]) -> None:
     """Parse the command line and call ``main``; what a user can mend is one line and exit code 2.
 
@@ -100,7 +122,7 @@ def run_script(main: Callable[[Flags], Any], flags: type[Flags]) -> None:
     except Checked as well:
         print(well)
     except (ValueError, FileNotFoundError, ConnectionError) as error:
-        fail(str(error))
+        fail(in_flags(str(error), flags))
     except OSError as error:
         known = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EPERM}
         known |= {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EIO}

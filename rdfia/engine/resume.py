@@ -86,6 +86,15 @@ def _what_counts(data: Any) -> Any:
     return {name: _what_counts(value) for name, value in data.items() if name != "not_read"}
 
 
+def _differing(then: Any, now: Any, name: str = "") -> str:
+    """Return in what two descriptions of data differ, in words."""
+    if isinstance(then, dict) and isinstance(now, dict):
+        alike = [one for one in then | now if _what_counts(then.get(one)) == _what_counts(now.get(one))]
+        parts = [one for one in then | now if one not in alike and one != "not_read"]
+        return ", ".join(_differing(then.get(one), now.get(one), f"{name} {one}") for one in parts)
+    return f"{name} {json.dumps(then)}, now {json.dumps(now)}".strip()
+
+
 def check_flags(path: Path, flags: dict[str, Any], may_change: frozenset[str] = MAY_CHANGE) -> dict[str, Any]:
     """Check that a run resumes as it began, but for flags of ``may_change``; return what it began with.
 
@@ -97,8 +106,8 @@ def check_flags(path: Path, flags: dict[str, Any], may_change: frozenset[str] = 
     except ValueError as error:
         raise ValueError(f"{path} is damaged ({error}); {HINT}") from error
     if _what_counts(began.get("data", flags["data"])) != _what_counts(flags["data"]):
-        then, now = json.dumps(began["data"]), json.dumps(flags["data"])
-        raise ValueError(f"{path.parent} was trained on {then}, this command reads {now}; {HINT}")
+        differ = _differing(began["data"], flags["data"])
+        raise ValueError(f"{path.parent} was trained on other data: {differ}; {HINT}")
     for name, value in began.items():
         if name in flags and name not in may_change | {"module", "data"} and flags[name] != value:
             flag = f"--{name.replace('_', '-')}"

@@ -211,17 +211,19 @@ def check_together(values: Mapping[str, Any]) -> None:
         raise ValueError(f"the {loss} loss has no labels to smooth; take label_smoothing=0")
     if loss == "wasserstein" and not gp_weight and normalization != "spectral":
         mend = "take gp_weight=10 and normalization='none', or normalization='spectral'"
-        raise ValueError(f"the wasserstein loss needs a critic that is bound; {mend}")
+        raise ValueError(f"the wasserstein loss needs a bounded critic; {mend}")
     if gp_weight and normalization == "batch":
         mend = "take normalization='none' or 'spectral'"
         raise ValueError(f"gp_weight is of single images, and BatchNorm mixes those of a batch; {mend}")
     if gp_weight and values["r1_weight"] + values["r2_weight"] > 0:
         raise ValueError("gp_weight pulls gradients to 1, R1 and R2 to 0; take r1_weight=0 and r2_weight=0")
     if values["augment"] == "ada" and loss in (*UNCENTRED, "least-squares"):
-        raise ValueError(f"ada heeds the sign of logits, and the {loss} loss has no 0 between real and fake")
+        what = f"ada heeds the sign of logits, and the {loss} loss has no 0 between real and fake"
+        raise ValueError(f"{what}; take augment='diffaugment'")
     if values["blocks"] == "residual" and values["upsampling"] == "transposed":
         raise ValueError("residual blocks enlarge by nearest neighbours; take upsampling='nearest'")
     if groups and (gp_weight or loss == "relativistic"):
-        raise ValueError("an image and the one beside it are of different groups; take groups=0")
+        what = "the relativistic loss" if loss == "relativistic" else "gp_weight"
+        raise ValueError(f"{what} is of pairs of images, which are of different groups; take groups=0")
     if not 0 < top_k <= 1:
         raise ValueError(f"top_k is a share above 0 and at most 1, got {top_k}")

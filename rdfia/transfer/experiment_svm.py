@@ -234,8 +234,11 @@ def check_size(args: SVMArgs, pictures: Pictures) -> None:
     Raises:
         ValueError: There are not, or too many.
     """
+    if pictures.smallest < 2:
+        raise ValueError("the smallest class has 1 training image; cross-validation needs 2 of each class")
     if not 2 <= args.folds <= pictures.smallest:
-        raise ValueError(f"--folds {args.folds}: the smallest class has {pictures.smallest} training images")
+        most = f"{pictures.smallest}, the training images of the smallest class"
+        raise ValueError(f"--folds is 2 to {most}; got {args.folds}")
     count = len(pictures.labels)
     needed = 16e-9 * count**2  # in float64, and the part of the training images once more
     if needed > args.memory_gb:

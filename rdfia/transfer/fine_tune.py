@@ -123,9 +123,9 @@ class FineTuneModule(LogsSteps):
         if not 0 <= label_smoothing <= 1:
             raise ValueError(f"label_smoothing lies from 0 to 1, got {label_smoothing:g}")
         if min(unfreeze_top_at or 0, unfreeze_all_at or 0) < 0:
-            raise ValueError(
-                f"layers are unfrozen at epoch 0 or later, got {unfreeze_top_at, unfreeze_all_at}"
-            )
+            name = "unfreeze_top_at" if (unfreeze_top_at or 0) < 0 else "unfreeze_all_at"
+            found = unfreeze_top_at if name == "unfreeze_top_at" else unfreeze_all_at
+            raise ValueError(f"{name} is an epoch, 0 or later, got {found}")
         self.save_hyperparameters()
         self.layer, self.grids = layer, grids
         self.unfreeze_at = (unfreeze_top_at, unfreeze_all_at)

@@ -143,9 +143,12 @@ def test_spectral_normalisation_bounds_each_layer():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"loss": "wasserstein"}, "the wasserstein loss needs a critic that is bound"),
+        ({"loss": "wasserstein"}, "the wasserstein loss needs a bounded critic"),
         ({"loss": "wasserstein", "gp_weight": 10.0}, "BatchNorm mixes those of a batch"),
-        ({"loss": "relativistic", "groups": 4}, "an image and the one beside it are of different groups"),
+        (
+            {"loss": "relativistic", "groups": 4},
+            "of pairs of images, which are of different groups; take groups=0",
+        ),
         ({"loss": "relativistic", "label_smoothing": 0.1}, "the relativistic loss has no labels to smooth"),
         ({"top_k": 0.0}, "top_k is a share above 0 and at most 1, got 0.0"),
         ({"augment": "mixup"}, "augment is none, diffaugment or ada, got 'mixup'"),

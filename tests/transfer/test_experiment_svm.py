@@ -162,7 +162,7 @@ def test_a_dry_run_splits_by_seed_and_writes_nothing(tmp_path):
         ({"image_size": 16}, "--image-size is at least 32, got 16"),
         ({"splits": 2, "scaling": "standard"}, "leave --splits out"),
         ({"splits": 2, "shuffle_labels": True}, "leave --splits out"),
-        ({"folds": 7}, "--folds 7: the smallest class has 6 training images"),
+        ({"folds": 7}, "--folds is 2 to 6, the training images of the smallest class; got 7"),
         ({"precision": "16-mixed"}, "--precision float32 or bf16-mixed, not 16-mixed"),
         ({"features": (FIRE4, "alexnet/pool5"), "weights": "a.pth"}, "--weights a.pth is one file"),
         ({"weights": "absent.safetensors"}, "weights absent.safetensors do not exist"),

@@ -230,7 +230,7 @@ def test_two_processes_train_as_one(folder, tmp_path):
         ({"hidden": (0,)}, "hidden layers have at least 1 feature, got [0]"),
         ({"head_lr": -1.0}, "learning rates and weight decay are at least 0, got -1, 0.0003"),
         ({"label_smoothing": 3.0}, "label_smoothing lies from 0 to 1, got 3"),
-        ({"unfreeze_top_at": -3}, "layers are unfrozen at epoch 0 or later, got (-3, None)"),
+        ({"unfreeze_top_at": -3}, "unfreeze_top_at is an epoch, 0 or later, got -3"),
     ],
 )
 def test_bad_settings_are_named(settings, message):
