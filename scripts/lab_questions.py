@@ -87,7 +87,11 @@ TRANSFER = [
         "What does C do?",
         rows={
             f"{item.replace('/', ' ')}, C {c}": f"{run}:{item}/cross_validation_accuracy_at_c_{c}"
-            for item, run in {"vgg16/pool5": "svm_pool5", "squeezenet1_1/fire5": "svm_layers"}.items()
+            for item, run in {
+                "vgg16/pool5": "svm_pool5",
+                "squeezenet1_1/fire5": "svm_layers",
+                "squeezenet1_1/fire9": "svm_layers",
+            }.items()
             for c in ("0.0316", "0.1", "0.316", "1", "3.16", "10", "31.6", "100")
         },
         columns={"accuracy by cross-validation": ""},

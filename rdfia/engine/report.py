@@ -168,7 +168,7 @@ def write_report(
         return {
             "title": question.title,
             "answer": in_words(table, runs, question) if question.title else "",
-            "note": question.note if table.rows or any(files.values()) else "",
+            "note": question.note if table.rows else "",
             "missing": missing,
             "undrawn": undrawn,
             "table": table,

@@ -16,6 +16,7 @@ from rdfia.engine import report, resume, runs
 
 # Flags that say where a training is, how it is computed or which repeat it is: nothing of what is learned.
 NEUTRAL = resume.MAY_CHANGE - {"max_epochs"} | {"name", "seed", "seeds", "part", "examine", "fast_dev_run"}
+OF_MODULE = "module: "
 Key = tuple[int, ...]  # a seed, or a seed and the number of a draw
 
 
@@ -163,7 +164,8 @@ def same_label(settings: Sequence[Setting]) -> list[list[Setting]]:
 def read_flags(folder: Path) -> dict[str, Any]:
     """Return the flags of a training, but for those of `NEUTRAL`; none where it wrote none.
 
-    With the values that its module took for those that were not given: recipes differ in these.
+    With the values that its module took for those that were not given: recipes differ in these. What the
+    module alone has, such as the names of classes, is there under its name after `OF_MODULE`.
 
     Raises:
         ValueError: The file is damaged.
@@ -171,8 +173,12 @@ def read_flags(folder: Path) -> dict[str, Any]:
     path = folder / "args.json"
     try:
         flags = json.loads(path.read_text()) if path.exists() else {}
-        flags |= flags.pop("module", {})
-        return {name: value for name, value in flags.items() if name not in NEUTRAL | {"data"}}
+        of_module = flags.pop("module", {})
+        flags = {name: of_module.pop(name, value) for name, value in flags.items()}
+        kept = {name: value for name, value in flags.items() if name not in NEUTRAL | {"data"}}
+        return kept | {
+            f"{OF_MODULE}{name}": value for name, value in of_module.items() if name not in NEUTRAL
+        }
     except (ValueError, AttributeError, TypeError) as error:
         raise ValueError(f"{path} is damaged ({error}); leave {folder} out") from error
 

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from rdfia.common import plots
 from rdfia.engine import report, runs
 from rdfia.engine.questions import Cell, Table
-from rdfia.engine.settings import Key, Setting, find_runs, group, said
+from rdfia.engine.settings import OF_MODULE, Key, Setting, find_runs, group, said
 
 PANELS = 12  # of curves at most
 FIGURES = 6  # of each setting at most
@@ -95,7 +95,10 @@ def flags_table(settings: Sequence[Setting]) -> Table:
     """Return the flags in which settings differ, a row each; and commit, device and data where they do."""
 
     def facts(setting: Setting) -> dict[str, str]:
-        shown = {f"--{name.replace('_', '-')}": said(value) for name, value in setting.flags.items()}
+        shown = {
+            name if name.startswith(OF_MODULE) else f"--{name.replace('_', '-')}": said(value)
+            for name, value in setting.flags.items()
+        }
         for name in ("technique", "commit", "device", "precision"):
             shown[name] = ", ".join(dict.fromkeys(str(one[name]) for one in setting.results))
         shown["data"] = report.describe_data(setting.results[0]["data"])

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from datamodules import open_dataset
+from datamodules.files import say
 from datamodules.in_memory import InMemoryDataModule
 from rdfia.common import plots
 from rdfia.engine import callbacks, devices, resume, runs, training, wandb_run
@@ -38,6 +39,7 @@ from rdfia.generation.feature_scores import make_scores
 from rdfia.generation.gan import PRESETS, GANModule
 from rdfia.generation.losses import heeds_groups
 from rdfia.generation.plots import gan_curves, said
+from rdfia.generation.sampled_features import LEAST
 from rdfia.generation.walks import halfway_scores, walks
 
 Scores = dict[str, float]
@@ -103,6 +105,11 @@ class Experiment:
             raise ValueError(
                 f"--groups {module.groups.count} of {len(images.train_data)} images; take fewer, or 0"
             )
+        held_out = args.holds_out
+        against = images.val_data if held_out else images.test_data
+        few = f"{len(against)} images to score against are too few, scores need {LEAST}: they are nan"
+        if len(against) < LEAST:
+            say(few)
         free = resume.MAY_CHANGE if module.lr_schedule == "none" else resume.MAY_CHANGE_BUT_LENGTH
         data = images.describe()
         # A closer look changes nothing of what was trained.
@@ -113,7 +120,6 @@ class Experiment:
             seconds = training.fit(args, trainer, module, images)
         except Diverged as error:  # scored all the same: that too is a result
             diverged, seconds = error, training.seconds_trained(trainer)
-        held_out = args.holds_out
         loader = images.val_dataloader() if held_out else images.test_dataloader()
         tested = dict(trainer.test(module, loader, verbose=False)[0])
         if args.score_on == "both":
@@ -124,7 +130,6 @@ class Experiment:
         if not trainer.is_global_zero:
             return {}
         device = training.back_on_device(trainer, module)  # for all that is drawn and scored below
-        against = images.val_data if held_out else images.test_data
         what = "digits" if args.digits else "images"
         kind = f"held-out training {what}" if held_out else f"test {what}"
         # The floor is of as many images as were generated: with fewer, all distances are larger.
@@ -167,6 +172,7 @@ class Experiment:
             notes=[
                 note,
                 *([str(diverged)] if diverged else []),
+                *([few] if len(against) < LEAST else []),
                 *(f"{name}: {about}" for name, about in looks.notes.items()),
             ],
         )

@@ -19,6 +19,7 @@ from rdfia.engine.errors import Diverged
 from rdfia.generation.cgan import cGANModule
 from rdfia.generation.config import TABLE_FLAGS, SharedArgs
 from rdfia.generation.gan import GANModule
+from rdfia.generation.sampled_features import LEAST
 from rdfia.generation.stacked import StackedcGAN, StackedGAN
 from rdfia.generation.trained import load_gan
 
@@ -37,11 +38,14 @@ class Trains(Protocol):
 
 
 def verdict(scores: Mapping[str, float]) -> str:
-    """Return what became of a training: ``diverged``, ``no digits``, ``few classes``, ``ok``.
+    """Return what became of a training: ``not scored``, ``diverged``, ``no digits``, ``few classes``, ``ok``.
 
-    Of images that are no digits, ``unlike`` where recall is below 0.01.
+    Not scored is what has too few images to compare with. Of images that are no digits, ``unlike`` where
+    recall is below 0.01.
     """
     recall, digits = scores["recall"], "judge_fid" in scores
+    if scores.get("n_real", LEAST) < LEAST:
+        return "not scored"
     if math.isnan(scores[distance_of(scores)]) or math.isnan(recall):
         return "diverged"
     if recall < 0.01:

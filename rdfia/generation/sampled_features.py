@@ -19,6 +19,7 @@ from rdfia.generation.distances import (
     precision_recall,
 )
 
+LEAST = 6  # images on a side: more than the neighbours that are looked at
 KEPT = 10_000  # features of real and of generated images, for distances between single images
 
 
@@ -124,12 +125,12 @@ class SampledFeatures(Metric):
         return mean, spread / (count - 1)
 
     def distances(self) -> dict[str, Tensor]:
-        """Return the distances as scalars, nan with fewer than 6 images on a side, and the counts."""
+        """Return the distances as scalars, nan with fewer than `LEAST` images on a side, and the counts."""
         real, generated = self.kept("real"), self.kept("generated")
         counts = {"n_real": self.real_count, "n_generated": self.generated_count}
         names = (self.fid, "kid", "precision", "recall", "density", "coverage")
         scores = dict.fromkeys(names, torch.tensor(torch.nan))
-        if min(len(real), len(generated)) >= 6:  # more than the neighbours that are looked at
+        if min(len(real), len(generated)) >= LEAST:
             if len(real) == self.real_count and len(generated) == self.generated_count:
                 fid = frechet_distance(real, generated)
             else:

@@ -29,7 +29,7 @@ def write(folder, name, seed=0, *, r1=0.5, fid=10.0, losses=(3.0, 2.0, 1.0), **m
     """Write a run with flags, a history and a figure."""
     found = {"fid": metric(fid), "n_real": metric(100.0)} | {one: metric(of) for one, of in metrics.items()}
     write_run(folder, name, found, seeds=[seed])
-    flags = ALIKE | {"name": name, "seed": seed, "module": {"seed": seed, "r1_weight": r1}}
+    flags = ALIKE | {"name": name, "seed": seed, "module": {"seed": seed, "r1_weight": r1, "classes": 3}}
     (folder / name / "args.json").write_text(json.dumps(flags))
     with (folder / name / "metrics.csv").open("w", newline="") as file:
         rows = csv.writer(file)
@@ -54,7 +54,7 @@ def test_what_differs_in_the_seed_alone_is_one_setting(two):
     assert [len(one.folders) for one in settings] == [3, 3]
     assert settings[1].values("fid") == {(0,): 9.0, (1,): 10.0, (2,): 11.0}
     # The value that the module took counts, and neither names nor folders.
-    assert settings[0].flags == {"batch_size": 64, "r1_weight": 0.5, "interpolate": []}
+    assert settings[0].flags == {"batch_size": 64, "r1_weight": 0.5, "interpolate": [], "module: classes": 3}
 
 
 def test_a_table_stands_for_its_trainings(tmp_path):

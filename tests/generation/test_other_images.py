@@ -132,6 +132,20 @@ def test_pictures_without_classes_are_enough(pictures, clothes):
         run_conditional(ConditionalGANArgs(**TINY, **here))
 
 
+def test_too_few_images_to_score_are_said(pictures, clothes, capsys):
+    for path in list((pictures / "large").iterdir())[4:] + list((pictures / "small").iterdir())[4:]:
+        path.unlink()
+    shutil.rmtree(pictures / "middle")
+    tiny = TINY | {"batch_size": 4}
+    results = run(
+        GANArgs(**tiny, **clothes | {"dataset": f"{pictures}/"}, interpolate=(), groups=0, seeds=(0,))
+    )
+    said = "2 images to score against are too few, scores need 6: they are nan"
+    assert said in capsys.readouterr().out
+    assert said in results["notes"]
+    assert "rgb: not scored" in results["notes"] or "best: not scored" in results["notes"]
+
+
 def test_a_table_of_other_images(clothes, capsys):
     results = run(GANArgs(**TINY, **clothes, interpolate=(), seeds=(0, 1)))
     assert len(results["metrics"]["squeezenet_fid"]["values"]) == 2
