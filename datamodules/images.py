@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.nn.functional import interpolate
 from torchvision.io import ImageReadMode, decode_jpeg
@@ -95,7 +95,11 @@ def decode(
                     image.load()  # before the file is closed
                     image = image.convert(mode) if image.mode != mode else image
     except Image.DecompressionBombError as error:
-        raise ValueError(f"{path} has too many pixels ({error}); make it smaller") from error
+        raise ValueError(f"{path} has more than {most_pixels:,} pixels; make it smaller") from error
+    except UnidentifiedImageError as error:
+        raise ValueError(
+            f"{path} is not a readable picture: of no known format; replace or delete it"
+        ) from error
     except Exception as error:  # of a damaged file decoders raise whatever they come across
         why = str(error) or type(error).__name__
         raise ValueError(f"{path} is not a readable picture ({why}); replace or delete it") from error

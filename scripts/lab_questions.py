@@ -31,6 +31,7 @@ RECOGNISED = {
 
 IN_TURNS = "Each network made images, and the other two judged them; the pictures are SqueezeNet's."
 ALONE = "SqueezeNet made the images, the others judge."
+OF_C = {"vgg16/pool5": "svm_pool5", "squeezenet1_1/fire5": "svm_layers", "squeezenet1_1/fire9": "svm_layers"}
 OF_MAKERS = {
     f"{name}, {network}{' itself' if network == NETWORKS[0] else ''}": f"{run}:{network}"
     for run, name in {"class_practical": "the practicals' settings", "class": "ours"}.items()
@@ -87,11 +88,7 @@ TRANSFER = [
         "What does C do?",
         rows={
             f"{item.replace('/', ' ')}, C {c}": f"{run}:{item}/cross_validation_accuracy_at_c_{c}"
-            for item, run in {
-                "vgg16/pool5": "svm_pool5",
-                "squeezenet1_1/fire5": "svm_layers",
-                "squeezenet1_1/fire9": "svm_layers",
-            }.items()
+            for item, run in OF_C.items()
             for c in ("0.0316", "0.1", "0.316", "1", "3.16", "10", "31.6", "100")
         },
         columns={"accuracy by cross-validation": ""},
@@ -266,13 +263,7 @@ SEEING = [
             note=note,
         )
         for table, question, before, published, note in (
-            (
-                "ladder",
-                "What has each step from the practicals' settings to ours given to class visualisation?",
-                {},
-                {},
-                IN_TURNS,
-            ),
+            ("ladder", "What has each step to our settings given to class visualisation?", {}, {}, IN_TURNS),
             (
                 "regularizers",
                 "What does each regulariser do to class visualisation?",

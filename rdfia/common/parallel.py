@@ -13,7 +13,12 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from datamodules.tensors import place as place
+
+def place() -> tuple[int, int]:
+    """Return this process's rank and how many there are."""
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    return 0, 1
 
 
 def share() -> dict[str, Any]:

@@ -20,6 +20,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 from torch import distributed, nn
 
+from datamodules.files import say
 from rdfia.common.batch_norm import ShareBatchNorm
 from rdfia.common.environment import device_name, git_commit, is_dry_run, is_first_process
 from rdfia.common.exact import allow_tf32
@@ -293,6 +294,8 @@ def fit(
     if isinstance(args, GraphFlags) and isinstance(module, GraphsSteps):
         module.use_graphs = args.graph != "off" and why_no_graphs(args) is None
     resume = last.exists() and not args.overwrite and not args.fast_dev_run
+    if resume:
+        say(f"going on from {last}")
     trainer.fit(module, datamodule, ckpt_path=last if resume else None, weights_only=True)
     ShareBatchNorm().revert(module)  # what follows is each process's own
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined] # set at run time

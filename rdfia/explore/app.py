@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from rdfia.explore import digits
@@ -74,6 +76,15 @@ def make_app(networks: Networks) -> FastAPI:
     @app.exception_handler(ValueError)
     async def refuse(request: Request, error: ValueError) -> Response:
         return JSONResponse({"error": str(error)}, 400)
+
+    @app.exception_handler(RequestValidationError)
+    async def refuse_numbers(request: Request, error: RequestValidationError) -> Response:
+        wrong = "; ".join(f"{one['loc'][-1]}: {one['msg']}" for one in error.errors())
+        return JSONResponse({"error": wrong}, 422)
+
+    @app.exception_handler(HTTPException)  # no such page, or not asked so
+    async def refuse_page(request: Request, error: HTTPException) -> Response:
+        return JSONResponse({"error": str(error.detail)}, error.status_code)
 
     @app.exception_handler(Busy)
     async def put_off(request: Request, error: Busy) -> Response:

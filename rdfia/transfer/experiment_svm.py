@@ -319,6 +319,9 @@ def try_all(
                 metrics.setdefault(f"{item}/accuracy_over_splits{name}", []).append(mean.item())
             by_class = balanced_accuracy(drawn.predictions, labels[rest])
             metrics.setdefault(f"{item}/balanced_accuracy_over_splits", []).append(by_class)
+        if splits:
+            over = runs.summarized({"": metrics[f"{item}/accuracy_over_splits"]})[""]
+            print(f"{'':36} accuracy {runs.spread(over)} over {len(splits)} other splits", flush=True)
         seen = (gram, pictures.photographs, labels, train, test, trial)
         figures.draw_trial(folder, trainer, item, pictures.classes, svm_options(args), *seen)
     return trials, metrics

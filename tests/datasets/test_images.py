@@ -100,7 +100,7 @@ def test_too_many_pixels_are_one_line(tmp_path, picture, monkeypatch):
     with pytest.raises(ValueError, match=r"large.png has 60 x 40 pixels, more than 1,000; make it smaller"):
         decode(tmp_path / "large.png", mode="RGB")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # Pillow's own bound: an error of no usual kind
-    with pytest.raises(ValueError, match=r"large.png has too many pixels"):
+    with pytest.raises(ValueError, match=r"large.png has more than [0-9,]+ pixels"):
         decode(tmp_path / "large.png", mode="RGB")
 
 

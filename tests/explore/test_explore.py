@@ -118,7 +118,7 @@ def test_a_walk_begins_and_ends_at_its_latents(explorer):
     assert len(set(there["frames"])) == len(there["frames"])
     for asked in ("first=-1&second=5", "first=1000&second=5", "first=a&second=5", "first=1"):
         status, said, _ = ask(explorer, "GET", f"/walk?{asked}")
-        assert (status, list(said)) == (422, ["detail"]), asked
+        assert (status, list(said)) == (422, ["error"]), asked
 
 
 def test_what_is_no_picture_is_refused_in_a_sentence(explorer):
@@ -126,7 +126,7 @@ def test_what_is_no_picture_is_refused_in_a_sentence(explorer):
         (b"not a picture", "text/plain", "send a picture"),
         (b"not a picture", "image/png", "this file is not a readable picture"),
         (b"", "image/png", "this file is not a readable picture"),
-        (png_that_claims(60_000, 60_000), "image/png", "this file has too many pixels"),
+        (png_that_claims(60_000, 60_000), "image/png", "this file has more than 50,000,000 pixels"),
         (png_that_claims(2_000, 2_000), "image/png", "this file is not a readable picture"),
         (drawn_seven()[:200], "image/png", "this file is not a readable picture"),
         (bytes(MOST_BYTES + 1), "image/png", "more than 20,000,000 bytes"),
@@ -142,6 +142,8 @@ def test_what_is_no_picture_is_refused_in_a_sentence(explorer):
     assert (status, said["error"]) == (400, "nothing is drawn; draw a digit, white on black")
     assert send(explorer, "/photograph/other", drawn_seven())[0] == 404
     assert ask(explorer, "GET", "/page.py")[0] == 404
+    assert ask(explorer, "GET", "/nothing")[:2] == (404, {"error": "Not Found"})
+    assert ask(explorer, "GET", "/photograph/look")[:2] == (405, {"error": "Method Not Allowed"})
 
 
 def test_fifty_at_once_are_answered(explorer):
@@ -199,7 +201,7 @@ def test_a_map_without_any_value_is_black():
 
 def test_the_script_says_what_is_lacking_in_a_line(tmp_path, call_script):
     for flags, why in (
-        (["--gan", str(tmp_path / "none")], "is no run of train_gan.py or train_cgan.py"),
+        (["--gan", str(tmp_path / "none")], "none does not exist"),
         (["--pictures", str(tmp_path / "none")], "none"),
         (["--port", "70000"], "--port is from 0 to 65535"),
     ):
