@@ -121,12 +121,13 @@ def what_is_said(
     for row, labels in predicted.items():
         some = embeddings.sample(len(target), 40, seed)
         captions = [classes[label] for label in labels[some].tolist()]
-        title = f"{row}: what it says of target images"
+        title = f"{row}, seed {seed}: what it says of target images"
         save(f"predicted_{row}", plots.captioned(target[some][0], captions, title=title))
         if not target.labelled:
             continue
         counts = torch.bincount(truth * count + labels, minlength=count**2).reshape(count, count)
-        share = f"{row}: {(labels == truth).double().mean():.4f} of target test images"
+        right = (labels == truth).double().mean()
+        share = f"{row}, seed {seed}: {right:.4f} of {len(truth):,} target test images are right"
         seen = figure_spots.examples(lambda some: target[some][0], truth, labels)
         save(f"confusion_{row}", plots.confusion_matrix(counts, classes, title=share, images=seen))
 

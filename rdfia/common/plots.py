@@ -321,7 +321,7 @@ def confusion_matrix(
     axes.set_yticks(range(len(classes)), classes)
     axes.set_xlabel(labels[1])
     axes.set_ylabel(labels[0])
-    figure.set_label(figure_words.of_confusions(counts, classes))
+    figure.set_label(": ".join(filter(None, [title, figure_words.of_confusions(counts, classes)])))
     if title:
         axes.set_title(title)
     return figure

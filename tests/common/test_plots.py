@@ -175,6 +175,8 @@ def test_a_figure_says_what_there_is_to_see_and_its_file_does(tmp_path):
     assert plots.confusion_matrix(counts, ["a", "b"]).get_label() == (
         "2 of 20 are wrong; most often a told as b (2 of 10)."
     )
+    named = plots.confusion_matrix(counts, ["a", "b"], title="seed 0").get_label()
+    assert named.startswith("seed 0: 2 of 20 are wrong")
     table = torch.tensor([[1.0, 0.25], [float("nan"), 0.5]])
     found = plots.matrix(table, ["x", "y"], ["u", "v"], labels=("made on", "fools")).get_label()
     assert found == "Highest 100% (made on x, fools u), lowest 25% (made on x, fools v)."
