@@ -137,7 +137,7 @@ def joined(first: ImageTensors, second: ImageTensors) -> ImageTensors:
     return ImageTensors(torch.cat([first.images, second.images]), labels, **options)
 
 
-def place() -> tuple[int, int]:
+def _processes() -> tuple[int, int]:
     """Return this process's rank and how many there are."""
     if distributed.is_available() and distributed.is_initialized():
         return distributed.get_rank(), distributed.get_world_size()
@@ -167,7 +167,7 @@ class ShuffledBatches(DistributedSampler[Any]):
         num_batches: int | None = None,
         seeds: Sequence[int] = (),
     ) -> None:
-        rank, world_size = place()
+        rank, world_size = _processes()
         super().__init__(range(length), num_replicas=world_size, rank=rank, seed=seed)  # type: ignore[arg-type]
         if batch_size % world_size:
             raise ValueError(
@@ -215,7 +215,7 @@ class EveryItemOnce(DistributedSampler[Any]):
     """
 
     def __init__(self, length: int, batch_size: int) -> None:
-        rank, world_size = place()
+        rank, world_size = _processes()
         super().__init__(range(length), num_replicas=world_size, rank=rank, shuffle=False)  # type: ignore[arg-type]
         if length < world_size:
             raise ValueError(f"{length} items cannot be shared by {world_size} processes")

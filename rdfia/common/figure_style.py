@@ -2,6 +2,7 @@
 
 import functools
 import io
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, ParamSpec, TypeVar
 
@@ -167,19 +168,25 @@ def colour(number: int) -> str:
     return PALETTE[number % len(PALETTE)]
 
 
-def short(value: float) -> str:
-    """Return a number as people say it: 138 M, 27.4 k, 0.912."""
+def short(value: float, digits: int = 3) -> str:
+    """Return a number as people say it: 138 M, 27.4 k, 0.912; large ones with so many digits that count."""
     for least, unit, letter in LARGE:
         if abs(value) >= least:
-            return f"{value / unit:.3g} {letter}"
+            return f"{value / unit:.{digits}g} {letter}"
     return f"{value:,.0f}" if abs(value) >= 100 or value == round(value) else f"{value:.3g}"
 
 
 def readable(axis: Axis) -> None:
-    """Write an axis's large numbers as 5 M, without an exponent in a corner."""
-    axis.set_major_formatter(
-        FuncFormatter(lambda value, _: f"{value:g}" if abs(value) < 1e4 else short(value))
-    )
+    """Write an axis's large numbers as 5 M, without an exponent in a corner, and no two ticks alike."""
+
+    def text(value: float, _: object) -> str:
+        if abs(value) < 1e4:
+            return f"{value:g}"
+        low, high = sorted(axis.get_view_interval())
+        between = max((high - low) / 10, 1e-9 * abs(value))  # of ticks, at least
+        return short(value, max(3, math.ceil(math.log10(abs(value) / between)) + 1))
+
+    axis.set_major_formatter(FuncFormatter(text))
 
 
 def label_axis(axis: Axis, measure: str) -> None:

@@ -206,6 +206,10 @@ def how_to_read(settings: Sequence[Setting], equal: Sequence[str]) -> str:
             "shared, of the means (Welch's), which is said. Many rows are compared at once: one in twenty "
             "intervals is expected to miss the truth."
         )
+    if len({report.describe_data(one["data"]) for setting in settings for one in setting.results}) > 1:
+        text += (
+            " Not all are of the same data: what depends on it, such as a distance to it, does not compare."
+        )
     if equal:
         values = {name: next(iter(settings[0].values(name).values())) for name in equal}
         same = (f"{name.replace('_', ' ')} {number(value)}" for name, value in values.items())

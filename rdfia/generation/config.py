@@ -138,7 +138,7 @@ class SharedArgs(PictureFlags, GraphFlags, TrainerArgs):
     scores: Annotated[str | None, default("digits for digits, else squeezenet")] = None
     """Features that score: digits, squeezenet, inception (FID), dinov2, or <network>/<layer>."""
     examine: bool = False
-    """Look closer at the trained GAN: copies of training images, classes as read, latents of images."""
+    """Look closer at the trained GAN, which takes minutes: copies, classes as read, latents of images."""
     latent_dim: Annotated[int | None, default("100")] = None
     """Size of the latent vector (nz)."""
     latents: Annotated[Literal["normal", "uniform"] | None, default("normal")] = None

@@ -52,6 +52,10 @@ def test_large_numbers_are_short():
     shown = [tick.get_text() for tick in axes.get_xticklabels()]
     assert "100 M" in shown
     assert axes.xaxis.get_offset_text().get_text() == ""
+    (axes,) = plots.curves({"FID": {"": ([1, 2, 3], [34_310.0, 34_312.0, 34_315.0])}}, x_label="epoch").axes
+    axes.figure.canvas.draw()
+    ticks = [tick.get_text() for tick in axes.get_yticklabels()]
+    assert len(set(ticks)) == len(ticks) > 2
 
 
 def test_a_first_loss_of_18_flattens_nothing_and_is_said():

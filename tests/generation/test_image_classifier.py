@@ -29,7 +29,7 @@ def test_it_learns_to_tell_colours_and_is_the_same_again(monkeypatch):
     said: list[str] = []
     fitted = fit_classifier(*data, steps=60, say=said.append)
     assert [line.partition(", ")[0] for line in said] == [
-        f"step {done} of 60 of the classifier" for done in (25, 50)
+        f"step {done} of 60 of the classifier" for done in (10, 25, 50)
     ]
     new, known = coloured(30, seed=1)
     counts = confusion(fitted, [(new, known)], 3, CPU)
@@ -71,3 +71,7 @@ def test_copies_are_told_from_new_images():
     assert near_training_share(of_new, of_real) == pytest.approx(0.05, abs=0.03)
     assert near_training_share(of_copies, of_real) == 1
     assert near_training_share(torch.cat([of_copies, of_new]), of_real) == pytest.approx(0.525, abs=0.02)
+
+
+def test_few_images_take_a_short_training():
+    assert [image_classifier.steps_for(count) for count in (66, 1000, 60_000)] == [200, 468, 2000]
