@@ -5,7 +5,8 @@ Examples:
     python scripts/report.py runs/gan_ladder --metrics fid recall
     python scripts/report.py runs/dann 'runs/sweep-*'
 
-Trainings that differ in nothing but the seed count as one setting. The others are compared with the first.
+Trainings that differ in nothing but the seed count as one setting. The others are compared with the first,
+in a table with its first row.
 """
 
 from dataclasses import dataclass
