@@ -24,12 +24,7 @@ KEPT = 10_000  # features of real and of generated images, for distances between
 
 
 class Chosen(NamedTuple):
-    """Which images of a batch are kept, and where.
-
-    Attributes:
-        rows: Of the batch, (N,).
-        places: Of each among those that are kept, (N,), rising; those beyond the last are new.
-    """
+    """Which rows (N,) of a batch are kept, and in which places (N,), rising; those beyond the last are new."""
 
     rows: Tensor
     places: Tensor
