@@ -24,7 +24,7 @@ KEPT = 10_000  # features of real and of generated images, for distances between
 
 
 class Chosen(NamedTuple):
-    """Which rows (N,) of a batch are kept, and in which places (N,), rising; those beyond the last are new."""
+    """Which rows (N,) of a batch are kept, and in which places (N,), rising; those past the end are new."""
 
     rows: Tensor
     places: Tensor
