@@ -98,10 +98,10 @@ def trainings(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
     Rows that are no training, such as what became of another row's network, are left out, which is said.
     """
     results = runs.read_results(folder / "results.json")
-    by_row: dict[str, list[str]] = {}
-    for name in results["metrics"]:
-        by_row.setdefault(name.rpartition("/")[0], []).append(name)
-    seeds = results["seeds"]
+    seeds, by_row = results["seeds"], dict[str, list[str]]()
+    for name, metric in results["metrics"].items():
+        if len(metric["values"]) == len(seeds):
+            by_row.setdefault(name.rpartition("/")[0], []).append(name)
     trained = {
         row: names for row, names in by_row.items() if (folder / runs.row_name(row, seeds[0])).is_dir()
     }

@@ -166,11 +166,11 @@ class DigitScores(SampledFeatures):
         if images.ndim != 4 or images.shape[1:] not in ((1, 28, 28), (1, 32, 32)):
             raise ValueError(f"digits are (B, 1, 28, 28) or (B, 1, 32, 32), got {tuple(images.shape)}")
         check_images(images.nan_to_num(0.0) if images.is_floating_point() else images, "digits")
-        features = self.judge.features(images)
-        chosen = self.add(features, real=real)
         if labels is not None and not ((labels >= -1) & (labels < 10)).all():
             found = f"{int(labels.min())} to {int(labels.max())}"
             raise ValueError(f"labels of digits are 0 to 9, or -1, got {found}; take scores='squeezenet'")
+        features = self.judge.features(images)
+        chosen = self.add(features, real=real)
         # One for each image: what is gathered from several processes cannot be absent.
         known = torch.full((len(images),), -1, device=images.device) if labels is None else labels
         self.keep("real_labels" if real else "asked", known, chosen)

@@ -122,10 +122,9 @@ class FineTuneModule(LogsSteps):
             raise ValueError(f"learning rates and weight decay are at least 0, got {rates}")
         if not 0 <= label_smoothing <= 1:
             raise ValueError(f"label_smoothing lies from 0 to 1, got {label_smoothing:g}")
-        if min(unfreeze_top_at or 0, unfreeze_all_at or 0) < 0:
-            name = "unfreeze_top_at" if (unfreeze_top_at or 0) < 0 else "unfreeze_all_at"
-            found = unfreeze_top_at if name == "unfreeze_top_at" else unfreeze_all_at
-            raise ValueError(f"{name} is an epoch, 0 or later, got {found}")
+        for name, epoch in (("unfreeze_top_at", unfreeze_top_at), ("unfreeze_all_at", unfreeze_all_at)):
+            if epoch is not None and epoch < 0:
+                raise ValueError(f"{name} is an epoch, 0 or later, got {epoch}")
         self.save_hyperparameters()
         self.layer, self.grids = layer, grids
         self.unfreeze_at = (unfreeze_top_at, unfreeze_all_at)
