@@ -92,7 +92,7 @@ TRANSFER = [
             for c in ("0.0316", "0.1", "0.316", "1", "3.16", "10", "31.6", "100")
         },
         columns={"accuracy by cross-validation": ""},
-        figures={"pool5, with time": "svm_pool5/c_*", "the others, with time": "svm_layers/c_*"},
+        figures={"of every layer": "svm_layers/accuracy_by_c", "each, with time": "svm_layers/c_*"},
         note="Features of length 1. Cross-validation is on the training images, and chooses C.",
     ),
     Question(

@@ -180,7 +180,9 @@ def curves(
             axes.set_xscale("log")
             values = sorted({value for x, _ in lines.values() for value in x})
             if len(values) < 10:  # as they were chosen, not powers of 10
-                axes.set_xticks(values, [f"{value:g}" for value in values])
+                axes.set_xticks(
+                    values, [f"{value:,.0f}" if value >= 100 else f"{value:.3g}" for value in values]
+                )
                 axes.xaxis.set_minor_locator(NullLocator())
         else:
             readable(axes.xaxis)

@@ -154,7 +154,7 @@ def run(args: SVMArgs) -> dict[str, Any]:
     sizes = [size for size in (5, 10, 20, 40, 70) if args.folds <= size < pictures.smallest]
     components = [count for count in args.components if 0 < count < len(pictures.train)]
     metrics |= look_closer(args, pictures, best, grams[best], sizes, components)
-    figures.draw_comparison(folder, trainer, list(trials), metrics)
+    figures.draw_comparison(folder, trainer, trials, metrics)
     figures.draw_best(folder, trainer, best, metrics, sizes, components)
     figures.draw_worst_confusions(
         folder,

@@ -1,7 +1,7 @@
 """The figures of the experiment with SVMs."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -92,9 +92,10 @@ def draw_best(
 
 
 def draw_comparison(
-    folder: Path, trainer: lightning.Trainer, items: list[str], metrics: dict[str, list[float]]
+    folder: Path, trainer: lightning.Trainer, trials: Mapping[str, Trial], metrics: dict[str, list[float]]
 ) -> None:
-    """Draw accuracy, width and time of all rows."""
+    """Draw accuracy, width and time of all rows, and what C does to each."""
+    items = list(trials)
 
     def parts(item: str) -> list[str]:
         return [other for other in items if other != "together"] if item == "together" else [item]
@@ -114,6 +115,11 @@ def draw_comparison(
         },
     }
     runs.save_figure(folder, "comparison", plots.bars(panels), trainer)
+    by_c = {item: (trial.grid, trial.cross_validation.mean(1).tolist()) for item, trial in trials.items()}
+    chosen_by = axis_label("accuracy in cross-validation", share=True, better="more")
+    # Of a single row, `draw_trial` has drawn it.
+    figure = plots.curves({chosen_by: by_c}, x_label="C", log_x=True) if len(by_c) > 1 else None
+    runs.save_figure(folder, "accuracy_by_c", figure, trainer)
 
 
 def draw_worst_confusions(

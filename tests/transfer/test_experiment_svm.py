@@ -62,7 +62,7 @@ def test_the_best_row_is_looked_at_more_closely(scenes, tmp_path):
     best = max(rows, key=lambda row: metrics[f"{row}/cross_validation_accuracy"]["mean"])
     assert len(metrics[f"{best}/accuracy_from_5_per_class"]["values"]) == 3
     assert {f"{best}/accuracy_from_{count}_components" for count in (4, 16)} < set(metrics)
-    for name in ("comparison", "components", "worst_confusions"):
+    for name in ("comparison", "accuracy_by_c", "components", "worst_confusions"):
         assert (folder / "figures" / f"{name}.png").stat().st_size > 5000
     assert not (folder / "figures" / "training_images.png").exists()  # of a single number of images
     module = FeatureExtractorSVM.load_from_checkpoint(folder / "checkpoints" / "best.ckpt", weights_only=True)
