@@ -47,10 +47,29 @@ def page_of(template: Path) -> Path:
     return ROOT / name if name == "README.md" else ROOT / "docs" / name
 
 
+def trainings(run: str) -> list[dict[str, Any]]:
+    """Return the content of ``results/<run>.json``, and of ``results/<run>_more.json``: later seeds of it."""
+    paths = [ROOT / "results" / f"{run}{end}.json" for end in ("", "_more")]
+    return [json.loads(path.read_text()) for path in paths if path.exists() or path is paths[0]]
+
+
 def result(run: str) -> dict[str, Any]:
-    """Return the content of ``results/<run>.json``."""
-    found: dict[str, Any] = json.loads((ROOT / "results" / f"{run}.json").read_text())
-    return found
+    """Return the results of a run over all its seeds.
+
+    Raises:
+        UntrueError: Seeds that came later are not of the same experiment.
+    """
+    first, *later = parts = trainings(run)
+    if not later:
+        return first
+    seeds = [seed for part in parts for seed in part["seeds"]]
+    what = [(part["data"], part["selection"], part["metrics"].keys()) for part in parts]
+    if len({*seeds}) < len(seeds) or any(one != what[0] for one in what):
+        raise UntrueError(f"results/{run}_more.json has not other seeds of the experiment of {run}.json")
+    values = {
+        name: [one for part in parts for one in part["metrics"][name]["values"]] for name in first["metrics"]
+    }
+    return first | {"seeds": seeds, "metrics": runs.summarized(values)}
 
 
 def metric(run: str, name: str) -> dict[str, Any] | None:
@@ -102,15 +121,15 @@ def claim(condition: bool, sentence: str) -> str:
     return sentence
 
 
-def origin(run: str) -> str:
-    """Return commit, device, precision and time of a run, as words.
+def origin(run: str, part: int = 0) -> str:
+    """Return commit, device, precision and time of the first, or a later, part of a run, as words.
 
     Raises:
         UntrueError: The code of the run was not committed.
     """
-    found = result(run)
+    found = trainings(run)[part]
     if "dirty" in found["commit"]:
-        raise UntrueError(f"results/{run}.json is of code that no commit holds ({found['commit']})")
+        raise UntrueError(f"{found['command']}: of code that no commit holds ({found['commit']})")
     words = [f"commit {found['commit']}", found["device"].replace("1 threads", "1 thread")]
     words += [found["precision"]] if "precision" in found else []
     seeds = len(found.get("seeds", ()))
@@ -121,13 +140,15 @@ def origin(run: str) -> str:
 
 
 def command(run: str) -> str:
-    """Return the command of a run as a block of code, and where it ran."""
-    found = result(run)
-    line = found["command"].removesuffix(" --overwrite").replace(" --overwrite ", " ")
-    line = line.replace("--data-dir ../shared/data", "--data-dir data")  # wherever it lay
-    again = found.get("scored_again")
-    more = f" Scored again by `{again['command']}`, commit {again['commit']}." if again else ""
-    return f"```\n{line}\n```\n\n`results/{run}.json`: {origin(run)}.{more}"
+    """Return the commands of a run as blocks of code, and where they ran."""
+    blocks = []
+    for part, (found, end) in enumerate(zip(trainings(run), ("", "_more"), strict=False)):
+        line = found["command"].removesuffix(" --overwrite").replace(" --overwrite ", " ")
+        line = line.replace("--data-dir ../shared/data", "--data-dir data")  # wherever it lay
+        again = found.get("scored_again")
+        more = f" Scored again by `{again['command']}`, commit {again['commit']}." if again else ""
+        blocks.append(f"```\n{line}\n```\n\n`results/{run}{end}.json`: {origin(run, part)}.{more}")
+    return "\n\n".join(blocks)
 
 
 def few(items: list[str]) -> list[str]:

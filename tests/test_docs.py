@@ -1,6 +1,7 @@
 """README and docs: rendered from the results; commands parse, links lead somewhere, code runs."""
 
 import importlib
+import json
 import re
 import shlex
 import subprocess
@@ -50,6 +51,36 @@ def test_a_claim_that_is_no_longer_true_is_an_error():
     assert render_docs.claim(True, "it holds") == "it holds"
     with pytest.raises(render_docs.UntrueError, match="no longer say: it holds"):
         render_docs.claim(False, "it holds")
+
+
+def test_later_seeds_join_those_of_the_same_experiment_only(tmp_path, monkeypatch):
+    (tmp_path / "results").mkdir()
+    monkeypatch.setattr(render_docs, "ROOT", tmp_path)
+
+    def write(name, seed, score, **changes):
+        found = {
+            "command": f"train --seeds {seed}",
+            "commit": "abc",
+            "device": "CPU",
+            "data": {"train": 9},
+            "selection": "last epoch",
+            "seeds": [seed],
+            "metrics": {"score": {"mean": score, "std": None, "values": [score]}},
+        }
+        (tmp_path / "results" / f"{name}.json").write_text(json.dumps(found | changes))
+
+    write("run", 0, 1.0)
+    assert render_docs.spread("run", "score") == "1.000"
+    write("run_more", 1, 3.0)
+    assert render_docs.spread("run", "score") == "2.000 ± 1.414"
+    assert render_docs.command("run") == (
+        "```\ntrain --seeds 0\n```\n\n`results/run.json`: commit abc, CPU.\n\n"
+        "```\ntrain --seeds 1\n```\n\n`results/run_more.json`: commit abc, CPU."
+    )
+    for seed, changes in ((0, {}), (1, {"data": {"train": 8}}), (1, {"metrics": {}})):
+        write("run_more", seed, 3.0, **changes)
+        with pytest.raises(render_docs.UntrueError, match="has not other seeds"):
+            render_docs.mean("run", "score")
 
 
 @pytest.mark.parametrize("text", ["{{ value('gan', 'no_such_score') }}", "{{ value('no_such_run', 'x') }}"])
