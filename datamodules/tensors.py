@@ -11,13 +11,14 @@ works with the samplers that Lightning makes, too.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import lightning
 import numpy as np
 import torch
 from torch import Tensor, distributed
+from torch.nn.functional import interpolate, pad
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 Batch = tuple[Tensor, Tensor]
@@ -36,7 +37,7 @@ class ImageTensors(Dataset[Batch]):
         images: uint8, (N, C, H, W). They may be mapped from a file, see `datamodules.image_cache`.
         labels: int64, (N,); -1 where there is none.
         channels: Grey images are repeated to this many channels, batch by batch.
-        transform: Runs on each float batch (B, C, H, W) in [0, 1], for augmentation.
+        size: Side of the square images that come out, brought to it batch by batch; None for their own.
         rows: (M,) of int64: only those images, in this order; ``labels`` are theirs, (M,).
         mapped: The images are mapped from a file, and stay there: no copy of all is made.
     """
@@ -47,7 +48,7 @@ class ImageTensors(Dataset[Batch]):
         labels: Tensor,
         *,
         channels: int | None = None,
-        transform: Callable[[Tensor], Tensor] | None = None,
+        size: int | None = None,
         rows: Tensor | None = None,
         mapped: bool = False,
     ) -> None:
@@ -59,7 +60,7 @@ class ImageTensors(Dataset[Batch]):
             )
         self.pixels, self.labels, self.rows, self.mapped = images, labels, rows, mapped
         self.channels = channels or images.shape[1]
-        self.transform = transform
+        self.size = None if images.shape[2:] == (size, size) else size
 
     @property
     def images(self) -> Tensor:
@@ -77,7 +78,7 @@ class ImageTensors(Dataset[Batch]):
         return bool((self.labels >= 0).all())
 
     def _like(self, images: Tensor, labels: Tensor, rows: Tensor | None) -> "ImageTensors":
-        kept: dict[str, Any] = {"channels": self.channels, "transform": self.transform}
+        kept: dict[str, Any] = {"channels": self.channels, "size": self.size}
         return ImageTensors(images, labels, rows=rows, mapped=self.mapped, **kept)
 
     def __len__(self) -> int:
@@ -95,9 +96,7 @@ class ImageTensors(Dataset[Batch]):
         images = self.pixels[chosen if self.rows is None else self.rows[chosen]].float().div_(255)
         if self.channels != images.shape[-3]:
             images = images.expand(*images.shape[:-3], self.channels, -1, -1)
-        if self.transform is not None:
-            images = self.transform(images)
-        return images, self.labels[chosen]
+        return _sized(images, self.size), self.labels[chosen]
 
     def __getitems__(self, indices: list[int]) -> Batch:
         """Return a whole batch; use with ``collate_fn=as_is``."""
@@ -128,10 +127,30 @@ class ImageTensors(Dataset[Batch]):
         return self._like(self.images.to(device), self.labels.to(device), None)
 
 
+def _sized(images: Tensor, size: int | None) -> Tensor:
+    """Return square images (..., C, H, W) in [0, 1] at another size: 28 to 32 framed with black, as MNIST."""
+    if size is None:
+        return images
+    if (images.shape[-1], size) == (28, 32):
+        return pad(images, [2] * 4)
+    flat = images.flatten(end_dim=-4)
+    found = interpolate(flat, (size, size), mode="bilinear", antialias=True).clamp(0, 1)
+    return found.unflatten(0, images.shape[:-3])
+
+
 def joined(first: ImageTensors, second: ImageTensors) -> ImageTensors:
-    """Return the images of both; without a copy where they are some of the same."""
+    """Return the images of both; without a copy where they are some of the same.
+
+    Raises:
+        ValueError: They come out at different sizes, or in different numbers of channels.
+    """
+    if (first.size, first.channels) != (second.size, second.channels):
+        raise ValueError(
+            f"images of size {second.size} and {second.channels} channels cannot join those of size "
+            f"{first.size} and {first.channels} channels"
+        )
     labels = torch.cat([first.labels, second.labels])
-    options: dict[str, Any] = {"channels": first.channels, "mapped": first.mapped}
+    options: dict[str, Any] = {"channels": first.channels, "size": first.size, "mapped": first.mapped}
     if first.rows is not None and second.rows is not None and first.pixels is second.pixels:
         return ImageTensors(first.pixels, labels, rows=torch.cat([first.rows, second.rows]), **options)
     return ImageTensors(torch.cat([first.images, second.images]), labels, **options)
@@ -338,5 +357,7 @@ def describe(name: str, **parts: ImageTensors) -> dict[str, Any]:
         for block in torch.split(places.to(part.pixels.device), 1000):
             digest.update(part.pixels[block].cpu().contiguous().numpy().data)
         digest.update(part.labels.cpu().numpy().data)
+        if part.size is not None:
+            digest.update(f"size {part.size}".encode())
     counts = {part: len(data) for part, data in parts.items()}
     return {"name": name, **counts, "sha256": digest.hexdigest()}

@@ -6,8 +6,6 @@
 """
 
 import os
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,7 +13,6 @@ import numpy as np
 import torch
 import torchvision
 from torch import Tensor
-from torch.nn.functional import interpolate, pad
 
 from datamodules.audit import a_share, check_classes, check_per_class, split_by_seed
 from datamodules.files import data_root
@@ -69,14 +66,6 @@ def class_names(dataset: Any, count: int) -> tuple[str, ...]:
     if isinstance(dataset, torchvision.datasets.EMNIST) and dataset.split == "letters":
         known = known[1:]  # the first stands for none
     return tuple(known) if len(known) == count else tuple(map(str, range(count)))
-
-
-def _framed(images: Tensor) -> Tensor:
-    return pad(images, [2] * 4)
-
-
-def _resized(images: Tensor, size: int) -> Tensor:
-    return interpolate(images, (size, size), mode="bilinear", antialias=True).clamp(0, 1)
 
 
 class TorchvisionDataModule(InMemoryDataModule):
@@ -158,16 +147,7 @@ class TorchvisionDataModule(InMemoryDataModule):
         self.resized = "frame" if (images.shape[-1], self.image_size) == (28, 32) else "squash"
         if self.channels == 1 and own == 3:
             raise ValueError(f"{self.set_name} is in colour; take channels=3")
-        return ImageTensors(images, labels, channels=self.channels, transform=self._resize(images.shape[-1]))
-
-    def _resize(self, own: int) -> Callable[[Tensor], Tensor] | None:
-        """Return what brings batches to the size that is asked for."""
-        size = self.image_size or own
-        if size == own:
-            return None
-        if (own, size) == (28, 32):
-            return _framed
-        return partial(_resized, size=size)
+        return ImageTensors(images, labels, channels=self.channels, size=self.image_size)
 
     def setup(self, stage: str | None = None) -> None:
         """Load all three parts into memory."""

@@ -43,7 +43,9 @@ class Extraction:
         if id(pixels) not in self.done:  # several parts of a data set may be rows of the same pixels
             self.done[id(pixels)] = (
                 pixels,
-                self.extract(ImageTensors(pixels, torch.zeros(len(pixels)).long(), channels=3)),
+                self.extract(
+                    ImageTensors(pixels, torch.zeros(len(pixels)).long(), channels=3, size=data.size)
+                ),
             )
         every = self.done[id(pixels)][1]
         return every if data.rows is None else every[data.rows.to(every.device)]

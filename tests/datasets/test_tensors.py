@@ -4,7 +4,15 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, DistributedSampler
 
-from datamodules.tensors import BatchLoader, EveryItemOnce, ImageTensors, ShuffledBatches, as_is
+from datamodules.tensors import (
+    BatchLoader,
+    EveryItemOnce,
+    ImageTensors,
+    ShuffledBatches,
+    as_is,
+    describe,
+    joined,
+)
 
 
 def numbered(count: int) -> ImageTensors:
@@ -31,17 +39,38 @@ def test_a_batch_is_float_in_0_1_with_its_labels():
     assert labels.tolist() == [255, 0, 51]
 
 
-def test_channels_repeat_and_transform_sees_the_whole_batch():
-    shapes = []
-
-    def transform(batch):
-        shapes.append(batch.shape)
-        return batch.flip(-1)
-
-    data = ImageTensors(numbered(9).images, numbered(9).labels, channels=3, transform=transform)
-    images, _ = data[torch.tensor([1, 2])]
-    assert shapes == [(2, 3, 2, 2)]
+def test_channels_repeat():
+    images, _ = ImageTensors(numbered(9).images, numbered(9).labels, channels=3)[torch.tensor([1, 2])]
+    assert images.shape == (2, 3, 2, 2)
     assert torch.equal(images[:, 0], images[:, 2])
+
+
+def test_a_size_stays_with_every_part_and_with_what_is_joined():
+    small = torch.randint(0, 256, (6, 3, 28, 28), dtype=torch.uint8)
+    data = ImageTensors(small, torch.arange(6), size=64)
+    alone, _ = data[[4]]
+    assert alone.shape == (1, 3, 64, 64)
+    first, second = data.part(torch.tensor([0, 1])), data.part(torch.tensor([4, 5]))
+    for both in (joined(first, second), joined(data, ImageTensors(small, torch.arange(6), size=64))):
+        assert torch.equal(both[[both.labels.tolist().index(4)]][0], alone)
+    stacked, labels = data[torch.tensor([[4, 1], [0, 4]])]  # the batches of two seeds
+    assert stacked.shape == (2, 2, 3, 64, 64)
+    assert torch.equal(stacked[1, 1], alone[0])
+    assert labels.tolist() == [[4, 1], [0, 4]]
+    assert torch.equal(
+        ImageTensors(small, torch.arange(6), size=32)[[2]][0][..., 2:-2, 2:-2], small[[2]] / 255
+    )
+    with pytest.raises(ValueError, match="images of size None and 3 channels cannot join those of size 64"):
+        joined(data, ImageTensors(small, torch.arange(6)))
+
+
+def test_data_at_another_size_is_other_data():
+    small = torch.randint(0, 256, (6, 3, 28, 28), dtype=torch.uint8)
+    hashes = [
+        describe("", all=ImageTensors(small, torch.arange(6), size=size))["sha256"] for size in (64, 96)
+    ]
+    own = [describe("", all=ImageTensors(small, torch.arange(6), size=size))["sha256"] for size in (28, None)]
+    assert len({*hashes, *own}) == 3  # their own size named is their own size
 
 
 @pytest.mark.parametrize("images", [torch.zeros(3, 1, 2, 2), torch.zeros(3, 2, 2, dtype=torch.uint8)])
