@@ -1,6 +1,7 @@
 """Byte-identical copies among pictures: found, counted by where they lie, kept out of two splits at once."""
 
 import hashlib
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -38,10 +39,14 @@ class Audit:
 
 
 def digests(paths: Sequence[Path]) -> np.ndarray:
-    """Return the SHA-256 of each file, (N,) of 32 bytes."""
+    """Return the SHA-256 of each file, (N,) of 32 bytes; of one that cannot be read, that of its path."""
 
     def digest(number: int) -> bytes:
-        return hashlib.sha256(paths[number].read_bytes()).digest()
+        try:
+            content = paths[number].read_bytes()
+        except OSError:  # whoever decodes it says so
+            content = os.fsencode(paths[number])
+        return hashlib.sha256(content).digest()
 
     with ThreadPoolExecutor() as threads:
         return np.fromiter(threads.map(digest, range(len(paths))), "S32", len(paths))

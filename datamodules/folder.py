@@ -61,8 +61,8 @@ class ImageFolderDataModule(InMemoryDataModule):
         num_workers: Processes that make batches; 0 is fastest for images in memory.
         image_size: Side of the images in pixels.
         channels: 3, or 1 for grey.
-        labels: ``required``; ``optional``: pictures that lie in no folder of a class have the label -1;
-            ``none``: all have.
+        labels: ``required``; ``optional``: -1 for all where there are no folders of classes; ``none``: -1
+            for all.
         resize: ``squash``, ``crop`` or ``pad``, see `datamodules.images.shaping`.
         split_seed: Of the test set, where the folder has none.
         test_share: Of each class, where the folder has no test set.
@@ -201,7 +201,11 @@ class ImageFolderDataModule(InMemoryDataModule):
         self._check_parts(everything, test)
         used = np.sort(everything) if self.train_on_val else train
         # An image to choose by must not be one that was trained on.
-        held = held[~np.isin(hashes[held], hashes[train])]
+        copies = np.isin(hashes[held], hashes[train])
+        held = held[~copies]
+        if copies.any():
+            say(f"left out of validation: {copies.sum():,}, copies of training pictures")
+            self.others["validation pictures that train holds"] += int(copies.sum())
         order = np.concatenate([np.sort(everything), test])  # in which they are decoded
         pixels, failed = self._decode(files[order], hashes[order], in_memory=in_memory)
         if failed:

@@ -132,7 +132,7 @@ def remembered_digests(files: LabelledFiles, folder: Path | None) -> np.ndarray:
 
 
 def _stats(files: LabelledFiles) -> Iterator[tuple[int, int]]:
-    """Yield size and time of change of each file."""
+    """Yield size and time of change, of content or rights, of each file."""
     for name in files.names.tolist():
         stat = os.stat(os.path.join(os.fsencode(files.root), name))
-        yield stat.st_size, stat.st_mtime_ns
+        yield stat.st_size, stat.st_ctime_ns

@@ -97,6 +97,8 @@ class InMemoryDataModule(lightning.LightningDataModule, ABC):
 
     def val_dataloader(self) -> BatchLoader | list[BatchLoader]:
         """Return batches that score each validation image exactly once; with ``watch_test``, two loaders."""
+        if not len(self.val_data):  # found only now, as an SVM does without
+            raise ValueError(f"{self.title}: no validation image is left that is no copy of a training image")
         loader = eval_loader(self.val_data, self)
         return [loader, self.test_dataloader()] if self.watch_test else loader
 

@@ -26,6 +26,7 @@ LISTS = frozenset({".csv", ".tsv", ".txt"})  # of pictures, a line each
 PARTS = ("train", "val", "test")
 LIKE_PARTS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing", "eval"})
 UNLABELLED = -1
+BESIDE = "pictures beside the split"
 
 Labels = Literal["required", "optional", "none"]
 
@@ -94,13 +95,17 @@ def scan(folder: Path, *, depth: int | None = None) -> tuple[list[str], list[tup
             name = prefix + entry.name
             if is_litter(entry.name):
                 continue
-            if entry.is_dir():
+            try:
+                is_folder = entry.is_dir()
+            except OSError:  # links that lead to each other
+                is_folder = False
+            if is_folder:
                 folders.append(name)
                 if left == 0:
                     others.append((name, "folders"))
                 elif (real := os.path.realpath(entry.path)) not in above:  # a link may lead back
                     look(entry.path, name + "/", None if left is None else left - 1, above | {real})
-            elif not entry.is_file():
+            elif not os.path.isfile(entry.path):
                 others.append((name, "broken links"))
             else:
                 suffix = os.path.splitext(entry.name)[1].lower()
@@ -166,8 +171,8 @@ def list_folder(
 
     Args:
         folder: ``<class>/*``, ``{train,val,test}/<class>/*``, or pictures without classes.
-        labels: ``required``: classes are an error to lack. ``optional``: pictures that lie in no folder of a
-            class have no label. ``none``: nor has any other.
+        labels: ``required``: classes are an error to lack. ``optional``: where no folder of a class holds
+            pictures, none has a label. ``none``: none has one, folders or not.
         classes: That there must be; by default the names of the folders that hold pictures, sorted.
         class_name: Makes the name of a class of that of its folder.
         depth: How many folders below that of a class to look into; None for all.
@@ -195,6 +200,7 @@ def list_folder(
         if not pictures:
             raise ValueError(f"{folder} holds no pictures ({Found([], others)})")
         by_part = {part: [name for name, its, _ in placed if its == part] for part in parts}
+        others[BESIDE] += sum(part is None for _, part, _ in placed)
         unlabelled = {
             part: _files(folder, names, [UNLABELLED] * len(names)) for part, names in by_part.items()
         }
@@ -219,7 +225,7 @@ def list_folder(
     for name, part, rest in placed:
         label = index.get(class_in(rest) or "")
         if part is None:
-            others["pictures beside the split"] += 1
+            others[BESIDE] += 1
         elif label is not None:
             kept[part][0].append(name)
             kept[part][1].append(label)

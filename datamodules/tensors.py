@@ -133,9 +133,8 @@ def _sized(images: Tensor, size: int | None) -> Tensor:
         return images
     if (images.shape[-1], size) == (28, 32):
         return pad(images, [2] * 4)
-    flat = images.flatten(end_dim=-4)
-    found = interpolate(flat, (size, size), mode="bilinear", antialias=True).clamp(0, 1)
-    return found.unflatten(0, images.shape[:-3])
+    flat = interpolate(images.flatten(end_dim=-4), (size, size), mode="bilinear", antialias=True)
+    return flat.clamp_(0, 1).view(*images.shape[:-2], size, size)
 
 
 def joined(first: ImageTensors, second: ImageTensors) -> ImageTensors:

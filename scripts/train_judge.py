@@ -64,7 +64,7 @@ def main(args: Args) -> float:
     torch.manual_seed(args.seed)
     root = data_root(args.data_dir)
     images, labels = load_mnist(root, train=True)
-    digits = ImageTensors(to_size(images, 32)[FIRST_JUDGED:], labels[FIRST_JUDGED:], transform=distort)
+    digits = ImageTensors(to_size(images, 32)[FIRST_JUDGED:], labels[FIRST_JUDGED:])
     test_images, test_labels = load_mnist(root, train=False)
 
     judge = DigitJudge().to(memory_format=torch.channels_last)
@@ -81,7 +81,7 @@ def main(args: Args) -> float:
             batch, target = digits[rows]
             # DigitJudge keeps to float32 under autocast, so its layers are run here one by one.
             with torch.autocast("cpu", torch.bfloat16):
-                features = judge.trunk(batch.to(memory_format=torch.channels_last) - 0.5)
+                features = judge.trunk(distort(batch).to(memory_format=torch.channels_last) - 0.5)
                 loss = functional.cross_entropy(judge.head(features).float(), target)
             optimizer.zero_grad()
             loss.backward()

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -127,6 +128,36 @@ def test_pictures_are_resized_as_asked(tmp_path, resize, corner, middle):
     assert (image[0, 0], image[16, 16]) == (corner, middle)
     assert data.describe()["audit"]["resize"] == resize
     assert data.one_colour == (0 if resize == "pad" else 8)
+
+
+def test_copies_of_training_pictures_are_left_out_of_validation_and_counted(folder, tmp_path, capsys):
+    for part in ("train", "val", "test"):
+        for name in NAMES[:2]:
+            shutil.copytree(folder / name, tmp_path / "split" / part / name)
+    for name in NAMES[:2]:
+        picture(99, 0).save(tmp_path / "split" / "val" / name / "new.png")
+    data = opened(tmp_path / "split")
+    assert len(data.val_data) == 2
+    assert "left out of validation: 16, copies of training pictures" in capsys.readouterr().out
+    assert data.describe()["audit"]["not_read"]["validation pictures that train holds"] == 16
+    for name in NAMES[:2]:
+        (tmp_path / "split" / "val" / name / "new.png").unlink()
+    with pytest.raises(ValueError, match="no validation image is left that is no copy of a training image"):
+        opened(tmp_path / "split").val_dataloader()
+    assert len(opened(tmp_path / "split", train_on_val=True).train_data) == 32
+
+
+def test_a_file_that_may_not_be_read_is_left_to_who_decodes_it(folder, monkeypatch):
+    read = Path.read_bytes
+
+    def refuse(self):
+        if self.name == "n1.webp":
+            raise PermissionError(13, "Permission denied", str(self))
+        return read(self)
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    paths = [folder / NAMES[0] / "n1.webp", folder / NAMES[1] / "n1.webp", folder / NAMES[0] / "n0.JPG"]
+    assert len(set(digests(paths))) == 3
 
 
 def test_an_unreadable_picture_is_an_error_or_counted(folder):

@@ -189,8 +189,9 @@ def test_linked_folders_are_looked_into_and_broken_links_counted(tmp_path, pictu
     (tmp_path / "here" / "linked").symlink_to(tmp_path / "there")
     (tmp_path / "here" / "back").symlink_to(tmp_path / "here")
     (tmp_path / "here" / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    (tmp_path / "here" / "itself").symlink_to("itself")
     found = find_pictures(tmp_path / "here")
-    assert str(found) == "1 pictures; not read: 1 broken links"
+    assert str(found) == "1 pictures; not read: 2 broken links"
 
 
 def test_two_folders_of_one_class_are_named_and_what_is_no_class_is_counted(tmp_path, capsys):
