@@ -16,7 +16,10 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
+# How a CSV file is opened: names of files may be of another encoding, and are written as they are.
+AS_CSV: dict[str, Any] = {"newline": "", "encoding": "utf-8", "errors": "surrogateescape"}
 DAY = 86_400  # seconds; no file takes longer to write
 SAMPLES = Path(__file__).parent / "samples"
 

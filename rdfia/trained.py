@@ -12,6 +12,7 @@ The run folder says all else: the network, the classes, how pictures become its 
 
 import json
 import os
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -33,6 +34,7 @@ from rdfia.transfer.fine_tune import FineTuneModule
 from rdfia.transfer.svm_module import FeatureExtractorSVM
 
 # What only the settings of a module of that kind hold: checkpoints do not say whose they are.
+OF_TABLE = re.compile(r"_seed_(\d+)(?=$|_)")  # in the name of a training's folder in that of a table
 KINDS: dict[str, Any] = {
     "multi_class": FeatureExtractorSVM,
     "head_lr": FineTuneModule,
@@ -191,38 +193,56 @@ class TrainedClassifier(nn.Module):
                 "with --multi-class ovr, or fine-tune"
             )
 
-    def read(self, paths: Sequence[Path]) -> Tensor:
+    def read(self, paths: Sequence[Path], failed: dict[int, str] | None = None) -> Tensor:
         """Return pictures as bytes, (N, C, H, W), shaped as those that it was trained on.
 
+        Args:
+            paths: Of the pictures.
+            failed: Takes why one could not be read, by its place; it is black then.
+
         Raises:
-            ValueError: Some cannot be read.
+            ValueError: Some cannot be read, and ``failed`` is not given.
         """
         mode: Literal["L", "RGB"] = "L" if self.channels == 1 else "RGB"
+        decode = partial(decode_all, paths, mode=mode, failed=failed)
         if self.resize == "frame":  # as digits of 28 pixels become 32
-            return pad(decode_all(paths, mode=mode, size=self.image_size - 4), [2] * 4)
+            return pad(decode(size=self.image_size - 4), [2] * 4)
         if self.resize == "cut":  # as those of 32 become 28
-            return decode_all(paths, mode=mode, size=self.image_size + 4)[..., 2:-2, 2:-2]
-        return decode_all(paths, mode=mode, **shaping(self.resize, self.image_size))
+            return decode(size=self.image_size + 4)[..., 2:-2, 2:-2]
+        return decode(**shaping(self.resize, self.image_size))
 
     @torch.no_grad()
     def predict(
-        self, pictures: str | Path | Sequence[str | Path], *, batch_size: int = 32
+        self,
+        pictures: str | Path | Sequence[str | Path],
+        *,
+        batch_size: int = 32,
+        failed: dict[Path, str] | None = None,
     ) -> list[Prediction]:
         """Return the class of each picture: files, or folders of them.
 
+        Args:
+            pictures: Their places.
+            batch_size: Images per forward pass.
+            failed: Takes why a picture could not be read, by its path; the others are predicted.
+
         Raises:
             FileNotFoundError: One does not exist, or a folder holds none.
-            ValueError: One cannot be read.
+            ValueError: One cannot be read, and ``failed`` is not given.
         """
         places = [pictures] if isinstance(pictures, str | Path) else pictures
         paths = find_each(places).pictures
         device, found = self.mean.device, []
         for start in range(0, len(paths), batch_size):
             some = paths[start : start + batch_size]
-            scores = self(self.read(some).to(device).float() / 255).float()
+            unread: dict[int, str] | None = None if failed is None else {}
+            scores = self(self.read(some, unread).to(device).float() / 255).float()
             if self.kind == "probability":
                 scores = scores.softmax(1)
-            for path, row in zip(some, scores.tolist(), strict=True):
+            for number, (path, row) in enumerate(zip(some, scores.tolist(), strict=True)):
+                if failed is not None and unread and number in unread:
+                    failed[path] = unread[number]
+                    continue
                 best = max(range(len(row)), key=row.__getitem__)
                 found.append(Prediction(path, self.classes[best], row[best], self.kind, row))
         return found
@@ -294,27 +314,31 @@ def find_checkpoint(place: str | Path) -> Path:
         raise FileNotFoundError(f"{place} does not exist; name a run folder or a checkpoint")
     for folder in (place, *_trainings(place)):
         # DANN's tests are of the last epoch, the others' of the best, but for what trained on all images.
-        dann = "_seed_" in folder.name
-        flags = folder / "args.json"
-        on_all = flags.exists() and bool(json.loads(flags.read_text()).get("train_on_val"))
-        names = ("last.ckpt", "best.ckpt") if dann or on_all else ("best.ckpt", "last.ckpt")
+        flags = _flags(folder)
+        last = "lambda_max" in flags or flags.get("train_on_val")
+        names = ("last.ckpt", "best.ckpt") if last else ("best.ckpt", "last.ckpt")
         for name in names:
             if (folder / "checkpoints" / name).is_file():
                 return folder / "checkpoints" / name
     raise FileNotFoundError(f"{place} holds no checkpoint (checkpoints/*.ckpt); did the run end?")
 
 
+def _flags(folder: Path) -> dict[str, Any]:
+    """Return the flags of a training; none where it wrote none."""
+    path = folder / "args.json"
+    try:
+        return dict(json.loads(path.read_text())) if path.exists() else {}
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); name a checkpoint in {folder} instead") from error
+
+
 def _trainings(place: Path) -> list[Path]:
     """Return the folders of trainings in that of a table, what was asked for first, its first seed first."""
-
-    def seed(folder: Path) -> tuple[int, str]:
-        return int(folder.name.split("_seed_")[1].split("_")[0]), folder.name
-
-    found = sorted((one for one in place.glob("*_seed_*") if one.is_dir()), key=seed)
-    flags = place / "args.json"
-    if not found or not flags.exists():
+    named = [(one, OF_TABLE.search(one.name)) for one in place.glob("*_seed_*") if one.is_dir()]
+    seeds = sorted((int(seed[1]), one.name, one) for one, seed in named if seed)
+    found, asked = [one for *_, one in seeds], _flags(place)
+    if not found or not asked:
         return found
-    asked = json.loads(flags.read_text())
     row = asked.get("method", "dann") if asked.get("reversal", True) else "no-reversal"
     if not asked.get("adapt", True):
         row = "target-trained" if asked.get("labelled") == "target" else "source-only"
@@ -361,5 +385,8 @@ def load_classifier(place: str | Path, data_dir: str | Path | None = None) -> Tr
             module = kind.load_from_checkpoint(path, map_location="cpu", weights_only=True, **changes)
     except RuntimeError as error:
         raise ValueError(f"{path} does not fit {kind.__name__}: {str(error).splitlines()[0]}") from error
-    run = path.parent.parent if path.parent.name == "checkpoints" else path
-    return TrainedClassifier(module, run.parent.name if "_seed_" in run.name else run.stem)
+    if path.parent.name != "checkpoints":
+        return TrainedClassifier(module, path.stem)
+    run = path.parent.parent
+    of_table = OF_TABLE.search(run.name) and "lambda_max" in settings
+    return TrainedClassifier(module, run.parent.name if of_table else run.name)

@@ -47,7 +47,8 @@ class Args:
 
 def main(args: Args) -> None:
     """Predict, print, write."""
-    from datamodules.files import atomic_file
+    from datamodules.files import AS_CSV, atomic_file, say
+    from datamodules.listing import find_each, kinds
     from rdfia.trained import load_classifier
 
     classifier = load_classifier(args.run, args.data_dir)
@@ -57,15 +58,22 @@ def main(args: Args) -> None:
         print(f"{files} in {args.export}, checked against the module")
     if not args.pictures:
         return
-    found = classifier.predict(args.pictures, batch_size=args.batch_size)
+    pictures, failed = find_each(args.pictures), dict[Path, str]()
+    if pictures.others:
+        say(f"not read: {kinds(pictures.others)}")
+    found = classifier.predict(pictures.pictures, batch_size=args.batch_size, failed=failed)
+    if not found:
+        raise ValueError(next(iter(failed.values())))
     for one in found:
         order = sorted(range(len(one.scores)), key=lambda index: -one.scores[index])[: args.top]
         said = ", ".join(f"{classifier.classes[index]} {one.scores[index]:.3g}" for index in order)
         print(f"{one.path}: {said}")
+    if failed:
+        say(f"{len(failed):,} unreadable pictures left out, such as: {next(iter(failed.values()))}")
     plural = {"probability": "probabilities", "vote": "votes among pairs of classes", "margin": "margins"}
     print(f"{len(found):,} pictures; the numbers are {plural[found[0].kind]}")
     if args.csv is not None:
-        with atomic_file(args.csv) as part, part.open("w", newline="", encoding="utf-8") as file:
+        with atomic_file(args.csv) as part, part.open("w", **AS_CSV) as file:
             writer = csv.writer(file)
             writer.writerow(["path", "class", found[0].kind, *classifier.classes])
             writer.writerows([one.path, one.label, one.score, *one.scores] for one in found)

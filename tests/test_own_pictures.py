@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -158,6 +159,30 @@ def test_two_lines_predict_in_a_notebook(tuned):
         want = classifier.module(images).softmax(1)
     again = classifier.predict([one.path for one in found], batch_size=3)
     torch.testing.assert_close(torch.tensor([one.scores for one in again]), want)
+
+
+def test_a_picture_that_cannot_be_read_loses_no_other(tuned, tmp_path):
+    for name in ("a.png", "c.png"):
+        shutil.copy(tuned / "own" / "grass" / "3.png", tmp_path / name)
+    (tmp_path / "b.png").write_bytes(b"no picture")
+    (tmp_path / "notes.txt").write_text("of the day")
+    foreign = os.path.join(os.fsencode(tmp_path), b"caf\xe9.png")  # a name that is no UTF-8
+    shutil.copy(tuned / "own" / "grass" / "3.png", foreign)
+    said = call(
+        tmp_path, "predict.py", tuned / "runs" / "fine-tune", tmp_path, "--csv", "out.csv", "--batch-size", 2
+    )
+    assert "not read: 1 .txt" in said
+    assert "1 unreadable pictures left out, such as: " in said
+    assert "caf\\udce9.png: grass" in said
+    assert "3 pictures; the numbers are probabilities" in said
+    names = [
+        line.split(b",")[0].rsplit(b"/", 1)[-1] for line in (tmp_path / "out.csv").read_bytes().splitlines()
+    ]
+    assert names == [b"path", b"a.png", b"c.png", b"caf\xe9.png"]
+    for place in tmp_path.glob("[ac]*.png"):
+        place.unlink()
+    said = call(tmp_path, "predict.py", tuned / "runs" / "fine-tune", tmp_path, code=2)
+    assert "b.png is not a readable picture" in said
 
 
 def test_the_export_is_the_module_for_any_number_of_images(tuned, tmp_path):

@@ -285,6 +285,11 @@ class Args(PictureFlags, GraphFlags, TrainerArgs):
                 raise ValueError(f"--target mnist-m has 28 or 32 pixels, not {self.image_size}; {mend}")
         if self.pseudo_label_rounds and self.labelled == "target":
             raise ValueError("--pseudo-label-rounds after training on the target's labels proves nothing")
+        if self.transductive and (self.labelled == "target" or "target-trained" in self.compare):
+            raise ValueError(
+                "--transductive tests on the target images that are trained on, so target-trained would be "
+                "tested on its own training images; leave one of them out"
+            )
         if self.labelled == "target" and self.adapt:
             raise ValueError("--labelled target is the upper bound, with nothing to adapt; add --no-adapt")
 

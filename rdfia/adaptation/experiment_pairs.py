@@ -5,6 +5,7 @@ import math
 import shlex
 import sys
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -18,7 +19,7 @@ from rdfia.adaptation.selection import ALL, Run, chosen, rank_correlations, with
 from rdfia.common import plots
 from rdfia.engine import report, runs, tables
 from rdfia.engine.args import part_of
-from rdfia.engine.errors import Checked
+from rdfia.engine.errors import Checked, Diverged
 
 Values = dict[str, list[float]]
 
@@ -29,6 +30,9 @@ def pairs_of(args: Args) -> dict[str, Args]:
     names = {domain: Path(domain).name for domain in domains}
     if len(set(names.values())) < len(names):
         names = {domain: domain.strip("./").replace("/", "-") for domain in domains}
+    for first, second in combinations(domains, 2):
+        if names[first] == names[second]:
+            raise ValueError(f"results of {first} and {second} would lie in one folder; rename one")
     folder = args.output_dir / args.name
     found = {}
     for source, target in args.all_pairs:
@@ -48,22 +52,34 @@ def run_pairs(args: Args) -> dict[str, Any]:
     if (folder / "args.json").exists():
         raise ValueError(f"{folder} is the run of one pair; use another --name for --domains")
     pairs = pairs_of(args)
-    results, checked = {}, Checked()
+    results, checked, diverged = {}, Checked(), dict[str, Diverged]()
     for name, one in part_of(list(pairs.items()), args.part):
         print(f"{name}:", flush=True)
         try:
             results[name] = run_pair(one)
         except Checked as found:  # of this pair: look at the others too
             checked = found
+        except Diverged as error:
+            diverged[name] = error
+            print(f"{name} is left out of the table: {error}", flush=True)
     if args.check:
         raise checked
     if args.part is not None or args.fast_dev_run or not all(results.values()):
         return {}
-    return finish(args, folder, results)
+    if not results:
+        raise next(iter(diverged.values()))
+    return finish(args, folder, results, list(diverged))
 
 
-def finish(args: Args, folder: Path, results: dict[str, Any]) -> dict[str, Any]:
-    """Write results.json and a page over all pairs, draw, print the table; return what was written."""
+def finish(args: Args, folder: Path, results: dict[str, Any], diverged: Sequence[str]) -> dict[str, Any]:
+    """Write results.json and a page over all pairs, draw, print the table; return what was written.
+
+    Args:
+        args: The flags.
+        folder: Of the table.
+        results: Of each pair.
+        diverged: Pairs that have none.
+    """
     seeds = list(args.seeds or (args.seed,))
     first = next(iter(results.values()))
     scores = {pair: scores_of(found) for pair, found in results.items()}
@@ -101,7 +117,7 @@ def finish(args: Args, folder: Path, results: dict[str, Any]) -> dict[str, Any]:
         "peak_memory_gb": max(found["peak_memory_gb"] for found in results.values()),
         "data": {pair: found["data"] for pair, found in results.items()},
         "metrics": summary,
-        "status": status_of(results),
+        "status": status_of(results, diverged),
         "notes": [
             f"row/score: mean over {len(results)} pairs, a value per seed; pair/row/score: of one pair",
             f"{labelled} pairs have a target with labels: what is chosen is of those",
@@ -164,9 +180,10 @@ def runs_of(pair: str, results: dict[str, Any]) -> list[Run]:
     return found
 
 
-def status_of(results: dict[str, Any]) -> str:
+def status_of(results: dict[str, Any], diverged: Sequence[str]) -> str:
     """Return ``finished``, or which pairs did not come to a good end."""
-    bad = [f"{pair}: {found['status']}" for pair, found in results.items() if found["status"] != "finished"]
+    bad = [f"{pair}: all rows diverged, left out" for pair in diverged]
+    bad += [f"{pair}: {found['status']}" for pair, found in results.items() if found["status"] != "finished"]
     return "; ".join(bad) or "finished"
 
 

@@ -7,7 +7,7 @@ import lightning
 import torch
 
 from datamodules.domain_pair import DomainPairDataModule
-from datamodules.files import atomic_file
+from datamodules.files import AS_CSV, atomic_file
 from rdfia.adaptation.module import AdaptationModule
 from rdfia.adaptation.scores import is_unknown
 from rdfia.common.environment import is_dry_run
@@ -54,7 +54,7 @@ def write_predictions(
     # Where all images are tested, the parts are the same: that of the test.
     names = ("train", "val", "test")
     parts = {id(getattr(pictures.target, f"{part}_data")): part for part in names}.values()
-    with atomic_file(folder / "predictions.csv") as part_file, part_file.open("w", newline="") as file:
+    with atomic_file(folder / "predictions.csv") as part_file, part_file.open("w", **AS_CSV) as file:
         writer = csv.writer(file)
         writer.writerow(["image", "part", "class", "probability", *pair.classes])
         for part in parts:

@@ -107,6 +107,9 @@ def run_script(main: Callable[[Flags], Any], flags: type[Flags]) -> None:
     An interrupted run exits with 130, as after Ctrl-C in a shell.
     """
     keep_freed_memory()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name that the terminal cannot show is no error
+            stream.reconfigure(errors="backslashreplace")
     if "SLURM_JOB_ID" in os.environ:
         signal.signal(signal.SIGUSR1, _out_of_time)
     if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:

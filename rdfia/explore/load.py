@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.files import data_root, say
-from datamodules.listing import find_each
+from datamodules.listing import find_each, kinds
 from rdfia.common.backbones import load_backbone
 from rdfia.explore.app import Networks
 from rdfia.explore.photographs import Photographs
@@ -37,10 +37,12 @@ def load(
     else:
         network = load_classifier(classifier, data_dir)
     places = pictures or (data_root("sample") / "photographs", data_root("sample") / "imagenet-samples")
-    paths = find_each(places).pictures
+    paths, others = find_each(places)
+    if others:
+        say(f"not read: {kinds(others)}")
     every = -(-len(paths) // most_pictures)
     if every > 1:
-        say(f"of {len(paths):,} photographs every {every}th is compared with; --most-pictures for more")
+        say(f"of {len(paths):,} photographs one in {every} is compared with; --most-pictures for more")
     generators: dict[str, Any] = {}
     for kind, place in (("gan", gan), ("cgan", cgan)):
         # The demo's, unless it has not come so far.

@@ -13,6 +13,7 @@ from datamodules import DomainPairDataModule, ImageFolderDataModule
 from rdfia.adaptation.config import Args
 from rdfia.adaptation.dann import DANNModule
 from rdfia.adaptation.experiment import run
+from rdfia.adaptation.experiment_pairs import pairs_of
 from rdfia.trained import find_checkpoint, load_classifier
 
 COLOURS = {"blue": 2, "green": 1, "red": 0}
@@ -139,6 +140,30 @@ def test_the_checkpoint_is_that_of_what_was_asked_for(tmp_path):
     assert folder("ten", seeds=[10, 2]) == "dann_seed_10"
     assert folder("alone", adapt=False, seed=2) == "source-only_seed_2"
     assert folder("rounds", seed=2, pseudo_label_rounds=1) == "dann_seed_2_round_1"
+    for name, flags, wanted in (
+        ("flowers_seed_0", {"backbone": "resnet18"}, "best.ckpt"),
+        ("dann_seed_0", {"lambda_max": 1.0}, "last.ckpt"),
+        ("every", {"train_on_val": True}, "last.ckpt"),
+    ):
+        (tmp_path / name / "checkpoints").mkdir(parents=True)
+        (tmp_path / name / "args.json").write_text(json.dumps(flags))
+        for one in ("best.ckpt", "last.ckpt"):
+            (tmp_path / name / "checkpoints" / one).touch()
+        assert find_checkpoint(tmp_path / name).name == wanted
+    (tmp_path / "every" / "args.json").write_text("{")
+    with pytest.raises(
+        ValueError, match=r"every/args.json is damaged .*; name a checkpoint in .*every instead"
+    ):
+        find_checkpoint(tmp_path / "every")
+
+
+def test_folders_of_pairs_do_not_meet(tmp_path, monkeypatch):
+    for name in ("a/w", "b/w", "here/a/w", "here/c/v"):
+        (tmp_path / name).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    assert len(pairs_of(Args(domains=("./a/w", "../b/w", "./c/v")))) == 6
+    with pytest.raises(ValueError, match=r"results of \./a/w and \.\./a/w would lie in one folder"):
+        pairs_of(Args(domains=("./a/w", "../a/w", "./c/v")))
 
 
 def test_bad_input_is_named(domains):
@@ -150,5 +175,8 @@ def test_bad_input_is_named(domains):
     digits = {"source": "usps", "target": "mnist", "data_dir": domains / "data"}
     with pytest.raises(ValueError, match="--resize: neither source nor target has a choice of it"):
         run(Args(**digits, resize="pad", output_dir=domains / "runs", accelerator="cpu"))
+    for wrong in ({"compare": ("target-trained",)}, {"labelled": "target", "adapt": False}):
+        with pytest.raises(ValueError, match="would be tested on its own training images; leave one"):
+            Args(transductive=True, **wrong)
     with pytest.raises(FileNotFoundError, match=r"--target ./none is no folder that exists"):
         Args(source="mnist", target="./none")
