@@ -40,7 +40,7 @@ def few_pixels(
     iterations: int = 100,
     targets: Classes | None = None,
     seed: int = 0,
-    batch_size: int = 32,
+    batch_size: int | None = None,
 ) -> Attacked:
     """Change a few pixels, found by differential evolution from the logits alone.
 

@@ -123,6 +123,7 @@ def patch(
     steps: int = 200,
     rate: float = 0.05,
     batch_size: int = 16,
+    at_once: int = 64,
     seed: int = 0,
 ) -> Tensor:
     """Make one patch (C, size, size) in [0, 1] that turns images into the target wherever it lies.
@@ -137,6 +138,7 @@ def patch(
         steps: Of Adam, each on a random batch of images at random positions and angles.
         rate: Of Adam, in units of pixels.
         batch_size: Images in a step.
+        at_once: Images of these that go through the model at once, which bounds the memory.
         seed: Of images, positions and angles.
     """
     check_images(images)
@@ -146,11 +148,13 @@ def patch(
     with frozen_eval(model) as ask, torch.enable_grad():
         for step in progress(range(steps), "patch"):
             chosen = images[torch.randint(len(images), (batch_size,), generator=generator)]
-            logits = ask(with_patch(chosen, drawing, (seed, step)))
-            asked = torch.full((len(chosen),), target, device=images.device)
-            check_classes(asked, logits.shape[1], "targets")
             optimizer.zero_grad()
-            torch.autograd.backward(functional.cross_entropy(logits, asked))
+            for part in with_patch(chosen, drawing, (seed, step)).split(at_once):
+                logits = ask(part)
+                asked = torch.full((len(part),), target, device=images.device)
+                check_classes(asked, logits.shape[1], "targets")
+                loss = functional.cross_entropy(logits, asked, reduction="sum") / batch_size
+                torch.autograd.backward(loss, retain_graph=True)  # the parts share how the patch was placed
             optimizer.step()
             with torch.no_grad():
                 drawing.clamp_(0, 1)

@@ -375,6 +375,8 @@ def test_a_patch_makes_a_target_of_images_it_never_saw():
     assert made.shape == (3, 6, 6)
     assert (predict(Red(), images[10:]) == 1).float().mean() < 0.2
     assert (predict(Red(), with_patch(images[10:], made, (9,))) == 1).float().mean() > 0.9
+    few = patch(Red(), images[:10], 1, size=6, steps=60, batch_size=8, at_once=3)
+    torch.testing.assert_close(few, made, atol=1.01 / 255, rtol=0)  # rounded to grey levels
 
 
 def test_channels_last_images_are_attacked_alike(squeezenet, photographs):

@@ -11,11 +11,12 @@ from conftest import write_picture
 from rdfia.common.backbones import classify, imagenet_classes, load_backbone
 from rdfia.engine.cli import run_script
 from rdfia.interpret.activations import activation_maps, last_maps
+from rdfia.interpret.classifier import predict
 from rdfia.interpret.commands import adversarial as adversarial_command
 from rdfia.interpret.commands import common as shared
 from rdfia.interpret.commands import saliency as saliency_command
-from rdfia.interpret.commands.attacks import pick_targets
-from rdfia.interpret.commands.common import class_of
+from rdfia.interpret.commands.attacks import pick_targets, to_attack
+from rdfia.interpret.commands.common import Shown, class_of
 from rdfia.interpret.config import (
     Activations,
     Adversarial,
@@ -258,6 +259,23 @@ def test_targets_are_not_the_true_class():
         assert targets.shape == truth.shape
         assert (targets != truth).all()
     assert pick_targets(Adversarial(), "any", backbone, images, truth) is None
+
+
+def test_images_of_the_target_are_not_attacked_to_become_what_they_are():
+    network, images = load_backbone("squeezenet1_1"), torch.rand(4, 3, 64, 64)
+    labels = predict(network, images, 4)
+    labels[3] = (labels[3] + 1) % 1000  # wrong
+    target = imagenet_classes()[int(labels[0])]
+    shown = Shown(images, labels, ["a", "b", "c", "d"], {})
+    alike = int((labels[:3] == labels[0]).sum())
+    _, truth, places, notes = to_attack(Adversarial(target=target), shown, network)
+    assert places == [place for place in range(3) if labels[place] != labels[0]]
+    assert (truth != labels[0]).all()
+    assert notes == [
+        "3 of 4 images are classified right; only they are attacked and count",
+        f"{alike} of these are left out, as they are of the target's class",
+    ]
+    assert to_attack(Adversarial(target="random"), shown, network)[2:] == ([0, 1, 2], notes[:1])
 
 
 @pytest.mark.parametrize("kind", [Saliency, Adversarial, ClassVisualization])

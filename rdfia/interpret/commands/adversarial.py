@@ -16,10 +16,10 @@ from rdfia.interpret.commands.attacks import (
     aim,
     also_fooled,
     attack,
-    classified_right,
     pick_targets,
     scrambled,
     share,
+    to_attack,
 )
 from rdfia.interpret.commands.common import (
     Numbers,
@@ -55,21 +55,18 @@ def attack_images(
 ) -> Numbers:
     """Attack images with each attack, write them as PNG, read them again and judge; draw; return the figures.
 
-    Only images that the network classifies right count. By attack: success, and success_unrounded before it
-    was rounded to 8 bits; median L2, PSNR, queries, gradients and changed pixels of the successful ones;
+    Only images that the network classifies right, and not as the target, count. By attack: success, and
+    success_unrounded before it was rounded to 8 bits; median L2, PSNR, queries, gradients and changed pixels of the successful ones;
     overlap, the rank correlation of the change with the saliency map; by network and attack: transfer, the
     share of the successful that fool that one too, and noise, that which the same changes at random pixels
     fool.
     """
     network, size = networks[args.backbone], args.batch_size
-    images, truth, right = classified_right(shown, network, size)
-    notes = [
-        f"{len(right)} of {len(shown.images)} images are classified right; only they are attacked and count"
-    ]
+    images, truth, right, notes = to_attack(args, shown, network)
+    print(*notes, sep="\n", flush=True)
     notes += notes_on_classes(shown, args.backbone)
     if not right:
         return {}, notes
-    print(notes[0], flush=True)
     names = [shown.names[place] for place in right]
     order = [name for one in args.attacks for name in (["plain", "eot"] if one == "eot" else [one])]
     maps = gradient(network, images, truth, batch_size=size)

@@ -11,7 +11,7 @@ from rdfia.interpret import adversarial, black_box_attacks, robust_attacks
 from rdfia.interpret.attack_results import Attacked, rounded
 from rdfia.interpret.classifier import all_logits, predict
 from rdfia.interpret.commands.common import Shown, class_of, classes_of, known_classes
-from rdfia.interpret.config import DISCS, Adversarial
+from rdfia.interpret.config import DISCS, NO_CLASS, Adversarial
 
 
 def aim(args: Adversarial, name: str) -> str:
@@ -33,15 +33,27 @@ def pick_targets(args: Adversarial, target: str, network: Any, images: Any, trut
     return torch.full_like(truth, class_of(target, classes_of(network)))
 
 
-def classified_right(
-    shown: Shown, network: Any, batch_size: int
-) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
-    """Return the images (N, 3, H, W) that a network classifies right, their classes (N,) and indices."""
+def to_attack(
+    args: Adversarial, shown: Shown, network: Any
+) -> tuple[torch.Tensor, torch.Tensor, list[int], list[str]]:
+    """Return the images (N, 3, H, W) that can be fooled, their classes (N,), their indices, and what to say.
+
+    Those that the network classifies right, and that are not of the class that ``--target`` names.
+    """
     images = shown.images.to(network.mean.device)
-    predicted = predict(network, images, batch_size)
+    predicted = predict(network, images, args.batch_size)
     truth = known_classes(shown, predicted)
-    right = (predicted == truth).nonzero()[:, 0].tolist()
-    return images[right], truth[right], right
+    can = predicted == truth
+    notes = [
+        f"{int(can.sum())} of {len(images)} images are classified right; only they are attacked and count"
+    ]
+    if args.target not in NO_CLASS:
+        of_target = can & (truth == class_of(args.target, classes_of(network)))
+        if of_target.any():
+            notes.append(f"{int(of_target.sum())} of these are left out, as they are of the target's class")
+        can &= ~of_target
+    places = can.nonzero()[:, 0].tolist()
+    return images[places], truth[places], places, notes
 
 
 def attack(

@@ -10,7 +10,7 @@ from rdfia.common.figure_style import axis_label
 from rdfia.engine import runs
 from rdfia.interpret import adversarial, attack_results, robust_attacks
 from rdfia.interpret.classifier import all_logits, predict
-from rdfia.interpret.commands.attacks import also_fooled, attack, classified_right, share
+from rdfia.interpret.commands.attacks import also_fooled, attack, share, to_attack
 from rdfia.interpret.commands.common import Shown, class_of, classes_of
 from rdfia.interpret.config import NO_CLASS, Adversarial
 from rdfia.interpret.saliency import rank_correlation
@@ -63,7 +63,7 @@ def transfer_matrix(
     shares = torch.full((len(networks), len(networks)), torch.nan)
     metrics: dict[str, list[float]] = {}
     for row, (maker, network) in enumerate(networks.items()):
-        images, truth, _ = classified_right(shown, network, args.batch_size)
+        images, truth, *_ = to_attack(args, shown, network)
         found = attack(args, name, network, images, truth)[0]
         for column, (other_name, other) in enumerate(networks.items()):
             hits = found.success
@@ -128,7 +128,7 @@ def attack_with_patch(
     """Make one patch with every other image; return what share of the others it turns into the target."""
     classes = classes_of(network)
     target = class_of(args.target, classes) if args.target not in NO_CLASS else TOASTER % len(classes)
-    others = images[truth != target]
+    others = images[truth != target]  # where the target is not named, it has a class all the same
     train, held_out = others[::2], others[1::2]
     area = args.patch_size**2 / (images.shape[2] * images.shape[3])
     if not len(held_out):
@@ -139,7 +139,7 @@ def attack_with_patch(
         target,
         size=args.patch_size,
         steps=args.patch_steps,
-        batch_size=min(16, args.batch_size),
+        at_once=args.batch_size,
         seed=args.seed,
     )
     views = 5
