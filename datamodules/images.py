@@ -95,7 +95,9 @@ def decode(
                     image.load()  # before the file is closed
                     image = image.convert(mode) if image.mode != mode else image
     except Image.DecompressionBombError as error:
-        raise ValueError(f"{path} has more than {most_pixels:,} pixels; make it smaller") from error
+        # Pillow has a bound of its own, at which it does not say how many pixels there are.
+        most = min(most_pixels, 2 * (Image.MAX_IMAGE_PIXELS or most_pixels))
+        raise ValueError(f"{path} has more than {most:,} pixels; make it smaller") from error
     except UnidentifiedImageError as error:
         raise ValueError(
             f"{path} is not a readable picture: of no known format; replace or delete it"

@@ -171,10 +171,11 @@ def get_bsds500(root: Path) -> None:
 def check_mnist_m(root: Path) -> Row:
     """Read the common release, or look for the generated set."""
     from datamodules.files import not_found
+    from datamodules.layouts import find_mnist_m
     from datamodules.mnist_m import RELEASE_COUNTS, cache_path, find_backgrounds, load_release
 
-    folder = root / "mnist_m"
-    if folder.is_dir():
+    folder = find_mnist_m(root)
+    if folder is not None:
         counts = tuple(len(load_release(folder, train=train)[1]) for train in (True, False))
         state: State = "complete" if counts == RELEASE_COUNTS else "partial"
         return Row("mnist-m", state, f"common release, {counts[0]:,} + {counts[1]:,} of 59,001 + 9,001")
@@ -182,7 +183,8 @@ def check_mnist_m(root: Path) -> Row:
     path = cache_path(root, photographs, 0)
     if not path.exists():
         raise not_found("MNIST-M", "mnist_m/ or a generated set", root, "mnist-m")
-    return Row("mnist-m", "complete", f"generated from MNIST and {source}, in {path}")
+    own = "BSDS500" in source and "no BSDS500" not in source
+    return Row("mnist-m", "complete" if own else "partial", f"generated from MNIST and {source}, in {path}")
 
 
 def get_mnist_m(root: Path) -> None:

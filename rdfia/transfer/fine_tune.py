@@ -15,14 +15,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torchmetrics import MeanMetric, Metric
-from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
+from torchmetrics.classification import (
+    MulticlassAccuracy,
+    MulticlassConfusionMatrix,
+    MulticlassStatScores,
+)
 
 from rdfia.common.backbones import load_backbone
 from rdfia.common.batches import images_and_labels, images_of
 from rdfia.common.checks import check_batch, check_classes
 from rdfia.common.draws import Ahead, drawn
 from rdfia.common.features import layer_features, train_up_to
-from rdfia.common.parallel import average_gradients, leave_gradients, share
+from rdfia.common.parallel import average_gradients, leave_gradients, share, sum_over_processes
 from rdfia.common.step_log import LogsSteps
 from rdfia.common.views import Augmentation, augmented, check_augmentations
 
@@ -34,6 +38,20 @@ def stage_of(epoch: int, unfreeze_top_at: int | None, unfreeze_all_at: int | Non
     if unfreeze_all_at is not None and epoch >= unfreeze_all_at:
         return "all"
     return "top" if unfreeze_top_at is not None and epoch >= unfreeze_top_at else "head"
+
+
+class BalancedAccuracy(MulticlassStatScores):
+    """Mean over the classes that labels hold of the share of each that is right.
+
+    `MulticlassAccuracy` counts a class of which there is no image as all wrong, once it is predicted.
+    """
+
+    def compute(self) -> Tensor:
+        """Return a scalar."""
+        found = super().compute()
+        right, count = found[:, 0], found[:, 4]
+        mean: Tensor = (right[count > 0] / count[count > 0]).mean()
+        return mean
 
 
 class FineTuneModule(LogsSteps):
@@ -162,7 +180,7 @@ class FineTuneModule(LogsSteps):
         fast: dict[str, Any] = {"validate_args": False}
         shares = {f"{n}_": MulticlassAccuracy(classes, average="micro", **fast) for n in names}
         self.accuracy = nn.ModuleDict(shares)
-        means = {f"{n}_": MulticlassAccuracy(classes, average="macro", **fast) for n in names}
+        means = {f"{n}_": BalancedAccuracy(classes, average=None, **fast) for n in names}
         self.balanced_accuracy = nn.ModuleDict(means)
         self.confusion = MulticlassConfusionMatrix(classes, **fast)
         self.counts: Tensor | None = None
@@ -229,7 +247,9 @@ class FineTuneModule(LogsSteps):
             # Torch's own weights would weigh what smoothing takes to the other classes, too.
             weights = logits.new_tensor(self.class_weights)[labels]
             losses = functional.cross_entropy(logits, labels, reduction="none", **smoothed)
-            loss = (weights * losses).sum() / weights.sum()
+            # Gradients are averaged over processes, which may hold other shares of the weights.
+            world_size = self.trainer.world_size
+            loss = (weights * losses).sum() * world_size / sum_over_processes(weights.sum(), world_size)
         # Not the smoothed loss, which is larger by itself: curves beside each other are to be of one
         # quantity.
         self._note("train", logits.detach(), labels)

@@ -56,10 +56,10 @@ def attack_images(
     """Attack images with each attack, write them as PNG, read them again and judge; draw; return the figures.
 
     Only images that the network classifies right, and not as the target, count. By attack: success, and
-    success_unrounded before it was rounded to 8 bits; median L2, PSNR, queries, gradients and changed pixels of the successful ones;
-    overlap, the rank correlation of the change with the saliency map; by network and attack: transfer, the
-    share of the successful that fool that one too, and noise, that which the same changes at random pixels
-    fool.
+    success_unrounded before it was rounded to 8 bits; median L2, PSNR, queries, gradients and changed
+    pixels of the successful ones; overlap, the rank correlation of the change with the saliency map; by
+    network and attack: transfer, the share of the successful that fool that one too, and noise, that which
+    the same changes at random pixels fool.
     """
     network, size = networks[args.backbone], args.batch_size
     images, truth, right, notes = to_attack(args, shown, network)
