@@ -1,5 +1,6 @@
 """How all methods of domain adaptation are scored: both domains, each under its own statistics."""
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,6 +14,8 @@ from rdfia.common.batches import images_of, labels_of
 from rdfia.common.checks import check_batch, check_images
 from rdfia.common.graphed import GraphsSteps
 from rdfia.common.parallel import broadcast_buffers
+
+PIXELS_AT_ONCE = 1_000_000  # of the images in a forward pass without gradients
 
 
 class ScoredOnBothDomains(GraphsSteps):
@@ -112,9 +115,11 @@ class ScoredOnBothDomains(GraphsSteps):
         features, probabilities = [], []
         with of_source(network, source):
             for images in batches:
-                seen = network.extract(images.to(self.device))
-                features.append(seen.float().cpu())
-                probabilities.append(network.classifier(seen).float().softmax(1).cpu())
+                # Large ones a few at once, whatever the batches: a card that trained is to hold them.
+                for part in images.split(max(1, PIXELS_AT_ONCE // math.prod(images.shape[2:]))):
+                    seen = network.extract(part.to(self.device))
+                    features.append(seen.float().cpu())
+                    probabilities.append(network.classifier(seen).float().softmax(1).cpu())
         return torch.cat(features), torch.cat(probabilities)
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:

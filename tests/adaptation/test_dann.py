@@ -11,6 +11,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from datamodules.mnist_to_mnist_m import MNISTToMNISTMDataModule
+from rdfia.adaptation import evaluation
 from rdfia.adaptation.dann import PAPER, DANNModule
 from rdfia.adaptation.domain_statistics import of_source, reestimate_statistics
 from rdfia.adaptation.losses import SCHEDULES, domain_loss, ganin, reverse_gradient
@@ -466,3 +467,14 @@ def test_weights_of_a_version_without_statistics_of_the_source_load():
     old = {name: value for name, value in module.state_dict().items() if "source_" not in name.split(".")[-1]}
     assert len(old) < len(module.state_dict())
     DANNModule(**SMALL).load_state_dict(old)
+
+
+def test_large_images_go_through_a_few_at_once(monkeypatch):
+    module, seen = DANNModule(image_size=32).eval(), []
+    images = torch.rand(7, 3, 32, 32)
+    alone = module.outputs([images])
+    monkeypatch.setattr(evaluation, "PIXELS_AT_ONCE", 2 * 32 * 32)
+    module.evaluated.classifier.register_forward_hook(lambda *given: seen.append(len(given[1][0])))
+    for found, whole in zip(module.outputs([images]), alone, strict=True):
+        torch.testing.assert_close(found, whole)
+    assert seen == [2, 2, 2, 1]
