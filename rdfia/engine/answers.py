@@ -4,10 +4,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rdfia.engine.differences import Key, difference
 from rdfia.engine.questions import Cell, Question, Table
 from rdfia.engine.runs import wilson
 
 Runs = Mapping[str, Mapping[str, Any]]
+TRAINED = ("cgan", "dann", "fine-tune", "gan")  # techniques whose numbers vary from training to training
 MOST_NAMES = 4  # that are named where they share the first place
 
 
@@ -49,8 +51,8 @@ def in_words(table: Table, runs: Runs, question: Question) -> str:
     second = order[len(tied)]
     text = f"{lead}: {best} for {all_of(tied)}, {said(first, runs)}; "
     text += f"{worst} for {order[-1]}, {said(last, runs)}."
-    if overlap(reach(first, runs), reach(cells[second], runs)):
-        text += f" The difference to {second} ({cells[second].text}) may be chance: the ranges overlap."
+    if why := may_be_chance(first, cells[second], runs):
+        text += f" The difference to {second} ({cells[second].text}) may be chance: {why}."
     return text
 
 
@@ -75,11 +77,13 @@ def said(cell: Cell, runs: Runs) -> str:
     metric = run["metrics"][cell.metric]
     if "interval" in metric:
         return f"{cell.text} (95 % interval, of {metric['of']:,})"
-    if metric["std"] is not None:
-        return f"{cell.text} (over {len(metric['values'])} {'seeds' if len(run['seeds']) > 1 else 'draws'})"
+    every, known = len(metric["values"]), sum(value is not None for value in metric["values"])
+    if every > 1:
+        of_all = f"{every}" if known == every else f"{known} of {every}"
+        return f"{cell.text} (over {of_all} {'seeds' if len(run['seeds']) > 1 else 'draws'})"
     if (count := tested_on(cell, runs)) and (found := reach(cell, runs)):
         return f"{cell.text} (95 % interval {found[0]:.3f} to {found[1]:.3f}, of {count:,} test images)"
-    return cell.text
+    return f"{cell.text} (one training)" if run.get("technique") in TRAINED else cell.text
 
 
 def tested_on(cell: Cell, runs: Runs) -> int | None:
@@ -91,7 +95,7 @@ def tested_on(cell: Cell, runs: Runs) -> int | None:
 
 
 def reach(cell: Cell, runs: Runs) -> tuple[float, float] | None:
-    """Return where a number could lie: its 95 % interval, or a standard deviation of seeds to either side.
+    """Return where a number could lie: its 95 % interval, over seeds Student's.
 
     Returns:
         None of a single training whose number is not a share of known images.
@@ -103,9 +107,29 @@ def reach(cell: Cell, runs: Runs) -> tuple[float, float] | None:
         low, high = metric["interval"]
         return float(low), float(high)
     if metric["std"] is not None:
-        return cell.value - metric["std"], cell.value + metric["std"]
+        from scipy import stats
+
+        known = sum(value is not None for value in metric["values"])
+        half = float(stats.t.ppf(0.975, known - 1)) * metric["std"] / known**0.5
+        return cell.value - half, cell.value + half
     count = tested_on(cell, runs)
     return wilson(cell.value, count) if count else None
+
+
+def may_be_chance(one: Cell, other: Cell, runs: Runs) -> str:
+    """Return why a difference of two numbers may be chance; empty where it is not, or nothing is known."""
+    by_seed: list[dict[Key, float]] = []
+    for cell in (one, other):
+        run = runs.get(cell.run, {"seeds": []})
+        values = run["metrics"][cell.metric]["values"] if run["seeds"] else []
+        if len(values) == len(run["seeds"]):  # and no draws of a single training
+            pairs = zip(run["seeds"], values, strict=True)
+            by_seed.append({(seed,): value for seed, value in pairs if value is not None})
+    found = difference(*by_seed) if len(by_seed) == 2 else None
+    if found is not None and found.low is not None and found.high is not None:
+        how = "the 95 % interval of the difference holds 0"
+        return how if found.low <= 0 <= found.high else ""
+    return "the ranges overlap" if overlap(reach(one, runs), reach(other, runs)) else ""
 
 
 def overlap(one: tuple[float, float] | None, other: tuple[float, float] | None) -> bool:

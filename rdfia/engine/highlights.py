@@ -40,7 +40,9 @@ class _Number:
             low, high = self.metric["interval"]
             return f"{mean:.1%} (95 % interval {low:.1%} to {high:.1%}, of {self.metric['of']:,})"
         if self.metric["std"] is not None:
-            return f"{mean:.1%} (± {self.metric['std']:.1%} over {self.seeds} seeds)"
+            known = sum(value is not None for value in self.metric["values"])
+            of_all = f"{known}" if known == self.seeds else f"{known} of {self.seeds}"
+            return f"{mean:.1%} (± {self.metric['std']:.1%} over {of_all} seeds)"
         return f"{mean:.1%} (one training)"
 
 

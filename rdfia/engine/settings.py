@@ -13,11 +13,11 @@ from typing import Any
 
 from datamodules.files import say
 from rdfia.engine import report, resume, runs
+from rdfia.engine.differences import Key
 
 # Flags that say where a training is, how it is computed or which repeat it is: nothing of what is learned.
 NEUTRAL = resume.MAY_CHANGE - {"max_epochs"} | {"name", "seed", "seeds", "part", "examine", "fast_dev_run"}
 OF_MODULE = "module: "
-Key = tuple[int, ...]  # a seed, or a seed and the number of a draw
 
 
 @dataclass
@@ -55,6 +55,11 @@ class Setting:
                 found[(one["seeds"][0],)] = mean(known)
         return found
 
+    def lacking(self, metric: str) -> int:
+        """Return how many values of a metric are no numbers, as those of a training that diverged."""
+        every = [one["metrics"][metric]["values"] for one in self.results if metric in one["metrics"]]
+        return sum(value is None for values in every for value in values)
+
     def metrics(self) -> dict[str, None]:
         """Return the names of all metrics, in order."""
         return dict.fromkeys(name for one in self.results for name in one["metrics"])
@@ -70,12 +75,19 @@ def find_runs(given: Sequence[str]) -> list[Path]:
     """
     found: dict[Path, None] = {}
     for one in given:
-        folders = [path for path in map(Path, sorted(glob.glob(os.path.expanduser(one)))) if path.is_dir()]
+        place = os.path.expanduser(one)
+        places = [place] if os.path.isdir(place) else sorted(glob.glob(place))  # names may hold brackets
+        folders = [path for path in map(Path, places) if path.is_dir()]
         meant = {folder: in_order(folder) for folder in folders}
         if not any(meant.values()):
             why = "has no results.json" if folders else "is no folder"
             raise ValueError(f"{one} {why}; name finished runs, such as runs/gan or 'runs/sweep-*'")
-        if left := [str(folder) for folder, its in meant.items() if not its]:
+        left = [str(folder) for folder, its in meant.items() if not its]
+        for folder, its in meant.items():  # of a table that is not finished, rows that are not
+            if its and folder not in its and not (folder / "results.json").is_file():
+                begun = {path.parent for path in folder.glob("*/args.json")}
+                left += sorted(map(str, begun - set(its)))
+        if left:
             say(f"left out, as they have no results.json: {', '.join(left)}")
         found |= dict.fromkeys(itertools.chain.from_iterable(meant.values()))
     return list(found)
@@ -135,7 +147,8 @@ def group(folders: Sequence[Path]) -> list[Setting]:
         setting = settings.setdefault(key, Setting("", flags))
         twice = {seed for one in setting.results for seed in one["seeds"]} & set(results["seeds"])
         if twice:
-            other = setting.folders[0]
+            each = zip(setting.folders, setting.results, strict=True)
+            other = next(one for one, its in each if twice & set(its["seeds"]))
             raise ValueError(f"{folder} repeats a training of {other} (seed {min(twice)}); leave one out")
         setting.folders.append(folder)
         setting.results.append(results)

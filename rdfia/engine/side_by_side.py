@@ -9,86 +9,21 @@ compared with the first one, by the differences of trainings with the same seed:
 and the order of the data, so that their difference says more than that of two means.
 """
 
-import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
 from rdfia.common import plots
 from rdfia.engine import report, runs
+from rdfia.engine.differences import difference, number
 from rdfia.engine.questions import Cell, Table
-from rdfia.engine.settings import OF_MODULE, Key, Setting, find_runs, group, said
+from rdfia.engine.settings import OF_MODULE, Setting, find_runs, group, said
 
 PANELS = 12  # of curves at most
 FIGURES = 6  # of each setting at most
 LINES = 10  # of a panel at most: as many colours can be told apart
-
-
-@dataclass(frozen=True)
-class Difference:
-    """How far one setting is from another.
-
-    Attributes:
-        mean: Of the differences.
-        low: Lower end of the 95 % interval of the mean; none of a single pair.
-        high: Its upper end.
-        count: Of pairs, or of the values of the smaller side where there are no pairs.
-        paired: By seed, or else between two means.
-    """
-
-    mean: float
-    low: float | None
-    high: float | None
-    count: int
-    paired: bool
-
-    def __str__(self) -> str:
-        text = number(self.mean, signed=True)
-        if self.low is not None and self.high is not None:
-            low, high = (number(end, like=self.mean, signed=True) for end in (self.low, self.high))
-            text += f" [{low}, {high}]"
-        return text + ("" if self.paired else " unpaired") + (f", n = {self.count}" if self.count > 1 else "")
-
-
-def difference(ours: Mapping[Key, float], base: Mapping[Key, float]) -> Difference | None:
-    """Return the difference of two settings, with Student's interval over seeds; None if one has no value.
-
-    Over the seeds that both have; between the two means, with Welch's interval, if they share none.
-
-    Args:
-        ours: Values by seed.
-        base: Values by seed of the setting that is compared with.
-    """
-    from scipy import stats
-
-    if not ours or not base:
-        return None
-    shared = sorted(ours.keys() & base.keys())
-    if not shared:
-        two = [list(ours.values()), list(base.values())]
-        apart, least = mean(two[0]) - mean(two[1]), min(map(len, two))
-        if least < 2:
-            return Difference(apart, None, None, least, paired=False)
-        found = stats.ttest_ind(*two, equal_var=False).confidence_interval(0.95)
-        return Difference(apart, float(found.low), float(found.high), least, paired=False)
-    apart_by_seed = [ours[seed] - base[seed] for seed in shared]
-    apart, count = mean(apart_by_seed), len(shared)
-    if count < 2:
-        return Difference(apart, None, None, count, paired=True)
-    half = float(stats.t.ppf(0.975, count - 1)) * stdev(apart_by_seed) / count**0.5
-    return Difference(apart, apart - half, apart + half, count, paired=True)
-
-
-def number(value: float, *, like: float | None = None, signed: bool = False) -> str:
-    """Return a number with as many digits as count in it, or in one that it stands beside."""
-    size = abs(value if like is None else like)
-    digits = 4 if size < 10 else 2 if size < 1000 else 0
-    if 0 < size < 0.01:
-        digits = min(1 - math.floor(math.log10(size)), 12)
-    return f"{value:{'+' if signed else ''},.{digits}f}"
 
 
 def flags_table(settings: Sequence[Setting]) -> Table:
@@ -124,11 +59,13 @@ def metrics_table(settings: Sequence[Setting], names: Sequence[str]) -> Table:
         for setting in settings:
             values = list(setting.values(name).values())
             if not values:
-                cells.append(Cell("-"))
+                cells.append(Cell("nan" if setting.lacking(name) else "-"))
                 continue
             middle, text = mean(values), number(mean(values))
             if len(values) > 1:
                 text += f" ± {number(stdev(values), like=middle)}, n = {len(values)}"
+            if lacking := setting.lacking(name):
+                text += f" ({lacking} of {len(values) + lacking} gave no number)"
             cells.append(Cell(text, middle, setting.label, name))
         for setting in others:
             found = difference(setting.values(name), base.values(name))
@@ -202,9 +139,10 @@ def how_to_read(settings: Sequence[Setting], equal: Sequence[str]) -> str:
     if len(settings) > 1:
         text += (
             f" Less {settings[0].label}: the mean difference of trainings with the same seed (or draw), "
-            "with its 95 % interval (Student's t) where there are two pairs or more; where no seed is "
-            "shared, of the means (Welch's), which is said. Many rows are compared at once: one in twenty "
-            "intervals is expected to miss the truth."
+            "with its 95 % interval (Student's t) where there are two seeds or more; where no seed is "
+            "shared, of the means (Welch's), which is said. Draws and splits are of the same images, so that "
+            "their spread says too little: they have no interval. Many rows are compared at once: one in "
+            "twenty intervals is expected to miss the truth."
         )
     if len({report.describe_data(one["data"]) for setting in settings for one in setting.results}) > 1:
         text += (

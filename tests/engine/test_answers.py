@@ -41,7 +41,7 @@ def test_best_and_worst_with_what_is_known_of_them():
     )
     fids = {
         "a/fid": metric(3.0, 5.0, std=1.0),
-        "b/fid": metric(9.0, 9.0, std=0.5),
+        "b/fid": metric(9.0, 11.1, std=0.5),  # with the same seed each time 6 more, or 6.1
         "c/fid": metric(20, 20, std=0),
     }
     assert words(fids, {"FID": "fid"}, seeds=(0, 1), asked=LESS) == (
@@ -55,8 +55,16 @@ def test_an_order_that_may_be_chance_is_said_to_be():
     assert "chance" not in words(shares, {"accuracy": "accuracy"}, test=100_000)
     seeds = {"a/fid": metric(3.0, 5.0, std=1.0), "b/fid": metric(4.5, 4.5, std=0.1)}
     assert "to b (4.500 ± 0.100) may be chance" in words(seeds, {"FID": "fid"}, seeds=(0, 1), asked=LESS)
+    assert "the 95 % interval of the difference holds 0" in words(
+        seeds, {"FID": "fid"}, seeds=(0, 1), asked=LESS
+    )
     fewer = {"a/accuracy_from_5_per_class": metric(0.52), "b/accuracy_from_5_per_class": metric(0.50)}
     assert "may be chance" in words(fewer, {"accuracy": "accuracy_from_5_per_class"}, test=100)
+
+
+def test_a_seed_that_gave_no_number_is_not_counted():
+    lost = {"a/fid": {"mean": 1.1, "std": 0.14, "values": [1.0, None, 1.2]}}
+    assert words(lost, {"FID": "fid"}, seeds=(0, 1, 2)) == "A, FID: 1.100 ± 0.140 (over 2 of 3 seeds)."
 
 
 def test_ties_one_row_and_no_number():

@@ -13,8 +13,9 @@ from scipy import stats
 from test_report import Page
 
 from rdfia.engine import side_by_side
+from rdfia.engine.differences import Difference, difference, number
 from rdfia.engine.settings import find_runs, group, label_of
-from rdfia.engine.side_by_side import Difference, difference, number, write_comparison
+from rdfia.engine.side_by_side import write_comparison
 
 ALIKE = {
     "batch_size": 64,
@@ -86,6 +87,14 @@ def test_what_is_not_finished_is_said(tmp_path, capsys):
     (tmp_path / "a-1").mkdir()
     assert [path.name for path in find_runs([str(tmp_path / "a-*")])] == ["a-0"]
     assert f"left out, as they have no results.json: {tmp_path / 'a-1'}" in capsys.readouterr().out
+    write(tmp_path / "table", "x_seed_0", 0)
+    (tmp_path / "table" / "y_seed_0").mkdir()
+    (tmp_path / "table" / "y_seed_0" / "args.json").write_text("{}")
+    write(tmp_path, "odd[1]", 3)
+    found = find_runs([str(tmp_path / "table"), str(tmp_path / "odd[1]")])
+    assert [path.name for path in found] == ["x_seed_0", "odd[1]"]
+    lacking = tmp_path / "table" / "y_seed_0"
+    assert f"left out, as they have no results.json: {lacking}" in capsys.readouterr().out
 
 
 def test_labels():
@@ -187,9 +196,34 @@ def test_a_run_of_many_seeds_and_one_that_diverged(tmp_path):
     table = write_comparison(tmp_path / "page.html", [str(tmp_path / "svm")]).numbers
     assert [[cell.text for cell in row] for row in table.rows] == [
         ["accuracy", "0.6000 ± 0.1414, n = 2"],
-        ["cut", "-"],
+        ["cut", "nan"],
     ]
     assert "In no flag." in (tmp_path / "page.html").read_text()
+
+
+def test_values_that_are_no_numbers_are_counted(tmp_path):
+    write_run(tmp_path, "a", {"fid": metric(1.0, 2.0)}, seeds=[0, 1], status="1 of 2 diverged")
+    write_run(
+        tmp_path,
+        "b",
+        {"fid": {"mean": 1.0, "std": None, "values": [1.0, None]}},
+        seeds=[0, 1],
+        status="1 of 2 diverged",
+    )
+    (tmp_path / "b" / "args.json").write_text(json.dumps({"lr": 1}))
+    table = write_comparison(tmp_path / "page.html", [str(tmp_path / "a"), str(tmp_path / "b")]).numbers
+    assert [cell.text for cell in table.rows[0]] == [
+        "fid",
+        "1.5000 ± 0.7071, n = 2",
+        "1.0000 (1 of 2 gave no number)",
+        "+0.0000",
+    ]
+    assert "b: 1 of 2 diverged." in Page(tmp_path / "page.html").text
+
+
+def test_draws_of_one_training_have_no_interval():
+    ours, base = {(0, 0): 0.5, (0, 1): 0.6}, {(0, 0): 0.3, (0, 1): 0.5}
+    assert difference(ours, base) == Difference(pytest.approx(0.15), None, None, 2, paired=True)
 
 
 def test_names_are_shown_as_they_are(tmp_path):
@@ -212,6 +246,8 @@ def test_what_cannot_be_compared_is_said(two):
     refused("no run has a metric accuracy; there are fid, n_real", "plain-0", metrics=["accuracy"])
     write(two, "again", 0, fid=1.0)
     refused(r"again repeats a training of .*plain-0 \(seed 0\); leave one out", "plain-0", "again")
+    write(two, "later", 1, fid=1.0)
+    refused(r"later repeats a training of .*plain-1 \(seed 1\)", "plain-0", "plain-1", "later")
     (two / "again" / "args.json").write_text("[1]")
     refused("args.json is damaged", "again")
     (two / "again" / "results.json").write_text("{")
