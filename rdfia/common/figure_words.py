@@ -51,8 +51,10 @@ def of_curves(
         ends = {name: float(y[-1]) for name, (_, y) in lines.items() if len(y) and math.isfinite(y[-1])}
         if not ends:
             continue
-        last = max(x[-1] for x, y in lines.values() if len(y))
-        place = f"{x_label} {short(last)}" if len(x_label.split()) < 4 else "the right end"
+        last = {x[-1] for name, (x, _) in lines.items() if name in ends}
+        place = f"{x_label} {short(max(last))}" if len(x_label.split()) < 4 else "the right end"
+        if len(last) > 1:
+            place = "the end of each line"
         best = [elsewhere(name, *lines[name], label) for name in ends] if len(ends) <= MOST_NAMES else []
         said = "; ".join([listed(ends, label), *filter(None, best)])
         sentences.append(f"{label} at {place}: {said}")

@@ -180,9 +180,8 @@ def curves(
             axes.set_xscale("log")
             values = sorted({value for x, _ in lines.values() for value in x})
             if len(values) < 10:  # as they were chosen, not powers of 10
-                axes.set_xticks(
-                    values, [f"{value:,.0f}" if value >= 100 else f"{value:.3g}" for value in values]
-                )
+                texts = [f"{value:,.0f}" if value >= 100 else f"{value:.3g}" for value in values]
+                axes.set_xticks(values, texts)
                 axes.xaxis.set_minor_locator(NullLocator())
         else:
             readable(axes.xaxis)
@@ -309,20 +308,23 @@ def confusion_matrix(
         images: By true and predicted class, some images, see `rdfia.common.figure_spots.examples`.
         labels: What rows and columns are.
     """
-    figure = Figure(figsize=(1.5 + 0.42 * len(classes), 1.2 + 0.42 * len(classes)), layout="constrained")
+    side, few = min(0.42, 40 / len(classes)), len(classes) <= 100  # of a cell, in inches; room for numbers
+    figure = Figure(figsize=(1.5 + side * len(classes), 1.2 + side * len(classes)), layout="constrained")
     axes = figure.subplots()
     share = counts / counts.sum(1, keepdim=True).clamp(min=1)
     axes.imshow(share.numpy(), cmap="Blues", vmin=0, vmax=1)
     for row, column in counts.nonzero().tolist():
         colour = "white" if share[row, column] > 0.5 else "black"
         count, of = int(counts[row, column]), int(counts[row].sum())
-        axes.text(column, row, str(count), ha="center", va="center", color=colour, fontsize=7)
+        if few:
+            axes.text(column, row, str(count), ha="center", va="center", color=colour, fontsize=7)
         label = f"{classes[row]} told as {classes[column]}: {count} of {of}"
         figure_spots.add(figure, [Spot(axes, column, row, label, (images or {}).get((row, column)))])
     axes.set_xticks(range(len(classes)), classes, rotation=90)
     axes.set_yticks(range(len(classes)), classes)
-    axes.set_xlabel(labels[1])
-    axes.set_ylabel(labels[0])
+    if not few:
+        axes.tick_params(labelsize=50 * side)
+    axes.set(xlabel=labels[1], ylabel=labels[0])
     figure.set_label(": ".join(filter(None, [title, figure_words.of_confusions(counts, classes)])))
     if title:
         axes.set_title(title)

@@ -25,6 +25,7 @@ from rdfia.engine.runs import read_results, row_name
 
 # Pixels: of a page on a large screen, and of each frame of a film.
 WIDTH, FRAME_WIDTH, FRAMES = 1400, 560, 40
+OF_A_PATTERN = 3  # figures that are shown
 
 
 class Picture(NamedTuple):
@@ -66,10 +67,16 @@ def picture(caption: str, path: Path | io.BytesIO, *, name: str = "") -> Picture
     The caption goes on with what the file says there is to see, or else its name.
     """
     try:
-        opened = Image.open(path)
-    except UnidentifiedImageError as error:
-        raise ValueError(f"{path} is damaged; delete it, and the page is made without") from error
-    with opened as file:
+        return _picture(caption, path, name)
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
+        if getattr(error, "errno", None):
+            raise
+        raise ValueError(f"{path} is damaged ({error}); delete it, and the page is made without") from error
+
+
+def _picture(caption: str, path: Path | io.BytesIO, name: str) -> Picture:
+    """Return what `picture` does, or raise what Pillow does."""
+    with Image.open(path) as file:
         of_film = file.info.get("comment", b"").decode("latin-1") if file.format == "GIF" else ""
         caption, spots = (
             joined(caption, file.info.get(DESCRIPTION, of_film) or name),
@@ -87,7 +94,7 @@ def picture(caption: str, path: Path | io.BytesIO, *, name: str = "") -> Picture
 
 
 def find_figures(folder: Path, place: str) -> list[Path]:
-    """Return the files of a figure of `Question`, the first three of a pattern, a film before a picture.
+    """Return the files of a figure of `Question`, all of a pattern in order, a film before a picture.
 
     Where a run or a row has a folder for each training, those of the first.
     """
@@ -99,7 +106,7 @@ def find_figures(folder: Path, place: str) -> list[Path]:
             paths = sorted((folder / run).glob(f"{inside}figures/{name}.{kind}"), reverse=True)
             found |= {path.stem: path for path in paths}
         if found:
-            return [found[stem] for stem in sorted(found, key=by_numbers)[:3]]
+            return [found[stem] for stem in sorted(found, key=by_numbers)]
     return []
 
 
@@ -165,6 +172,11 @@ def write_report(
                 for caption, found in files.items()
                 if not found and run_of(question.figures[caption]) in runs
             ]
+        for caption, found in files.items():
+            if more := len(found[OF_A_PATTERN:]):
+                undrawn.append(
+                    f"{caption}: {more} more like these in {found[0].parent.relative_to(runs_folder)}"
+                )
         return {
             "title": question.title,
             "answer": in_words(table, runs, question) if question.title else "",
@@ -175,7 +187,7 @@ def write_report(
             "pictures": [
                 picture(caption, file, name=file.stem.replace("_", " ") if len(found) > 1 else "")
                 for caption, found in files.items()
-                for file in found
+                for file in found[:OF_A_PATTERN]
             ],
             "runs": [
                 {**runs[name], "data": describe_data(runs[name]["data"])} for name in names if name in runs

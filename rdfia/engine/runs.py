@@ -56,13 +56,8 @@ class MetricsCSV(Logger):
         self.rows: dict[tuple[int, str], dict[str, Any]] = {}
         self.due = 0.0  # when the file is written again, by the monotonic clock
         self.last_step: int | None = -1  # that this process logged
-        if self.path.exists():
-            with self.path.open(newline="") as file:
-                try:
-                    for row in csv.DictReader(file):
-                        self._add({name: value for name, value in row.items() if value})
-                except (KeyError, TypeError, ValueError) as error:
-                    raise ValueError(f"{self.path} is no history of a run; delete it") from error
+        for row in read_history(self.path):
+            self._add({name: value for name, value in row.items() if value})
 
     def _add(self, row: dict[str, Any]) -> None:
         stage = min((name.split("/")[0] for name in row if "/" in name), default="")
@@ -129,17 +124,33 @@ class MetricsCSV(Logger):
 
 def read_metrics(folder: Path) -> dict[str, tuple[list[float], list[float]]]:
     """Return steps and values of each metric in ``metrics.csv``, nothing if the run wrote no file."""
-    path = folder / "metrics.csv"
     history: dict[str, tuple[list[float], list[float]]] = {}
-    if path.exists():
-        with path.open(newline="") as file:
-            for row in csv.DictReader(file):
-                for name, value in row.items():
-                    if value and name != "step":
-                        steps, values = history.setdefault(name, ([], []))
-                        steps.append(float(row["step"]))
-                        values.append(float(value))
+    for row in read_history(folder / "metrics.csv"):
+        for name, value in row.items():
+            if value and name != "step":
+                steps, values = history.setdefault(name, ([], []))
+                steps.append(float(row["step"]))
+                values.append(float(value))
     return history
+
+
+def read_history(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a history, in order, values as they are written; none if there is no file.
+
+    Raises:
+        ValueError: It is damaged.
+    """
+    if not path.exists():
+        return []
+    try:
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        for row in rows:
+            int(row["step"])
+            [float(value) for value in row.values() if value]
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
+        raise ValueError(f"{path} is no history of a run; delete it") from error
+    return rows
 
 
 def write_figure(folder: Path, name: str, figure: Figure) -> Path:

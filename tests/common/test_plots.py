@@ -1,5 +1,6 @@
 """How figures look: axes end where numbers do, names are legible, what a number says is not drawn."""
 
+import json
 from xml.etree import ElementTree
 
 import lightning
@@ -186,3 +187,19 @@ def test_a_figure_says_what_there_is_to_see_and_its_file_does(tmp_path):
     assert found == "Highest 100% (made on x, fools u), lowest 25% (made on x, fools v)."
     panels = {f"panel {number}": {"": ([1, 2], [1.0, 2.0])} for number in range(6)}
     assert plots.curves(panels, x_label="epoch").get_label().endswith("2 more panels.")
+
+
+def test_lines_of_different_lengths_end_where_they_end():
+    lines = {"a": ([1, 2, 3], [3.0, 2.0, 1.0]), "b": ([1, 2], [5.0, 4.0])}
+    label = plots.curves({"loss": lines}, x_label="batches").get_label()
+    assert label == "Loss at the end of each line: b 4, a 1."
+
+
+def test_confusions_of_many_classes_are_a_picture_that_can_be_opened(tmp_path):
+    count = 120
+    names = [f"class {number}" for number in range(count)]
+    figure = plots.confusion_matrix(torch.eye(count).long().roll(1, 0) + torch.eye(count).long(), names)
+    path = write_figure(tmp_path, "confusion", figure)
+    with Image.open(path) as file:
+        assert 20 * count < file.width < 4500  # and no more, however many there are
+        assert len(json.loads(file.info["Spots"])["spots"]) == 2 * count

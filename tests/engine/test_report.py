@@ -155,11 +155,34 @@ def test_a_figure_is_found_in_the_run_or_in_its_first_training(tmp_path):
     for name in "wxyz":
         write_picture(tmp_path / "gan" / "figures" / f"many_{name}.png", 8)
     stems = [path.stem for path in report.find_figures(tmp_path, "gan/many_*")]
-    assert stems == ["many_w", "many_x", "many_y"]
+    assert stems == ["many_w", "many_x", "many_y", "many_z"]
     for number in (0, 1, 2, 10):
         write_picture(tmp_path / "gan" / "figures" / f"image_{number}.png", 8)
     stems = [path.stem for path in report.find_figures(tmp_path, "gan/image_*")]
-    assert stems == ["image_0", "image_1", "image_2"]
+    assert stems == ["image_0", "image_1", "image_2", "image_10"]
+
+
+def test_figures_that_are_not_shown_are_counted(tmp_path):
+    runs = {"gan": write_run(tmp_path, "gan", {"judge_fid": metric(1.5)}, status="diverged")}
+    for number in range(5):
+        write_picture(tmp_path / "gan" / "figures" / f"image_{number}.png", 8)
+    asked = Question("How good?", {"gan": "gan:judge_fid"}, {"FID": ""}, figures={"some": "gan/image_*"})
+    report.write_report(tmp_path / "page.html", "t", [Chapter("c", [asked])], runs, runs_folder=tmp_path)
+    page = Page(tmp_path / "page.html")
+    assert "some: 2 more like these in gan/figures" in page.text
+    assert "gan: diverged." in page.text
+
+
+def test_a_figure_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    write_picture(tmp_path / "cut.png", 400)
+    whole = (tmp_path / "cut.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"cut.png is damaged .*; delete it, and the page is made without"):
+        report.picture("", tmp_path / "cut.png")
+    write_picture(tmp_path / "large.png", 400)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(ValueError, match=r"large.png is damaged .*exceeds limit"):
+        report.picture("", tmp_path / "large.png")
 
 
 def test_a_run_has_a_page_of_its_own(tmp_path):
