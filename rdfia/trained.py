@@ -282,9 +282,14 @@ class TrainedClassifier(nn.Module):
             "scores": {"probability": "logits", "vote": "votes", "margin": "margins"}[self.kind],
             "module": type(self.module).__name__,
         }
+        try:
+            self._compare(torch.export.load(folder / "classifier.pt2").module())
+        except ValueError:
+            for name in ("classifier.pt2", "weights.safetensors"):
+                (folder / name).unlink()
+            raise
         with atomic_file(folder / "classifier.json") as part:
             part.write_text(json.dumps(about, indent=2) + "\n")
-        self._compare(torch.export.load(folder / "classifier.pt2").module())
 
     def _compare(self, exported: Callable[[Tensor], Tensor]) -> None:
         """Check that an exported program gives the module's scores, on other numbers of images too."""

@@ -61,7 +61,7 @@ def main(args: Args) -> None:
             place.bind(("127.0.0.1", args.port))
         except OSError as error:
             raise ValueError(
-                f"port {args.port} is taken ({error.strerror}); name another by --port"
+                f"port {args.port} cannot be used ({error.strerror}); name another by --port"
             ) from error
         print(f"open http://127.0.0.1:{place.getsockname()[1]} (Ctrl-C ends it)", flush=True)
         uvicorn.Server(uvicorn.Config(make_app(networks), log_level="warning", access_log=False)).run([place])

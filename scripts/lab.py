@@ -264,8 +264,8 @@ def main(args: Args) -> None:
     for stop in STOPS:
         signal.signal(stop, leave)
     # Slow to import.
-    from lab_highlights import HIGHLIGHTS, INTRO
-    from lab_questions import CHAPTERS, SUMMARY
+    from lab_highlights import HIGHLIGHTS, INTRO, SUMMARY
+    from lab_questions import CHAPTERS
 
     from datamodules.files import data_root
     from rdfia.engine import highlights, questions, report

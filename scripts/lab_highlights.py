@@ -1,6 +1,7 @@
 """What the page of the lab opens with: what it is, and what is seen first of each technique."""
 
 from rdfia.engine.highlights import Highlight
+from rdfia.engine.questions import Question
 
 INTRO = (
     "Four techniques of computer vision, trained or applied by the commands that stand beside their answers: "
@@ -57,4 +58,23 @@ HIGHLIGHTS = (
             },
         ),
     ),
+)
+SUMMARY = Question(
+    "Main numbers",
+    rows={
+        "VGG16 pool5 + SVM, 15 Scene: accuracy": "svm_layers:vgg16/pool5/accuracy",
+        "SqueezeNet fire5 + SVM, digits: accuracy": "svm_layers:squeezenet1_1/fire5/accuracy",
+        "fine-tuning in stages: accuracy": "fine_tune_staged:accuracy",
+        "Grad-CAM of SqueezeNet: insertion": "saliency:squeezenet1_1/grad_cam/insertion",
+        "images that fool SqueezeNet": "adversarial:fool/success",
+        "their median PSNR, dB": "adversarial:fool/median_psnr",
+        "SqueezeNet's confidence in classes that it drew": "class:squeezenet1_1/confidence",
+        "source only, MNIST to MNIST-M: target accuracy": "dann_paper:source-only/target_accuracy",
+        "DANN, the paper's network: target accuracy": "dann_paper:dann/target_accuracy",
+        "DANN, our network: target accuracy": "dann:dann/target_accuracy",
+        "DCGAN, practicals' recipe: judge-FID": "gan_practical:judge_fid",
+        "DCGAN, ours: judge-FID": "gan:judge_fid",
+        "conditional DCGAN: digit read as asked": "cgan:conditional_accuracy",
+    },
+    columns={"value": ""},
 )

@@ -218,6 +218,9 @@ SEEING = [
         published={"fool": "few iterations, invisible"},
         answered_by="median L2",
         less=True,
+        apart_from=["fgsm", "pgd", "pgd_l2", "plain", "eot"],
+        note="Medians are of the images that an attack fools. The size of fgsm, pgd, pgd_l2, plain and eot is "
+        "that of their flags; those of the others are what they need.",
     ),
     Question(
         "Do images that fool one network fool others?",
@@ -378,22 +381,3 @@ CHAPTERS = [
         "discriminator, nz the length of the latent vector z.",
     ),
 ]
-SUMMARY = Question(
-    "Main numbers",
-    rows={
-        "VGG16 pool5 + SVM, 15 Scene: accuracy": "svm_layers:vgg16/pool5/accuracy",
-        "SqueezeNet fire5 + SVM, digits: accuracy": "svm_layers:squeezenet1_1/fire5/accuracy",
-        "fine-tuning in stages: accuracy": "fine_tune_staged:accuracy",
-        "Grad-CAM of SqueezeNet: insertion": "saliency:squeezenet1_1/grad_cam/insertion",
-        "images that fool SqueezeNet": "adversarial:fool/success",
-        "their median PSNR, dB": "adversarial:fool/median_psnr",
-        "SqueezeNet's confidence in classes that it drew": "class:squeezenet1_1/confidence",
-        "source only, MNIST to MNIST-M: target accuracy": "dann_paper:source-only/target_accuracy",
-        "DANN, the paper's network: target accuracy": "dann_paper:dann/target_accuracy",
-        "DANN, our network: target accuracy": "dann:dann/target_accuracy",
-        "DCGAN, practicals' recipe: judge-FID": "gan_practical:judge_fid",
-        "DCGAN, ours: judge-FID": "gan:judge_fid",
-        "conditional DCGAN: digit read as asked": "cgan:conditional_accuracy",
-    },
-    columns={"value": ""},
-)

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from lab_questions import CHAPTERS, SUMMARY
+from lab_highlights import SUMMARY
+from lab_questions import CHAPTERS
 
 from datamodules.files import atomic_file
 from datamodules.layouts import TORCHVISION
@@ -135,7 +136,7 @@ def origin(run: str, part: int = 0) -> str:
     seeds = len(found.get("seeds", ()))
     words += [f"{seeds} seeds"] if seeds > 1 else []
     words += [f"{found['wall_seconds']:,.0f} s"] if "wall_seconds" in found else []
-    words += [f"{found['peak_memory_gb']} GB"] if "peak_memory_gb" in found else []
+    words += [f"{found['peak_memory_gb']} GiB"] if "peak_memory_gb" in found else []
     return ", ".join(words)
 
 
@@ -218,7 +219,8 @@ def draw_layers() -> None:
     label = axis_label("accuracy on 15 Scene's test images", share=True, better="more")
     figure = plots.bars({label: bars})
     assert figure is not None
-    figure.savefig(ROOT / "results" / "svm_layers.png", dpi=100)
+    with atomic_file(ROOT / "results" / "svm_layers.png") as part:
+        figure.savefig(part, format="png", dpi=100)
 
 
 def environment() -> jinja2.Environment:

@@ -85,7 +85,10 @@ def as_json(figure: Figure, box: Bbox) -> str | None:
     tiles: list[Tensor] = []
     places: dict[int, int] = {}  # of images that several spots have
     for spot in spots:
-        x, y = spot.axes.transData.transform((spot.x, spot.y)) / figure.dpi
+        point = spot.axes.transData.transform((spot.x, spot.y))
+        if not spot.axes.bbox.padded(2).contains(*point):  # where a line goes on beyond what is drawn
+            continue
+        x, y = point / figure.dpi
         first, count = len(tiles), 0
         if spot.images is not None and (len(tiles) < MOST_PICTURES or spot.images.data_ptr() in places):
             own = list(spot.images[:MOST_OF_ONE])

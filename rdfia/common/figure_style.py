@@ -220,7 +220,7 @@ def leave_the_beginning(axes: Axes, lines: Sequence[Sequence[float]]) -> None:
     if most > 4 * usual > 0:
         axes.set_ylim(values.min() - 0.06 * usual, 1.3 * usual)
         text = f"at first up to {short(float(most))}"
-        axes.annotate(text, (0.01, 0.98), xycoords="axes fraction", va="top", fontsize=8, color="0.4")
+        axes.annotate(text, (0.01, 0.98), xycoords="axes fraction", va="top", fontsize=8, color=EITHER)
 
 
 def name_lines(axes: Axes, ends: Mapping[str, tuple[float, str]]) -> None:

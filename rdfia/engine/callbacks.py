@@ -264,7 +264,7 @@ class EpochLines(Callback):
             print(
                 f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}: {known}, "
                 f"{now - self.epoch_started:.0f} s, {now - self.started:.0f} s in all, "
-                f"{pace['images_per_second']:,.0f} images/s, {pace['memory_gb']:.1f} GB",
+                f"{pace['images_per_second']:,.0f} images/s, {pace['memory_gb']:.1f} GiB",
                 flush=True,
             )
         for logger in wandb_loggers(trainer):

@@ -104,6 +104,8 @@ def open_run(
     rows = any(folder.glob("*/args.json")) or any(folder.glob("parts/*"))  # of a table, of visualize.py
     begun = rows or last.exists() or (folder / "results.json").exists()
     longer = False
+    if last.exists() and not args.overwrite and not (folder / "args.json").exists():
+        raise ValueError(f"{last} lacks the flags that it was trained with (args.json); delete {folder}")
     if begun and not args.overwrite and (folder / "args.json").exists():
         began = check_flags(folder / "args.json", flags, may_change)
         longer = began.get("max_epochs") != flags.get("max_epochs")
@@ -112,7 +114,9 @@ def open_run(
             wait_for_first(folder)
         return folder
     if args.overwrite and folder.exists() and not (folder / "args.json").exists():
-        raise ValueError(f"--overwrite deletes run folders, and {folder} holds no args.json")
+        raise ValueError(
+            f"--overwrite deletes run folders, and {folder} holds no args.json; delete it yourself"
+        )
     shared = getattr(args, "part", None) is not None  # others write here too, each rows of its own
     if args.check and not shared:
         lock.check(folder)
@@ -128,7 +132,8 @@ def open_run(
         if args.overwrite:
             for row in folder.rglob(lock.FILE):  # of a table, which another process trains
                 lock.check(row.parent)
-            for entry in folder.iterdir():
+            # The flags last: what is left by a kill is a run folder still.
+            for entry in sorted(folder.iterdir(), key=lambda entry: entry.name == "args.json"):
                 if entry.is_dir() and not entry.is_symlink():
                     shutil.rmtree(entry)
                 elif entry.name != lock.FILE:

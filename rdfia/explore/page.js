@@ -13,8 +13,18 @@ function picture(src, caption, alt = caption) {
   return make("figure", {}, make("img", {src, alt}), make("figcaption", {textContent: caption}));
 }
 
-// Asks, and says what went wrong where the answer would be.
+const latest = {};  // number of the last question of each place
+
+// Lets an answer that is still to come to a place be dropped.
+function forget(place) {
+  latest[place] = (latest[place] ?? 0) + 1;
+  find(place).setAttribute("aria-busy", "false");
+}
+
+// Asks, and says what went wrong where the answer would be; null if that, or if something else was asked since.
 async function ask(place, error, address, body) {
+  forget(place);
+  const mine = latest[place];
   find(error).textContent = "";
   find(place).setAttribute("aria-busy", "true");
   try {
@@ -22,14 +32,13 @@ async function ask(place, error, address, body) {
     const options = body ? {method: "POST", body, headers: {"Content-Type": type}} : {};
     const answer = await fetch(address, options);
     const found = await answer.json();
-    if (answer.ok) return found;
-    const said = found.error ?? found.detail.map(one => `${one.loc.at(-1)}: ${one.msg}`).join("; ");
-    throw new Error(said);
+    if (!answer.ok) throw new Error(found.error);
+    return latest[place] === mine ? found : null;
   } catch (problem) {
-    find(error).textContent = problem.message;
+    if (latest[place] === mine) find(error).textContent = problem.message;
     return null;
   } finally {
-    find(place).setAttribute("aria-busy", "false");
+    if (latest[place] === mine) find(place).setAttribute("aria-busy", "false");
   }
 }
 
@@ -43,11 +52,14 @@ function bars(items) {
 
 async function look(file) {
   photograph = file;
-  find("fooled").replaceChildren();
-  find("neighbours").replaceChildren();
-  const found = await ask("photograph-answer", "photograph-error", "/photograph/look", file);
-  find("photograph-answer").hidden = !found;
+  for (const place of ["fooled", "neighbours"]) {  // they were of another photograph
+    forget(place);
+    find(place).replaceChildren();
+  }
+  find("photograph-answer").hidden = true;
+  const found = await ask("drop", "photograph-error", "/photograph/look", file);
   if (!found) return;
+  find("photograph-answer").hidden = false;
   find("given").src = found.given;
   find("classes").replaceChildren(...bars(found.classes));
   const first = found.classes[0].name;
@@ -107,7 +119,7 @@ canvas.addEventListener("pointerdown", event => {
 });
 canvas.addEventListener("pointermove", event => { if (drawing) { pen.lineTo(...place(event)); pen.stroke(); } });
 for (const kind of ["pointerup", "pointercancel"]) canvas.addEventListener(kind, () => { drawing = false; });
-find("clear").addEventListener("click", () => { clear(); find("digit-answer").replaceChildren(); });
+find("clear").addEventListener("click", () => { clear(); forget("digit-answer"); find("digit-answer").replaceChildren(); });
 find("digit-file").addEventListener("change", async event => {
   try {
     const image = await createImageBitmap(event.target.files[0]);
@@ -143,6 +155,10 @@ find("style").addEventListener("click", async () => {
 });
 
 let frames = [];
+function show(number) {
+  find("frame").src = frames[number];
+  find("frame").alt = `image ${number + 1} of ${frames.length} on the way`;
+}
 find("walk").addEventListener("click", async () => {
   const address = `/walk?first=${find("first").value}&second=${find("second").value}`;
   const found = await ask("walk-answer", "walk-error", address);
@@ -153,17 +169,14 @@ find("walk").addEventListener("click", async () => {
     : "Along the line, which does not leave the cube that latents are drawn from.";
   find("way").max = frames.length - 1;
   find("way").value = 0;
-  find("frame").src = frames[0];
+  show(0);
   find("walk-answer").hidden = false;
 });
-find("way").addEventListener("input", event => {
-  find("frame").src = frames[event.target.value];
-  find("frame").alt = `image ${Number(event.target.value) + 1} of ${frames.length} on the way`;
-});
+find("way").addEventListener("input", event => show(Number(event.target.value)));
 
 fetch("/about").then(answer => answer.json()).then(about => {
   find("network").textContent = `${about.network}, which knows ${about.classes.toLocaleString("en")} classes; percentages are ${about.measure}.`;
   for (const id of ["first", "second"]) find(id).max = about.latents - 1;
-  if (about.cgan) { find("style").disabled = true; find("digit-error").textContent = `No styles: ${about.cgan}.`; }
+  if (about.cgan) { find("style").disabled = true; find("no-style").textContent = `No styles: ${about.cgan}.`; }
   if (about.gan) { find("walk").disabled = true; find("walk-error").textContent = `No walk: ${about.gan}.`; }
 });

@@ -58,9 +58,9 @@ def few_pixels(
         batch_size: Candidates that go through the model at once, which bounds the memory; by default 32 on a
             CPU, where more do not stay in its caches, and 512 on a GPU.
     """
+    labels, wanted = prepared(model, images, labels, targets)
     if batch_size is None:
         batch_size = 32 if images.device.type == "cpu" else 512
-    labels, wanted = prepared(model, images, labels, targets)
     changed, queries = images.clone(), torch.zeros_like(labels)
     with frozen_eval(model) as ask:
         for number, image in enumerate(progress(images, "pixels")):

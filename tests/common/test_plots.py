@@ -201,5 +201,5 @@ def test_confusions_of_many_classes_are_a_picture_that_can_be_opened(tmp_path):
     figure = plots.confusion_matrix(torch.eye(count).long().roll(1, 0) + torch.eye(count).long(), names)
     path = write_figure(tmp_path, "confusion", figure)
     with Image.open(path) as file:
-        assert 20 * count < file.width < 4500  # and no more, however many there are
+        assert 20 * count < file.width < 5200  # and no more, however many there are
         assert len(json.loads(file.info["Spots"])["spots"]) == 2 * count

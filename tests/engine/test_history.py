@@ -75,6 +75,6 @@ def test_the_profile_counts_each_moment_once(tmp_path, capsys):
 def test_a_line_an_epoch_tells_the_pace(tmp_path, capsys):
     train(arguments(tmp_path, batch_size=4), Tiny())
     (last,) = re.findall(
-        r"epoch 3/3: val/score 2, \d+ s, \d+ s in all, ([\d,]+) images/s, [\d.]+ GB", capsys.readouterr().out
+        r"epoch 3/3: val/score 2, \d+ s, \d+ s in all, ([\d,]+) images/s, [\d.]+ GiB", capsys.readouterr().out
     )
     assert int(last.replace(",", "")) > 0

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT
-from lab_questions import CHAPTERS, SUMMARY
+from lab_highlights import SUMMARY
+from lab_questions import CHAPTERS
 from PIL import Image
 from run_folders import metric, write_picture, write_run
 

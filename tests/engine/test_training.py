@@ -312,12 +312,25 @@ def test_damaged_files_of_a_run_are_named(tmp_path):
     (folder / "args.json").write_text("{")
     with pytest.raises(ValueError, match=r"args.json is damaged"):
         train(arguments(tmp_path), Tiny())
+    (folder / "args.json").unlink()
+    with pytest.raises(ValueError, match=r"last.ckpt lacks the flags that it was trained with \(args.json\)"):
+        train(arguments(tmp_path), Tiny())
+
+
+def test_overwrite_deletes_the_flags_last(tmp_path, monkeypatch):
+    _, folder, _ = train(arguments(tmp_path), Tiny())
+    monkeypatch.setattr(
+        training.shutil, "rmtree", lambda *given, **more: (_ for _ in ()).throw(OSError("killed"))
+    )
+    with pytest.raises(ValueError, match="cannot be written"):
+        train(arguments(tmp_path, overwrite=True), Tiny())
+    assert (folder / "args.json").exists()  # so that it can be overwritten again
 
 
 def test_overwrite_deletes_run_folders_only(tmp_path):
     (tmp_path / "runs" / "run").mkdir(parents=True)
     (tmp_path / "runs" / "run" / "precious.txt").write_text("keep")
-    with pytest.raises(ValueError, match=r"holds no args.json"):
+    with pytest.raises(ValueError, match=r"holds no args.json; delete it yourself"):
         train(arguments(tmp_path, overwrite=True), Tiny())
     assert (tmp_path / "runs" / "run" / "precious.txt").exists()
     for name in ("..", ".", "a/b", ""):

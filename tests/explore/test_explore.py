@@ -281,6 +281,12 @@ def test_its_five_paths_in_a_browser(browser, explorer, tmp_path, width):
     browser.execute_script(slide)
     assert browser.execute_script("return document.getElementById('frame').src.slice(-200)") != first
     assert "image 13 of 25" in browser.execute_script("return document.getElementById('frame').alt")
+    # What was asked of one photograph is no answer for the next.
+    browser.execute_script("document.getElementById('fool').click()")
+    browser.find_element(By.ID, "file").send_keys(str(PHOTOGRAPHS / "china.jpg"))
+    wait_for(browser, "!document.getElementById('photograph-answer').hidden")
+    time.sleep(3)
+    assert browser.execute_script("return document.getElementById('fooled').textContent") == ""
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
     assert browser.execute_script("return [...document.images].every(one => !one.src || one.naturalWidth)")
     assert [entry for entry in browser.get_log("browser") if entry["level"] != "INFO"] == []
