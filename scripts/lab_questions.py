@@ -219,7 +219,7 @@ SEEING = [
         answered_by="median L2",
         less=True,
         apart_from=["fgsm", "pgd", "pgd_l2", "plain", "eot"],
-        note="Medians are of the images that an attack fools. The size of fgsm, pgd, pgd_l2, plain and eot is "
+        note="Medians are of images that an attack fools. The size of fgsm, pgd, pgd_l2, plain and eot is "
         "that of their flags; those of the others are what they need.",
     ),
     Question(
