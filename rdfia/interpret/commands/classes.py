@@ -168,11 +168,14 @@ def compare_settings(args: ClassVisualization, run_one: Callable[[Any], dict[str
             for score in ("top_1", "top_5"):
                 scores[row][score].append(found[f"{judge}/{score}"])
                 metrics[f"{row}/{maker}/{judge}/{score}"] = [found[f"{judge}/{score}"]]
+                metrics[f"{row}/{maker}/{judge}/{score}_of"] = [float(len(args.classes))]
         if maker == args.backbone and not args.fast_dev_run:
             files = sorted((folder / part.name / "images").glob("*.png"))[:6]
             samples[row] = torch.stack([png(file) for file in files])
     for row, by_score in scores.items():
         metrics |= {f"{row}/{score}": [statistics.mean(values)] for score, values in by_score.items()}
+        # One class is one trial, whatever the number of its judges.
+        metrics |= {f"{row}/{score}_of": [float(len(args.classes))] for score in ("top_1", "top_5")}
     if samples:
         figure = plots.image_rows(samples, title=f"made with {args.backbone}")
         runs.save_figure(folder, "settings", figure, trainer)
