@@ -88,6 +88,16 @@ def mean(run: str, name: str) -> float:
     return float(result(run)["metrics"][name]["mean"])
 
 
+def smallest(run: str, name: str) -> float:
+    """Return the smallest value of a metric over seeds."""
+    return float(min(result(run)["metrics"][name]["values"]))
+
+
+def largest(run: str, name: str) -> float:
+    """Return the largest value of a metric over seeds."""
+    return float(max(result(run)["metrics"][name]["values"]))
+
+
 def value(run: str, name: str, digits: int = 3, part: str = "mean") -> str:
     """Return the mean, or the std, of a metric."""
     return f"{result(run)['metrics'][name][part]:,.{digits}f}"
@@ -236,6 +246,8 @@ def environment() -> jinja2.Environment:
         result,
         metric,
         mean,
+        smallest,
+        largest,
         value,
         spread,
         rows,

@@ -382,6 +382,6 @@ def spread(metric: dict[str, Any], digits: int = 4) -> str:
     if "interval" in metric:
         low, high = metric["interval"]
         return f"{metric['mean']:.{min(digits, 3)}f} [{low:.2f}, {high:.2f}]"
-    return f"{metric['mean']:.{digits}f}" + (
-        f" ± {metric['std']:.{digits}f}" if metric["std"] is not None else ""
+    return f"{metric['mean']:,.{digits}f}" + (
+        f" ± {metric['std']:,.{digits}f}" if metric["std"] is not None else ""
     )
