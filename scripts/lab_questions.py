@@ -128,7 +128,10 @@ TRANSFER = [
             name: f"svm_networks:{name}"
             for name in (
                 "mobilenet_v2/block17",
+                "mobilenet_v2_tfsame/block16",
                 "mobilenet_v2_tfsame/block17",
+                "timm:tf_efficientnet_lite0/blocks.5",
+                "timm:tf_efficientnet_lite0/blocks.6",
                 "resnet18/layer4",
                 "squeezenet1_1/fire9",
                 "together",

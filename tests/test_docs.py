@@ -53,6 +53,16 @@ def test_a_claim_that_is_no_longer_true_is_an_error():
         render_docs.claim(False, "it holds")
 
 
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda page: page.stem
+)
+def test_tables_have_a_line_for_each_row(page):
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    for table in re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE):
+        cells = [len(re.findall(r"(?<!\\)\|", re.sub(r"`[^`]*`", "", line))) for line in table.splitlines()]
+        assert len(set(cells)) == 1, table[:200]
+
+
 def test_later_seeds_join_those_of_the_same_experiment_only(tmp_path, monkeypatch):
     (tmp_path / "results").mkdir()
     monkeypatch.setattr(render_docs, "ROOT", tmp_path)
