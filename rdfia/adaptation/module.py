@@ -1,7 +1,7 @@
 """What all methods of unsupervised domain adaptation share: networks, loops, rates, scores.
 
-A method is a subclass that overrides `AdaptationModule.adaptation_loss`, or `AdaptationModule.compare` where it
-needs more than features and logits of both domains; see `rdfia.adaptation.methods`.
+A method is a subclass that overrides `AdaptationModule.adaptation_loss`, or `AdaptationModule.compare` where
+it needs more than features and logits of both domains; see `rdfia.adaptation.methods`.
 """
 
 import copy
