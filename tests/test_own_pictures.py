@@ -162,6 +162,7 @@ def test_two_lines_predict_in_a_notebook(tuned):
     torch.testing.assert_close(torch.tensor([one.scores for one in again]), want)
 
 
+@pytest.mark.slow
 def test_a_picture_that_cannot_be_read_loses_no_other(tuned, tmp_path):
     for name in ("a.png", "c.png"):
         shutil.copy(tuned / "own" / "grass" / "3.png", tmp_path / name)
