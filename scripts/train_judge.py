@@ -79,9 +79,10 @@ def main(args: Args) -> float:
         order.set_epoch(epoch)
         for rows in order:
             batch, target = digits[rows]
+            batch = distort(batch)
             # DigitJudge keeps to float32 under autocast, so its layers are run here one by one.
             with torch.autocast("cpu", torch.bfloat16):
-                features = judge.trunk(distort(batch).to(memory_format=torch.channels_last) - 0.5)
+                features = judge.trunk(batch.to(memory_format=torch.channels_last) - 0.5)
                 loss = functional.cross_entropy(judge.head(features).float(), target)
             optimizer.zero_grad()
             loss.backward()
