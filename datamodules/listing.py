@@ -59,6 +59,7 @@ class Listing:
     split: str = ""
 
     def __post_init__(self) -> None:
+        self.others = +self.others  # what there is none of is not named
         if "" not in self.parts and not self.split:
             self.split = f"own split into {', '.join(self.parts)}"
 
@@ -96,16 +97,16 @@ def scan(folder: Path, *, depth: int | None = None) -> tuple[list[str], list[tup
             if is_litter(entry.name):
                 continue
             try:
-                is_folder = entry.is_dir()
+                is_folder, is_file = entry.is_dir(), entry.is_file()
             except OSError:  # links that lead to each other
-                is_folder = False
+                is_folder = is_file = False
             if is_folder:
                 folders.append(name)
                 if left == 0:
                     others.append((name, "folders"))
                 elif (real := os.path.realpath(entry.path)) not in above:  # a link may lead back
                     look(entry.path, name + "/", None if left is None else left - 1, above | {real})
-            elif not os.path.isfile(entry.path):
+            elif not is_file:
                 others.append((name, "broken links"))
             else:
                 suffix = os.path.splitext(entry.name)[1].lower()
@@ -250,7 +251,7 @@ def list_folder(
             beside = "/" not in _in_part(name, parts)[1]
             others[f"{kind} beside the classes" if beside else kind] += 1
     files = {part: _files(folder, *of_part) for part, of_part in kept.items()}
-    return Listing(classes, files, Counter({kind: count for kind, count in others.items() if count}))
+    return Listing(classes, files, others)
 
 
 def _in_part(name: str, parts: Sequence[str]) -> tuple[str | None, str]:

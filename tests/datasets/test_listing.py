@@ -79,6 +79,8 @@ def test_a_part_without_pictures_of_a_class_is_named(tmp_path):
     assert data.classes == ("a", "b")
     assert data.others == {"pictures in 'c', which is no class": 2, "pictures beside the split": 1}
     assert opened(tmp_path, labels="none").others == {"pictures beside the split": 1}
+    (tmp_path / "beside.png").unlink()
+    assert not opened(tmp_path, labels="none").others  # and nothing is said of what there is none of
 
 
 def test_a_class_may_be_a_link_to_another(tmp_path):
