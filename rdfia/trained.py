@@ -235,13 +235,15 @@ class TrainedClassifier(nn.Module):
         device, found = self.mean.device, []
         for start in range(0, len(paths), batch_size):
             some = paths[start : start + batch_size]
-            unread: dict[int, str] | None = None if failed is None else {}
-            scores = self(self.read(some, unread).to(device).float() / 255).float()
+            unread: dict[int, str] = {}
+            images = self.read(some, None if failed is None else unread)
+            scores = self(images.to(device).float() / 255).float()
             if self.kind == "probability":
                 scores = scores.softmax(1)
+            if failed is not None:
+                failed |= {some[number]: why for number, why in unread.items()}
             for number, (path, row) in enumerate(zip(some, scores.tolist(), strict=True)):
-                if failed is not None and unread and number in unread:
-                    failed[path] = unread[number]
+                if number in unread:
                     continue
                 best = max(range(len(row)), key=row.__getitem__)
                 found.append(Prediction(path, self.classes[best], row[best], self.kind, row))

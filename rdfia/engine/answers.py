@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rdfia.engine.differences import Key, difference
+from rdfia.engine.differences import by_seed, difference, reach_of_mean
 from rdfia.engine.questions import Cell, Question, Table
 from rdfia.engine.runs import wilson
 
@@ -77,13 +77,17 @@ def said(cell: Cell, runs: Runs) -> str:
     metric = run["metrics"][cell.metric]
     if "interval" in metric:
         return f"{cell.text} (95 % interval, of {metric['of']:,})"
-    every, known = len(metric["values"]), sum(value is not None for value in metric["values"])
-    if every > 1:
-        of_all = f"{every}" if known == every else f"{known} of {every}"
-        return f"{cell.text} (over {of_all} {'seeds' if len(run['seeds']) > 1 else 'draws'})"
+    if len(metric["values"]) > 1:
+        return f"{cell.text} (over {counted(metric)} {'seeds' if len(run['seeds']) > 1 else 'draws'})"
     if (count := tested_on(cell, runs)) and (found := reach(cell, runs)):
         return f"{cell.text} (95 % interval {found[0]:.3f} to {found[1]:.3f}, of {count:,} test images)"
     return f"{cell.text} (one training)" if run.get("technique") in TRAINED else cell.text
+
+
+def counted(metric: Mapping[str, Any]) -> str:
+    """Return how many values a metric has; where some are no numbers, of how many."""
+    every, known = len(metric["values"]), sum(value is not None for value in metric["values"])
+    return f"{every}" if known == every else f"{known} of {every}"
 
 
 def tested_on(cell: Cell, runs: Runs) -> int | None:
@@ -107,10 +111,7 @@ def reach(cell: Cell, runs: Runs) -> tuple[float, float] | None:
         low, high = metric["interval"]
         return float(low), float(high)
     if metric["std"] is not None:
-        from scipy import stats
-
-        known = sum(value is not None for value in metric["values"])
-        half = float(stats.t.ppf(0.975, known - 1)) * metric["std"] / known**0.5
+        half = reach_of_mean(metric["std"], sum(value is not None for value in metric["values"]))
         return cell.value - half, cell.value + half
     count = tested_on(cell, runs)
     return wilson(cell.value, count) if count else None
@@ -118,14 +119,8 @@ def reach(cell: Cell, runs: Runs) -> tuple[float, float] | None:
 
 def may_be_chance(one: Cell, other: Cell, runs: Runs) -> str:
     """Return why a difference of two numbers may be chance; empty where it is not, or nothing is known."""
-    by_seed: list[dict[Key, float]] = []
-    for cell in (one, other):
-        run = runs.get(cell.run, {"seeds": []})
-        values = run["metrics"][cell.metric]["values"] if run["seeds"] else []
-        if len(values) == len(run["seeds"]):  # and no draws of a single training
-            pairs = zip(run["seeds"], values, strict=True)
-            by_seed.append({(seed,): value for seed, value in pairs if value is not None})
-    found = difference(*by_seed) if len(by_seed) == 2 else None
+    ours, base = (by_seed(runs[cell.run], cell.metric) if cell.run in runs else None for cell in (one, other))
+    found = difference(ours, base) if ours and base else None
     if found is not None and found.low is not None and found.high is not None:
         how = "the 95 % interval of the difference holds 0"
         return how if found.low <= 0 <= found.high else ""

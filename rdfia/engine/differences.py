@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import mean, stdev
+from typing import Any
 
 Key = tuple[int, ...]  # a seed, or a seed and the number of a draw
 
@@ -34,6 +35,15 @@ class Difference:
         return text + ("" if self.paired else " unpaired") + (f", n = {self.count}" if self.count > 1 else "")
 
 
+def by_seed(results: Mapping[str, Any], metric: str) -> dict[Key, float] | None:
+    """Return the values of a metric of a run by seed, those that are numbers; None of draws, or no metric."""
+    values = results["metrics"].get(metric, {"values": []})["values"]
+    if len(results["seeds"]) != len(values):
+        return None
+    pairs = zip(results["seeds"], values, strict=True)
+    return {(seed,): value for seed, value in pairs if value is not None}
+
+
 def difference(ours: Mapping[Key, float], base: Mapping[Key, float]) -> Difference | None:
     """Return the difference of two settings, with Student's interval over seeds; None if one has no value.
 
@@ -44,8 +54,6 @@ def difference(ours: Mapping[Key, float], base: Mapping[Key, float]) -> Differen
         ours: Values by seed.
         base: Values by seed of the setting that is compared with.
     """
-    from scipy import stats
-
     if not ours or not base:
         return None
     shared = sorted(ours.keys() & base.keys())
@@ -55,14 +63,23 @@ def difference(ours: Mapping[Key, float], base: Mapping[Key, float]) -> Differen
         apart, least = mean(two[0]) - mean(two[1]), min(map(len, two))
         if least < 2 or draws:
             return Difference(apart, None, None, least, paired=False)
+        from scipy import stats
+
         found = stats.ttest_ind(*two, equal_var=False).confidence_interval(0.95)
         return Difference(apart, float(found.low), float(found.high), least, paired=False)
     apart_by_seed = [ours[seed] - base[seed] for seed in shared]
     apart, count = mean(apart_by_seed), len(shared)
     if count < 2 or draws:
         return Difference(apart, None, None, count, paired=True)
-    half = float(stats.t.ppf(0.975, count - 1)) * stdev(apart_by_seed) / count**0.5
+    half = reach_of_mean(stdev(apart_by_seed), count)
     return Difference(apart, apart - half, apart + half, count, paired=True)
+
+
+def reach_of_mean(deviation: float, count: int) -> float:
+    """Return half the length of Student's 95 % interval of a mean of ``count`` values, two at least."""
+    from scipy import stats
+
+    return float(stats.t.ppf(0.975, count - 1) * deviation / count**0.5)
 
 
 def number(value: float, *, like: float | None = None, signed: bool = False) -> str:

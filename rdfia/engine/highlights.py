@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rdfia.engine.answers import counted
 from rdfia.engine.report import Picture, find_figures, picture
 
 
@@ -29,8 +30,8 @@ class Highlight:
 class _Number:
     """A metric that can be written into a sentence."""
 
-    def __init__(self, metric: Mapping[str, Any], seeds: int) -> None:
-        self.metric, self.seeds = metric, seeds
+    def __init__(self, metric: Mapping[str, Any]) -> None:
+        self.metric = metric
 
     def __format__(self, wanted: str) -> str:
         mean = self.metric["mean"]
@@ -40,9 +41,7 @@ class _Number:
             low, high = self.metric["interval"]
             return f"{mean:.1%} (95 % interval {low:.1%} to {high:.1%}, of {self.metric['of']:,})"
         if self.metric["std"] is not None:
-            known = sum(value is not None for value in self.metric["values"])
-            of_all = f"{known}" if known == self.seeds else f"{known} of {self.seeds}"
-            return f"{mean:.1%} (± {self.metric['std']:.1%} over {of_all} seeds)"
+            return f"{mean:.1%} (± {self.metric['std']:.1%} over {counted(self.metric)} seeds)"
         return f"{mean:.1%} (one training)"
 
 
@@ -59,7 +58,7 @@ def sentence(highlight: Highlight, runs: Mapping[str, Mapping[str, Any]]) -> str
         found = runs[run]["metrics"].get(metric) if run in runs else None
         if found is None or found["mean"] is None:
             return None
-        numbers[name] = _Number(found, len(runs[run]["seeds"]))
+        numbers[name] = _Number(found)
     return highlight.sentence.format(**numbers)
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jinja2
 import lightning
 from matplotlib.figure import Figure
-from PIL import Image, ImageSequence, UnidentifiedImageError
+from PIL import Image, ImageSequence
 
 from datamodules.files import atomic_file
 from rdfia.common.environment import is_dry_run
@@ -68,7 +68,7 @@ def picture(caption: str, path: Path | io.BytesIO, *, name: str = "") -> Picture
     """
     try:
         return _picture(caption, path, name)
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         if getattr(error, "errno", None):
             raise
         raise ValueError(f"{path} is damaged ({error}); delete it, and the page is made without") from error

@@ -13,7 +13,7 @@ from typing import Any
 
 from datamodules.files import say
 from rdfia.engine import report, resume, runs
-from rdfia.engine.differences import Key
+from rdfia.engine.differences import Key, by_seed
 
 # Flags that say where a training is, how it is computed or which repeat it is: nothing of what is learned.
 NEUTRAL = resume.MAY_CHANGE - {"max_epochs"} | {"name", "seed", "seeds", "part", "examine", "fast_dev_run"}
@@ -45,9 +45,8 @@ class Setting:
         for one in self.results:
             values = one["metrics"].get(metric, {"values": []})["values"]
             known = [value for value in values if value is not None]
-            if len(one["seeds"]) == len(values):
-                every = zip(one["seeds"], values, strict=True)
-                found |= {(seed,): value for seed, value in every if value is not None}
+            if (of_seeds := by_seed(one, metric)) is not None:
+                found |= of_seeds
             elif len(self.results) == 1:
                 draws = enumerate(values)
                 found |= {(one["seeds"][0], draw): value for draw, value in draws if value is not None}
