@@ -50,7 +50,7 @@ HIGHLIGHTS = (
             "cgan/styles",
             "asked for a digit, a conditional GAN draws it {accuracy} of the time, as another network reads; "
             "by chance 10 %. What one latent gives to all digits is a style: their slants have a correlation "
-            "of {slant:.2f}, those of different latents {shuffled:.2f}.",
+            "of {slant:.2f}, those of different latents {shuffled:z.2f}.",
             {
                 "accuracy": "cgan:conditional_accuracy",
                 "slant": "cgan:slant_correlation",

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rdfia.engine.answers import counted
+from rdfia.engine.answers import counted, reach, tested_on
+from rdfia.engine.questions import Cell
 from rdfia.engine.report import Picture, find_figures, picture
 
 
@@ -30,8 +31,8 @@ class Highlight:
 class _Number:
     """A metric that can be written into a sentence."""
 
-    def __init__(self, metric: Mapping[str, Any]) -> None:
-        self.metric = metric
+    def __init__(self, metric: Mapping[str, Any], cell: Cell, runs: Mapping[str, Mapping[str, Any]]) -> None:
+        self.metric, self.cell, self.runs = metric, cell, runs
 
     def __format__(self, wanted: str) -> str:
         mean = self.metric["mean"]
@@ -42,6 +43,8 @@ class _Number:
             return f"{mean:.1%} (95 % interval {low:.1%} to {high:.1%}, of {self.metric['of']:,})"
         if self.metric["std"] is not None:
             return f"{mean:.1%} (± {self.metric['std']:.1%} over {counted(self.metric)} seeds)"
+        if (count := tested_on(self.cell, self.runs)) and (found := reach(self.cell, self.runs)):
+            return f"{mean:.1%} (95 % interval {found[0]:.1%} to {found[1]:.1%}, of {count:,} test images)"
         return f"{mean:.1%} (one training)"
 
 
@@ -58,7 +61,7 @@ def sentence(highlight: Highlight, runs: Mapping[str, Mapping[str, Any]]) -> str
         found = runs[run]["metrics"].get(metric) if run in runs else None
         if found is None or found["mean"] is None:
             return None
-        numbers[name] = _Number(found)
+        numbers[name] = _Number(found, Cell("", found["mean"], run, metric), runs)
     return highlight.sentence.format(**numbers)
 
 

@@ -19,7 +19,7 @@ from datamodules.files import atomic_file
 from rdfia.common.environment import is_dry_run
 from rdfia.common.figure_style import DESCRIPTION, SPOTS, as_png, as_svg
 from rdfia.common.inlined import inlined
-from rdfia.engine.answers import in_words
+from rdfia.engine.answers import begun, in_words
 from rdfia.engine.questions import Chapter, Question, Table, answer, run_of, runs_of
 from rdfia.engine.runs import read_results, row_name
 
@@ -58,7 +58,9 @@ def drawn(caption: str, figure: Figure) -> Picture:
 
 def joined(caption: str, description: str) -> str:
     """Return what a figure is, and what there is to see in it."""
-    return f"{caption}: {description}" if description else caption
+    if not description:
+        return caption
+    return f"{caption} {begun(description)}" if caption.endswith(".") else f"{caption}: {description}"
 
 
 def picture(caption: str, path: Path | io.BytesIO, *, name: str = "") -> Picture:

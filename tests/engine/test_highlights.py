@@ -74,3 +74,11 @@ def test_no_sentence_of_the_page_has_a_number_typed_by_hand():
     found = [number for text in sentences for number in re.findall(r"(?<![\w.:])\d+\.\d+|\d+ %", text)]
     # Chance of 15 scenes and of ten digits, and of the scenes' largest classes; where a judge is confident.
     assert sorted(found) == ["0.04", "0.10", "0.9", "10 %", "10 %", "6.7"]
+
+
+def test_a_share_of_test_images_has_their_interval_and_a_caption_is_sentences():
+    runs = {"svm": {"metrics": {"x/accuracy": metric(0.987)}, "seeds": [0], "data": {"test": 1000}}}
+    one = Highlight("", "svm/a", "{a}.", {"a": "svm:x/accuracy"})
+    assert sentence(one, runs) == "98.7% (95 % interval 97.8% to 99.2%, of 1,000 test images)."
+    assert report.joined("One sentence.", "another") == "One sentence. Another"
+    assert report.joined("a caption", "what there is to see") == "a caption: what there is to see"
