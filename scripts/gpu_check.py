@@ -19,9 +19,10 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from datamodules.files import atomic_file
+from rdfia.engine.args import default
 from rdfia.engine.cli import run_script
 
 # Seconds of each part, in the order of their worth; ten minutes in all.
@@ -40,8 +41,8 @@ class Args:
     """Data folder; with one that holds MNIST, whole trainings are timed."""
     output: Path = Path("runs/gpu")
     """Folder of check.json, and of what the parts write."""
-    only: tuple[Part, ...] = ()
-    """Parts to try; all if none is named."""
+    only: Annotated[tuple[Part, ...], default("all")] = ()
+    """Parts to try."""
     here: bool = False
     """Try the one part in this process, and print what it found as JSON."""
 

@@ -15,8 +15,9 @@ import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
+from rdfia.engine.args import DataDir, default
 from rdfia.engine.cli import run_script
 from rdfia.engine.errors import Failed, Interrupted
 
@@ -146,14 +147,14 @@ EXPERIMENTS: dict[str, Experiment] = {
 class Args:
     """Run every experiment that is not done yet and write one page about all of them."""
 
-    data_dir: Path | None = None
-    """Data folder, or `sample`; else $RDFIA_DATA, else ./data."""
-    output_dir: Path | None = None
-    """Holds the run folders and report.html; by default runs/lab or runs/demo."""
+    data_dir: DataDir = None
+    """Data folder, or `sample`."""
+    output_dir: Annotated[Path | None, default("runs/lab, or runs/demo")] = None
+    """Holds the run folders and report.html."""
     scale: Literal["full", "demo"] = "full"
     """Hours on real data, or minutes on the sample."""
-    only: tuple[str, ...] = ()
-    """Names of experiments, or their beginnings; else all."""
+    only: Annotated[tuple[str, ...], default("all")] = ()
+    """Names of experiments, or their beginnings."""
     seeds: int = 1
     """Trainings of each row of what is trained."""
     precision: Literal["auto", "float32", "bf16-mixed"] = "auto"

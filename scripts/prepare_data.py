@@ -26,6 +26,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from datamodules.layouts import TORCHVISION
+from rdfia.engine.args import DataDir
 from rdfia.engine.cli import run_script
 
 OWN = ("mnist", "mnist-m", "bsds500", "usps", "scene15", "imagenet-samples", "weights")
@@ -45,8 +46,8 @@ class Args:
     what: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME|all|check")]
     """Which data: mnist, mnist-m, bsds500, usps, scene15, imagenet-samples, weights, `all` for these; one of
     torchvision's, such as cifar10; `check` looks at what is there and downloads nothing."""
-    data_dir: Path | None = None
-    """Folder that holds the data, or will; else $RDFIA_DATA, else ./data."""
+    data_dir: DataDir = None
+    """Folder that holds the data, or will."""
     architectures: tuple[str, ...] = ("vgg16", "resnet18", "squeezenet1_1", "mobilenet_v2")
     """Networks of torchvision whose ImageNet weights to get."""
     download: bool = True

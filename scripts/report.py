@@ -24,7 +24,7 @@ from rdfia.engine.questions import Table
 class Args:
     """Put runs side by side on one page."""
 
-    runs: Annotated[tuple[str, ...], tyro.conf.Positional]
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(help_behavior_hint="(required)")]
     """Run folders, tables of runs, or patterns such as 'runs/sweep-*'; others are compared with the first."""
     out: Path = Path("runs/side_by_side.html")
     """The page."""

@@ -18,6 +18,7 @@ from torch.nn import functional
 from datamodules.files import atomic_file, data_root
 from datamodules.mnist import load_mnist, to_size
 from datamodules.tensors import ImageTensors, ShuffledBatches
+from rdfia.engine.args import DataDir
 from rdfia.engine.cli import run_script
 from rdfia.generation.digit_judge import FIRST_JUDGED, WEIGHTS, DigitJudge
 
@@ -26,8 +27,8 @@ from rdfia.generation.digit_judge import FIRST_JUDGED, WEIGHTS, DigitJudge
 class Args:
     """Train the digit judge on MNIST and report its accuracy on the test set."""
 
-    data_dir: Path | None = None
-    """Folder with MNIST/raw; by default $RDFIA_DATA, else ./data."""
+    data_dir: DataDir = None
+    """Folder with MNIST/raw."""
     epochs: int = 14
     """Passes over the training digits."""
     seed: int = 0

@@ -33,6 +33,8 @@ def default(text: str) -> Any:
     return tyro.conf.arg(help_behavior_hint=f"(default: {text})")
 
 
+# Where data lies, where no flag says it.
+DataDir = Annotated[Path | None, default("$RDFIA_DATA, else ./data")]
 # A data set by its name, which are known to the registry alone, or a folder of pictures.
 DatasetName = Annotated[str, tyro.conf.arg(metavar="NAME, folder/ or ./list.csv")]
 Precision = Literal["auto", "float32", "bf16-mixed", "16-mixed"]
@@ -42,7 +44,7 @@ Precision = Literal["auto", "float32", "bf16-mixed", "16-mixed"]
 class RunArgs:
     """Flags of everything that leaves a run folder."""
 
-    data_dir: Annotated[Path | None, default("$RDFIA_DATA, else ./data")] = None
+    data_dir: DataDir = None
     """Data folder; `sample` for the embedded sample."""
     name: str = "run"
     """Name of the run folder. Running again with the same name resumes the run."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from rdfia.common.environment import has_bfloat16_cpu
+from rdfia.engine.args import DataDir, default
 
 if TYPE_CHECKING:
     import lightning
@@ -33,8 +34,8 @@ class Args:
         tyro.conf.Positional,
     ] = "data"
     """What to measure."""
-    data_dir: Path | None = None
-    """Data folder, or `sample`; else $RDFIA_DATA, else ./data."""
+    data_dir: DataDir = None
+    """Data folder, or `sample`."""
     repeats: int = 3
     """Passes over the data; the median counts."""
     images: int = 256
@@ -43,8 +44,8 @@ class Args:
     """Of a turn: training steps after 5 (photographs: 2) that do not count; seeing: to draw a class."""
     cache_dir: Path = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "rdfia" / "features"
     """svm: where train_svm.py keeps features."""
-    output: Path | None = None
-    """Where the figures go; runs/benchmark_<what>.json by default."""
+    output: Annotated[Path | None, default("runs/benchmark_<what>.json")] = None
+    """Where the figures go."""
 
 
 def unpack_mnist(root: Path, folder: Path) -> None:
