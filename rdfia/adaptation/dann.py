@@ -67,7 +67,8 @@ class DANNModule(AdaptationModule):
     * ``adapt=False, labelled="target"``: trained on the target's labels, the upper bound.
 
     The defaults are what works best on digits; ``DANNModule(**PAPER)`` has the settings of the paper, but for
-    two, and ``DANNModule(**OFFICE)`` those that are usual on photographs.
+    two, and ``DANNModule(**OFFICE)`` those that are usual on photographs. All keywords are those of
+    `AdaptationModule`, where each is explained.
 
     Example:
         >>> import torch
