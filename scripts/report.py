@@ -30,7 +30,6 @@ class Args:
     """The page."""
     metrics: Annotated[tuple[str, ...], default("all")] = ()
     """Metrics to show, by names or parts of names."""
-
     wandb: bool = False
     """Also show the page, its tables and its curves in Weights & Biases (offline without a login)."""
 
@@ -51,6 +50,8 @@ def main(args: Args) -> None:
     numbers = texts(found.numbers)
     for row in [numbers[0], *numbers[1]]:
         print("  ".join([f"{row[0]:32}", *(f"{cell:>24}" for cell in row[1:])]))
+    if found.equal:
+        print(f"the same in all: {', '.join(found.equal)}")
     print(f"open {args.out}")
     if args.wandb:
         from rdfia.engine.wandb_run import finish_last, log_page

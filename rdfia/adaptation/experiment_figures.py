@@ -54,7 +54,9 @@ def draw(
         name: data[embeddings.sample(len(data), 64, seed).sort().values][0] for name, data in images.items()
     }
     save("domains", plots.image_grids(grids))
-    save("curves", dann_curves(runs.read_metrics(folder / f"{args.row()}_seed_{seed}"), smooth=50))
+    history = runs.read_metrics(folder / f"{args.row()}_seed_{seed}")
+    batches = len(history.get("train/class_loss", ([], []))[0])
+    save("curves", dann_curves(history, smooth=batches // 50, title=f"{args.row()}, seed {seed}"))
     last = "pseudo-labels" if "pseudo-labels" in modules else args.row()
     if len(modules) > MOST_LAYOUTS:
         modules = {row: module for row, module in modules.items() if row in ("source-only", args.row(), last)}
@@ -101,7 +103,7 @@ def layouts(
         return
     name = {"tsne": "t-SNE", "umap": "UMAP"}[args.embedding]
     shown = torch.cat([small(images[domain], order[domain]) for domain in chosen])
-    title = f"{name} of the features of test images"
+    title = f"{name} of the features of test images, seed {seed}"
     save(args.embedding, plots.scatter(panels, columns=2, title=title, images=shown))
 
 
@@ -147,10 +149,11 @@ def what_changed(
             mark = " +" if after[place] == truth[place] else " -" if before[place] == truth[place] else ""
         captions.append(f"{was} > {now}{mark}")
     share = (before != after).double().mean()
-    title = f"target images that adaptation calls another class ({share:.3f} of all): source-only > adapted"
+    title = f"seed {seed}: target images that adaptation calls another class ({share:.3f} of all): "
+    title += "source-only > adapted"
     if target.labelled:
         title += "; + now right, - no longer"
     if len(changed):
         save("changed", plots.captioned(target[changed][0], captions, columns=8, side=1.5, title=title))
     if (truth >= 0).any():
-        save("gained_by_class", gained_by_class(before, after, truth, classes))
+        save("gained_by_class", gained_by_class(before, after, truth, classes, f"seed {seed}"))

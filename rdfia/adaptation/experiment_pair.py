@@ -176,7 +176,8 @@ def finish(
         if name.endswith("/target_accuracy") and any(map(math.isfinite, values))
     }
     if labelled:
-        rows_drawn = plots.bars({ON_TARGET: accuracies})
+        of_seeds = f"mean over seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else f"seed {seeds[0]}"
+        rows_drawn = plots.bars({ON_TARGET: accuracies}, title=of_seeds)
         runs.save_figure(folder, "target_accuracy", rows_drawn, trainer)
     results = runs.write_results(
         folder,

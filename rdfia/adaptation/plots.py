@@ -14,12 +14,13 @@ from rdfia.common.figure_style import axis_label, colour, end_at_one, styled
 from rdfia.common.plots import Line, curves
 
 
-def dann_curves(history: Mapping[str, Line], smooth: int = 1) -> Figure | None:
+def dann_curves(history: Mapping[str, Line], smooth: float = 0, *, title: str | None = None) -> Figure | None:
     """Draw what domain adaptation is watched by: losses, accuracies and lambda.
 
     Args:
         history: Metrics by name, as `DANNModule` logs them, against batches.
-        smooth: Running mean over this many batches.
+        smooth: Running mean over this many batches; not of schedules.
+        title: Which training it is.
     """
     panels = {
         "loss": {"class, source": "train/class_loss", "domain": "train/domain_loss"},
@@ -37,7 +38,7 @@ def dann_curves(history: Mapping[str, Line], smooth: int = 1) -> Figure | None:
         for label, lines in panels.items()
     }
     found = {label: lines for label, lines in found.items() if lines} or found
-    return curves(found, x_label="batch", smooth=smooth)
+    return curves(found, x_label="batch", smooth=smooth, schedules=("lambda", "learning rate"), title=title)
 
 
 @styled
@@ -69,7 +70,9 @@ def trust(runs: Sequence[Run], correlations: Mapping[str, Sequence[float]]) -> F
 
 
 @styled
-def gained_by_class(before: Tensor, after: Tensor, truth: Tensor, classes: Sequence[str]) -> Figure:
+def gained_by_class(
+    before: Tensor, after: Tensor, truth: Tensor, classes: Sequence[str], title: str
+) -> Figure:
     """Draw how much of each class is right before and after the adaptation.
 
     Args:
@@ -77,6 +80,7 @@ def gained_by_class(before: Tensor, after: Tensor, truth: Tensor, classes: Seque
         after: Too.
         truth: (N,); images without a class are left out.
         classes: Names of the K classes.
+        title: Which training it is.
     """
     shares = []
     for predicted in (before, after):
@@ -95,4 +99,11 @@ def gained_by_class(before: Tensor, after: Tensor, truth: Tensor, classes: Seque
     end_at_one(axes, "x")
     axes.grid()
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    axes.set_title(title)
+    gains = dict(zip(classes, (shares[1] - shares[0]).tolist(), strict=True))
+    order = sorted((name for name in classes if counts[classes.index(name)]), key=lambda name: gains[name])
+    figure.set_label(
+        f"{title}: share of each class's target images that is right, before and after; "
+        f"{order[-1]} changes by {gains[order[-1]]:+.3f}, {order[0]} by {gains[order[0]]:+.3f}."
+    )
     return figure

@@ -168,6 +168,16 @@ def colour(number: int) -> str:
     return PALETTE[number % len(PALETTE)]
 
 
+def shape(number: int) -> str:
+    """Return the shape of the points of a number, another one whenever colours come again."""
+    return "osD^v"[number // len(PALETTE) % 5]
+
+
+def dashes(number: int) -> str:
+    """Return the dashes of the line of a number, others whenever colours come again."""
+    return ("-", "--", "-.", ":")[number // len(PALETTE) % 4]
+
+
 def short(value: float, digits: int = 3) -> str:
     """Return a number as people say it: 138 M, 27.4 k, 0.912; large ones with so many digits that count."""
     for least, unit, letter in LARGE:

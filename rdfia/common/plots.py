@@ -6,7 +6,7 @@ writes it into the file.
 
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from rdfia.common import figure_spots, figure_words
 from rdfia.common.figure_spots import Spot
 from rdfia.common.figure_style import (
     colour,
+    dashes,
     end_at_one,
     is_share,
     label_axis,
@@ -27,6 +28,7 @@ from rdfia.common.figure_style import (
     like,
     name_lines,
     readable,
+    shape,
     short,
     styled,
 )
@@ -104,24 +106,23 @@ def draw_lines(
     axes: Axes,
     lines: Mapping[str, Line],
     y_label: str,
-    smooth: int,
+    smooth: float,
     intervals: Mapping[str, Sequence[tuple[float, float]]],
 ) -> dict[str, Line]:
     """Draw lines, see `curves`; return them as they are drawn."""
     seen: dict[str, Line] = {}
     for number, (name, (x, y)) in enumerate(lines.items()):
-        own, marker = colour(number), "o" if len(y) < 60 else None
+        own, marker = colour(number), shape(number) if len(y) < 60 else None
         drawn: Sequence[float] | np.ndarray = y
         if (window := points_within(x, smooth)) > 1:
             axes.plot(x, y, color=own, alpha=0.25, linewidth=0.7)
             drawn, marker = running_mean(y, window), None
-        axes.plot(x, drawn, color=own, label=name, marker=marker)
+        axes.plot(x, drawn, color=own, linestyle=dashes(number), label=name, marker=marker)
         seen[name] = (x, list(drawn))
         if marker and isinstance(figure := axes.figure, Figure):
             figure_spots.add(figure, figure_spots.of_line(axes, name or str(y_label), x, y))
         if name in intervals:
-            low, high = zip(*intervals[name], strict=True)
-            axes.vlines(x, low, high, color=own, alpha=0.5, linewidth=1.5)
+            axes.vlines(x, *zip(*intervals[name], strict=True), color=own, alpha=0.5, linewidth=1.5)
     return seen
 
 
@@ -131,7 +132,8 @@ def curves(
     *,
     x_label: str,
     title: str | None = None,
-    smooth: int = 1,
+    smooth: float = 0,
+    schedules: Collection[str] = (),
     log_x: bool = False,
     images: Mapping[str, Tensor] | None = None,
     intervals: Mapping[str, Sequence[tuple[float, float]]] | None = None,
@@ -145,6 +147,7 @@ def curves(
         x_label: Label of all x axes.
         title: Of the whole figure.
         smooth: Running mean over this much of x, drawn over the pale raw line where it has several points.
+        schedules: Labels of panels without noise, which are drawn as they are.
         log_x: Draw x on a logarithmic scale.
         images: By title, grids of images (N, C, H, W) in [0, 1] to the right of the plots.
         intervals: By label of the line, the ends of each value's interval, drawn as bars.
@@ -168,14 +171,11 @@ def curves(
     for axes, (name, grid) in zip(row[len(panels) :], images.items(), strict=True):
         tile(axes, grid, math.ceil(len(grid) ** 0.5), name)
     for axes, (y_label, lines) in zip(row[: len(panels)], panels.items(), strict=True):
-        drawn = draw_lines(axes, lines, y_label, smooth, intervals)
-        smoothed = any(points_within(x, smooth) > 1 for x, _ in lines.values())
+        width = 0 if y_label in schedules else smooth
+        drawn = draw_lines(axes, lines, y_label, width, intervals)
+        smoothed = any(points_within(x, width) > 1 for x, _ in lines.values())
         seen[like(y_label, f"{y_label}, running mean") if smoothed else y_label] = drawn
-        ends = {
-            name: (float(y[-1]), colour(number))
-            for number, (name, (_, y)) in enumerate(drawn.items())
-            if len(y)
-        }
+        ends = {name: (float(y[-1]), colour(n)) for n, (name, (_, y)) in enumerate(drawn.items()) if len(y)}
         if log_x:
             axes.set_xscale("log")
             values = sorted({value for x, _ in lines.values() for value in x})
@@ -224,7 +224,7 @@ def scatter(
     for axes, (name, (points, groups, names)) in zip(every, panels.items(), strict=False):
         for number, group in enumerate(names):
             x, y = points[groups == number].T
-            axes.scatter(x, y, s=7, alpha=0.7, linewidths=0, color=colour(number), label=group)
+            axes.scatter(x, y, s=7, alpha=0.7, lw=0, color=colour(number), marker=shape(number), label=group)
         if images is not None and len(images) == len(points):
             spots = (
                 Spot(axes, float(x), float(y), names[int(group)], image[None])

@@ -166,6 +166,11 @@ def write_report(
         names = runs_of(question)
         missing = [f"{name}: failed: {failed[name]}" for name in names if failed and name in failed]
         missing += [f"{name}: not run" for name in names if name not in runs and name not in (failed or {})]
+        missing += [
+            f"{name}: nothing was measured. {'; '.join(runs[name]['notes'])}"
+            for name in names
+            if name in runs and not runs[name]["metrics"]
+        ]
         files = {caption: find_figures(runs_folder, place) for caption, place in question.figures.items()}
         table, undrawn = answer(question, runs), []
         if table.rows or any(files.values()):
@@ -261,7 +266,8 @@ def write_page(folder: Path, results: Mapping[str, Any]) -> None:
     files = sorted(path.stem for path in (folder / "figures").glob("*") if path.suffix in (".png", ".gif"))
     question = Question(
         "",
-        rows={metric: f"{folder.name}:{metric}" for metric in results["metrics"]},
+        # Of a run that measured nothing the page says why.
+        rows={metric: f"{folder.name}:{metric}" for metric in results["metrics"] or [""]},
         columns={"value": ""},
         figures={name.replace("_", " "): f"{folder.name}/{glob.escape(name)}" for name in files},
     )

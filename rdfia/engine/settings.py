@@ -5,7 +5,7 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
@@ -64,15 +64,19 @@ class Setting:
         return dict.fromkeys(name for one in self.results for name in one["metrics"])
 
 
-def find_runs(given: Sequence[str]) -> list[Path]:
+def find_runs(given: Sequence[str], tell: Callable[[str], None] = say) -> list[Path]:
     """Return the folders of trainings that are meant by folders and patterns, each once, in order.
 
     A table of trainings stands for the trainings in it.
 
+    Args:
+        given: Folders and patterns.
+        tell: Is told what is left out.
+
     Raises:
         ValueError: One of them holds none.
     """
-    found: dict[Path, None] = {}
+    found: dict[Path, Path] = {}  # by where it really lies
     for one in given:
         place = os.path.expanduser(one)
         places = [place] if os.path.isdir(place) else sorted(glob.glob(place))  # names may hold brackets
@@ -87,9 +91,10 @@ def find_runs(given: Sequence[str]) -> list[Path]:
                 begun = {path.parent for path in folder.glob("*/args.json")}
                 left += sorted(map(str, begun - set(its)))
         if left:
-            say(f"left out, as they have no results.json: {', '.join(left)}")
-        found |= dict.fromkeys(itertools.chain.from_iterable(meant.values()))
-    return list(found)
+            tell(f"left out, as they have no results.json: {', '.join(left)}")
+        for folder in itertools.chain.from_iterable(meant.values()):
+            found.setdefault(folder.resolve(), folder)
+    return list(found.values())
 
 
 def in_order(folder: Path) -> list[Path]:
@@ -103,10 +108,11 @@ def in_order(folder: Path) -> list[Path]:
     return inner or ([folder] if own.is_file() else [])
 
 
-def trainings(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
+def trainings(folder: Path, tell: Callable[[str], None] = say) -> list[tuple[Path, dict[str, Any]]]:
     """Return the training of a run folder and what it found; those of a table whose rows wrote no results.
 
-    Rows that are no training, such as what became of another row's network, are left out, which is said.
+    Rows that are no training, such as what became of another row's network, are left out, which ``tell`` is
+    told. The table's time and memory are those of all its trainings; a row has its own seconds.
     """
     results = runs.read_results(folder / "results.json")
     seeds, by_row = results["seeds"], dict[str, list[str]]()
@@ -119,7 +125,7 @@ def trainings(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
     if not trained:
         return [(folder, results)]
     if left := [row for row in by_row if row and row not in trained]:
-        say(f"{folder}: left out, as they are no trainings: {', '.join(left)}")
+        tell(f"{folder}: left out, as they are no trainings: {', '.join(left)}")
     found = []
     for row, names in trained.items():
         for place, seed in enumerate(seeds):
@@ -128,18 +134,20 @@ def trainings(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
                 name: {"mean": value, "std": None, "values": [value]} for name, value in values.items()
             }
             own = folder / runs.row_name(row, seed)
-            found.append((own, results | {"name": own.name, "seeds": [seed], "metrics": metrics}))
+            of_row = {"name": f"{folder.name}/{own.name}", "seeds": [seed], "metrics": metrics}
+            of_row |= {"wall_seconds": values.get("seconds"), "peak_memory_gb": None}
+            found.append((own, results | of_row))
     return found
 
 
-def group(folders: Sequence[Path]) -> list[Setting]:
+def group(folders: Sequence[Path], tell: Callable[[str], None] = say) -> list[Setting]:
     """Return the settings of trainings, in the order in which they are first met.
 
     Raises:
         ValueError: A training is there twice, under two names; or a file is damaged.
     """
     settings: dict[str, Setting] = {}
-    for folder, results in itertools.chain.from_iterable(map(trainings, folders)):
+    for folder, results in itertools.chain.from_iterable(trainings(one, tell) for one in folders):
         flags = read_flags(folder)
         # Not the data's hash, which is another for each seed where the seed also splits them.
         key = json.dumps([results["technique"], report.describe_data(results["data"]), flags], sort_keys=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
+from datamodules.files import say
 from rdfia.common import plots
 from rdfia.engine import report, runs
 from rdfia.engine.differences import difference, number
@@ -23,7 +24,8 @@ from rdfia.engine.settings import OF_MODULE, Setting, find_runs, group, said
 
 PANELS = 12  # of curves at most
 FIGURES = 6  # of each setting at most
-LINES = 10  # of a panel at most: as many colours can be told apart
+LINES = 10  # of a panel at most: as many can be told apart
+SCHEDULES = ("_lr", "/lr", "/lambda")  # have no noise that a mean would take away
 
 
 def flags_table(settings: Sequence[Setting]) -> Table:
@@ -80,11 +82,22 @@ def all_equal(settings: Sequence[Setting], metric: str) -> bool:
     return all(every) and len({value for values in every for value in values}) == 1
 
 
-def curves_of(settings: Sequence[Setting]) -> tuple[dict[str, dict[str, plots.Line]], int]:
-    """Return the curves that two settings have, panel by panel, and how many were left out.
+def asked(name: str, metrics: Sequence[str]) -> bool:
+    """Return whether a metric is to be shown: its name holds one of the parts, as a file or a page has it."""
+    return not metrics or any(part in shown for part in metrics for shown in (name, name.replace("_", " ")))
 
-    Means over seeds at the steps that all trainings of a setting have; those of validation come first. Counts
-    are not looked at, nor what has a single value, which the table says.
+
+def curves_of(
+    settings: Sequence[Setting], metrics: Sequence[str] = ()
+) -> tuple[dict[str, dict[str, plots.Line]], list[str]]:
+    """Return the curves that two settings have, panel by panel, and the names of those left out.
+
+    Means over seeds at the steps that all trainings of a setting have; those of validation come first, in the
+    order of the results. Counts are not looked at, nor what has a single value, which the table says.
+
+    Args:
+        settings: What is compared.
+        metrics: Parts of the names of those to show; by default all.
     """
     histories = [[runs.read_metrics(folder) for folder in setting.folders] for setting in settings]
     counts: dict[str, int] = {}
@@ -94,7 +107,13 @@ def curves_of(settings: Sequence[Setting]) -> tuple[dict[str, dict[str, plots.Li
     least = min(2, len(settings))
     counted = ("_lr", "/batch", "/n_real", "/n_generated")
     names = [name for name, count in counts.items() if count >= least and not name.endswith(counted)]
-    names.sort(key=lambda name: not name.startswith("val/"))
+    order = list(dict.fromkeys(name for setting in settings for name in setting.metrics()))
+
+    def place(name: str) -> tuple[bool, int]:
+        of_results = name.rpartition("/")[2]
+        return not name.startswith("val/"), order.index(of_results) if of_results in order else len(order)
+
+    names = sorted((name for name in names if asked(name, metrics)), key=place)
     panels: dict[str, dict[str, plots.Line]] = {}
     for name in names:
         lines: dict[str, plots.Line] = {}
@@ -105,7 +124,7 @@ def curves_of(settings: Sequence[Setting]) -> tuple[dict[str, dict[str, plots.Li
                 lines[setting.label] = (steps, [mean(one[step] for one in known) for step in steps])
         if plots.tells(lines):
             panels[name] = lines
-    return dict(list(panels.items())[:PANELS]), max(len(panels) - PANELS, 0)
+    return dict(list(panels.items())[:PANELS]), list(panels)[PANELS:]
 
 
 def pictures_of(settings: Sequence[Setting]) -> tuple[dict[str, list[report.Picture]], int]:
@@ -161,6 +180,7 @@ class Comparison(NamedTuple):
     title: str
     flags: Table
     numbers: Table
+    equal: list[str]
     curves: dict[str, dict[str, plots.Line]]
 
 
@@ -175,14 +195,23 @@ def write_comparison(path: Path, given: Sequence[str], metrics: Sequence[str] = 
     Raises:
         ValueError: There is no such run, or none has such a metric.
     """
-    settings = group(find_runs(given))
+    left_out: list[str] = []
+
+    def tell(what: str) -> None:
+        say(what)
+        left_out.append(what)
+
+    settings = group(find_runs(given, tell), tell)
     names = dict.fromkeys(name for setting in settings for name in setting.metrics())
-    shown = [name for name in names if not metrics or any(part in name for part in metrics)]
-    if not shown:
-        raise ValueError(f"no run has a metric {' or '.join(metrics)}; there are {', '.join(names)}")
+    if not names:
+        raise ValueError("these runs have no metrics, as nothing could be measured; leave them out")
+    unknown = [part for part in metrics if not any(asked(name, [part]) for name in names)]
+    if unknown:
+        raise ValueError(f"no run has a metric {' or '.join(unknown)}; there are {', '.join(names)}")
+    shown = [name for name in names if asked(name, metrics)]
     equal = [name for name in shown if len(settings) > 1 and all_equal(settings, name)]
     numbers = metrics_table(settings, [name for name in shown if name not in equal])
-    panels, curves_left = curves_of(settings)
+    panels, curves_left = curves_of(settings, metrics)
     pictures, pictures_left = pictures_of(settings)
 
     def section(title: str, note: str = "", **content: Any) -> dict[str, Any]:
@@ -192,13 +221,14 @@ def write_comparison(path: Path, given: Sequence[str], metrics: Sequence[str] = 
     flags = flags_table(settings)
     questions = [
         section("Which settings differ?", "" if flags.rows else "In no flag.", table=flags),
-        section("What did they find?", how_to_read(settings, equal), table=numbers),
+        section("What did they find?", how_to_read(settings, equal), table=numbers, missing=left_out),
     ]
     if panels:
-        left = f" {curves_left} more are in metrics.csv." if curves_left else ""
+        left = f" In metrics.csv alone: {', '.join(curves_left)}." if curves_left else ""
         left += f" The first {LINES} settings are drawn." if len(settings) > LINES else ""
         last = max(steps[-1] for lines in panels.values() for steps, _ in lines.values())
-        figure = plots.curves(panels, x_label="batches", smooth=int(last) // 50)
+        still = [name for name in panels if name.endswith(SCHEDULES)]
+        figure = plots.curves(panels, x_label="batches", smooth=int(last) // 50, schedules=still)
         assert figure is not None  # a panel without anything to see is no panel of `curves_of`
         drawn = report.drawn("curves of " + ", ".join(panels), figure)
         questions.append(section("How did they learn?", f"Means over seeds.{left}", pictures=[drawn]))
@@ -212,4 +242,4 @@ def write_comparison(path: Path, given: Sequence[str], metrics: Sequence[str] = 
     questions.append(section("How was each made?", runs=every))
     title = " beside ".join(setting.label for setting in settings[:4]) + (" …" if len(settings) > 4 else "")
     report.write_sections(path, title, [{"title": "Side by side", "note": "", "questions": questions}])
-    return Comparison(title, flags, numbers, panels)
+    return Comparison(title, flags, numbers, equal, panels)

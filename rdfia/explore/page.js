@@ -111,6 +111,7 @@ const place = event => {
 let drawing = false;
 canvas.addEventListener("pointerdown", event => {
   drawing = true;
+  unanswered();
   canvas.setPointerCapture(event.pointerId);
   pen.beginPath();
   pen.moveTo(...place(event));
@@ -119,13 +120,17 @@ canvas.addEventListener("pointerdown", event => {
 });
 canvas.addEventListener("pointermove", event => { if (drawing) { pen.lineTo(...place(event)); pen.stroke(); } });
 for (const kind of ["pointerup", "pointercancel"]) canvas.addEventListener(kind, () => { drawing = false; });
-find("clear").addEventListener("click", () => { clear(); forget("digit-answer"); find("digit-answer").replaceChildren(); });
+// What was said of another digit is not left beside this one.
+const unanswered = () => { forget("digit-answer"); find("digit-answer").replaceChildren(); find("digit-error").textContent = ""; };
+find("clear").addEventListener("click", () => { clear(); unanswered(); });
 find("digit-file").addEventListener("change", async event => {
   try {
     const image = await createImageBitmap(event.target.files[0]);
     clear();
-    pen.drawImage(image, 0, 0, canvas.width, canvas.height);
-    find("digit-error").textContent = "";
+    unanswered();
+    const scale = Math.min(canvas.width / image.width, canvas.height / image.height);  // it keeps its proportions
+    const [width, height] = [image.width * scale, image.height * scale];
+    pen.drawImage(image, (canvas.width - width) / 2, (canvas.height - height) / 2, width, height);
   } catch {
     find("digit-error").textContent = "this file is not a readable picture";
   }

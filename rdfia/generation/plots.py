@@ -16,7 +16,7 @@ def said(distance: str) -> str:
 
 
 def gan_curves(
-    history: Mapping[str, Line], samples: Tensor, smooth: int = 1, *, held_out: bool = True
+    history: Mapping[str, Line], samples: Tensor, smooth: float = 0, *, held_out: bool = True
 ) -> Figure | None:
     """Draw what GAN training is watched by: losses, mean scores of both kinds of images, distances, samples.
 

@@ -203,3 +203,33 @@ def test_confusions_of_many_classes_are_a_picture_that_can_be_opened(tmp_path):
     with Image.open(path) as file:
         assert 20 * count < file.width < 5200  # and no more, however many there are
         assert len(json.loads(file.info["Spots"])["spots"]) == 2 * count
+
+
+def test_lines_are_drawn_as_they_are_where_no_mean_is_asked_for():
+    x = [n / 28 for n in range(29)]  # a share of pixels: all of it is one wide
+    y = [n**2 / 28**2 for n in range(29)]
+    figure = plots.curves({"probability": {"map": (x, y)}}, x_label="share of the pixels")
+    (line,) = figure.axes[0].get_lines()
+    assert list(line.get_ydata()) == y
+    assert "running mean" not in figure.get_label()
+
+
+def test_schedules_are_not_smoothed_and_losses_are():
+    x = [float(n) for n in range(100)]
+    lines = {"loss": {"": (x, [n % 2 for n in x])}, "lambda": {"": (x, x)}}
+    figure = plots.curves(lines, x_label="batch", smooth=10, schedules=["lambda"])
+    of_loss, of_lambda = (axes.get_lines() for axes in figure.axes)
+    assert max(of_loss[-1].get_ydata()[10:-10]) < 0.6
+    (line,) = of_lambda
+    assert list(line.get_ydata()) == x
+
+
+def test_ten_groups_and_ten_lines_are_told_apart():
+    points, groups = torch.rand(20, 2), torch.arange(20) % 10
+    figure = plots.scatter({"by class": (points, groups, [str(n) for n in range(10)])}, columns=1)
+    drawn = figure.axes[0].collections
+    looks = {(tuple(one.get_facecolor()[0]), one.get_paths()[0].vertices.tobytes()) for one in drawn}
+    assert len(looks) == 10
+    figure = plots.curves({"loss": {str(n): ([0, 1], [n, n + 1]) for n in range(10)}}, x_label="batch")
+    looks = {(one.get_color(), one.get_linestyle(), one.get_marker()) for one in figure.axes[0].get_lines()}
+    assert len(looks) == 10

@@ -174,6 +174,14 @@ def test_figures_that_are_not_shown_are_counted(tmp_path):
     assert "gan: diverged." in page.text
 
 
+def test_a_run_without_numbers_says_why(tmp_path):
+    results = write_run(tmp_path, "attacks", {}, notes=["0 of 2 images are classified right"])
+    report.write_page(tmp_path / "attacks", results)
+    text = Page(tmp_path / "attacks" / "index.html").text
+    assert "attacks: nothing was measured. 0 of 2 images are classified right" in text
+    assert "How attacks was made" in text
+
+
 def test_a_figure_that_cannot_be_read_is_named(tmp_path, monkeypatch):
     write_picture(tmp_path / "cut.png", 400)
     whole = (tmp_path / "cut.png").read_bytes()

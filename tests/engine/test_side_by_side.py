@@ -186,7 +186,38 @@ def test_curves_are_means_of_the_steps_that_all_have(tmp_path):
     write(tmp_path, "a-1", 1, losses=(5.0, 4.0))
     panels, left = side_by_side.curves_of(group(find_runs([str(tmp_path / "a-*")])))
     assert panels == {"train/loss": {"a": ([0.0, 1.0], [4.0, 3.0])}}
-    assert left == 0
+    assert left == []
+
+
+def test_curves_are_those_that_are_asked_for_and_what_is_left_out_is_named(tmp_path, monkeypatch):
+    for name in ("a", "b"):
+        write(tmp_path, name, r1=0.1 if name == "a" else 0.2)
+        with (tmp_path / name / "metrics.csv").open("w", newline="") as file:
+            rows = csv.writer(file)
+            rows.writerow(["step", "epoch", "train/lr", "val/class_0", "val/fid"])
+            rows.writerows([step, 0, 0.1 / (step + 1), step, 9.0 - step] for step in range(3))
+    settings = group(find_runs([str(tmp_path / "[ab]")]))
+    panels = side_by_side.curves_of(settings)[0]
+    assert list(panels) == ["val/fid", "val/class_0", "train/lr"]  # fid is among the results
+    assert list(side_by_side.curves_of(settings, ["class 0"])[0]) == ["val/class_0"]
+    monkeypatch.setattr(side_by_side, "PANELS", 1)
+    write_comparison(tmp_path / "page.html", [str(tmp_path / "[ab]")])
+    assert "In metrics.csv alone: val/class_0, train/lr." in Page(tmp_path / "page.html").text
+
+
+def test_what_is_left_out_stands_on_the_page_and_rows_have_their_own_time(tmp_path):
+    found = {"dann/fid": metric(1.0), "dann/seconds": metric(7.0), "adabn/fid": metric(2.0)}
+    write_run(tmp_path, "table", found, seeds=[0])
+    (tmp_path / "table" / "dann_seed_0").mkdir()
+    write(tmp_path, "plain-0")
+    (tmp_path / "plain-1").mkdir()
+    names = [str(tmp_path / one) for one in ("table", "plain-*")]
+    write_comparison(tmp_path / "page.html", names, ["fid"])
+    text = Page(tmp_path / "page.html").text
+    assert "left out, as they are no trainings: adabn" in text
+    assert f"left out, as they have no results.json: {tmp_path / 'plain-1'}" in text
+    assert "How table/dann_seed_0 was made" in text
+    assert "seeds 0; 7 s." in " ".join(text.split())
 
 
 def test_a_run_of_many_seeds_and_one_that_diverged(tmp_path):
@@ -244,6 +275,7 @@ def test_what_cannot_be_compared_is_said(two):
     (two / "begun").mkdir()
     refused("begun has no results.json", "plain-0", "begun")
     refused("no run has a metric accuracy; there are fid, n_real", "plain-0", metrics=["accuracy"])
+    refused("no run has a metric zzz; there", "plain-0", metrics=["fid", "zzz"])
     write(two, "again", 0, fid=1.0)
     refused(r"again repeats a training of .*plain-0 \(seed 0\); leave one out", "plain-0", "again")
     write(two, "later", 1, fid=1.0)

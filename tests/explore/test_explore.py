@@ -312,6 +312,14 @@ def test_one_draws_on_the_field_and_errors_stand_beside_it(browser, explorer, tm
     browser.execute_script("document.getElementById('read').click()")
     read, _ = wait_for(browser, "document.querySelector('#digit-answer li')?.textContent")
     assert read.startswith("1: ")
+    tall = Image.new("L", (60, 300))
+    tall.paste(255, (26, 20, 34, 280))  # a stroke of 8 x 260
+    tall.save(tmp_path / "tall.png")
+    browser.find_element(By.ID, "digit-file").send_keys(str(tmp_path / "tall.png"))
+    line = "[...pen.getImageData(0, 140, 280, 1).data]"
+    row = f"{line}.filter((one, place) => place % 4 === 0 && one > 100).length"
+    wait_for(browser, f"{row} > 0 && {row} < 12")  # as narrow as it is
+    assert browser.execute_script("return document.getElementById('digit-answer').textContent") == ""
     text = tmp_path / "text.png"
     text.write_text("no picture")
     browser.find_element(By.ID, "file").send_keys(str(text))
