@@ -194,7 +194,8 @@ class ShuffledBatches(DistributedSampler[Any]):
             )
         if length < batch_size:
             raise ValueError(
-                f"batch size {batch_size} is larger than the {length} training images; take at most {length}"
+                f"batch size {batch_size} is larger than the {length} training images; "
+                f"take batch_size={length} at most"
             )
         self.length, self.batch_size, self.stream, self.seeds = length, batch_size, stream, tuple(seeds)
         self.num_batches = num_batches or length // batch_size

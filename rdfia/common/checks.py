@@ -130,6 +130,8 @@ def check_classes(classes: Tensor, count: int, what: str = "labels") -> None:
     Raises:
         ValueError: One is not.
     """
+    if what == "labels" and len(classes) and int(classes.max()) < 0:
+        raise ValueError(f"these images have no {what}; put those of each class into a folder named after it")
     if len(classes) and not 0 <= int(classes.min()) <= int(classes.max()) < count:
         ends = f"{int(classes.min())} to {int(classes.max())}"
         raise ValueError(f"{what} lie from 0 to {count - 1}, as there are {count} classes; got {ends}")

@@ -80,6 +80,12 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or any(word in str(error).lower() for word in words)
 
 
+def fields_of(flags: Any) -> set[str]:
+    """Return the names of the fields of a class of flags, or of all of several commands."""
+    kinds = [getattr(kind, "__origin__", kind) for kind in get_args(flags) or [flags]]
+    return {one.name for kind in kinds if dataclasses.is_dataclass(kind) for one in dataclasses.fields(kind)}
+
+
 def in_flags(text: str, flags: Any) -> str:
     """Return a message in the words of the command line: ``--gp-weight 10`` for the keyword ``gp_weight=10``.
 
@@ -87,8 +93,7 @@ def in_flags(text: str, flags: Any) -> str:
         text: The message; paths and what is no flag stay as they are.
         flags: The class of the flags, or of several commands that have flags.
     """
-    kinds = [getattr(kind, "__origin__", kind) for kind in get_args(flags) or [flags]]
-    names = {one.name for kind in kinds if dataclasses.is_dataclass(kind) for one in dataclasses.fields(kind)}
+    names = fields_of(flags)
 
     def flag(found: re.Match[str]) -> str:
         name, value = found["name"], found["value"]
@@ -135,10 +140,12 @@ def run_script(main: Callable[[Flags], Any], flags: type[Flags]) -> None:
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
-        fail(
-            "out of memory; take a smaller --batch-size or --image-size, or a device with more; "
-            + str(error)[:200]
-        )
+        there = fields_of(flags)
+        smaller = [
+            f"--{one.replace('_', '-')}" for one in ("batch_size", "image_size", "count") if one in there
+        ]
+        mend = f"a smaller {' or '.join(smaller)}, or " if smaller else ""
+        fail(f"out of memory; take {mend}a device with more; {str(error)[:200]}")
     except (Interrupted, KeyboardInterrupt) as stop:
         said = str(stop) or "interrupted"
         if "--overwrite" in sys.argv:  # would begin from scratch, and lose what was saved

@@ -111,7 +111,8 @@ def check_flags(path: Path, flags: dict[str, Any], may_change: frozenset[str] = 
     for name, value in began.items():
         if name in flags and name not in may_change | {"module", "data"} and flags[name] != value:
             flag = f"--{name.replace('_', '-')}"
-            raise ValueError(f"{path} has {flag} {value}, this command says {flags[name]}; {HINT}")
+            then, now = ("by default" if one is None else one for one in (value, flags[name]))
+            raise ValueError(f"{path} has {flag} {then}, this command says {now}; {HINT}")
     for name, value in began.get("module", {}).items():
         now = flags["module"].get(name)
         if name not in may_change and now != value:

@@ -134,7 +134,11 @@ def trainings(folder: Path, tell: Callable[[str], None] = say) -> list[tuple[Pat
                 name: {"mean": value, "std": None, "values": [value]} for name, value in values.items()
             }
             own = folder / runs.row_name(row, seed)
-            of_row = {"name": f"{folder.name}/{own.name}", "seeds": [seed], "metrics": metrics}
+            of_row: dict[str, Any] = {
+                "name": f"{folder.name}/{own.name}",
+                "seeds": [seed],
+                "metrics": metrics,
+            }
             of_row |= {"wall_seconds": values.get("seconds"), "peak_memory_gb": None}
             found.append((own, results | of_row))
     return found

@@ -65,7 +65,7 @@ def train_together(
     trainer = training.make_trainer(flags, folder, monitor="val/none", mode="max", callbacks=[])
     trainer.limit_val_batches = 0
     with warnings.catch_warnings():
-        for meant in ("could not find the monitored key", "have no .val_dataloader."):
+        for meant in ("could not find the monitored key", "have no .val_dataloader.", "a performance drop"):
             warnings.filterwarnings("ignore", f".*{meant}")
         training.fit(flags, trainer, module, batches(own_seeds))
     if flags.fast_dev_run:

@@ -95,6 +95,7 @@ RGB_LADDER = LADDER | {"+ R1 of 0.1": list(LADDER.values())[-1] | {"r1_weight": 
 
 # Flags of a table as a whole, and what they are in a single training.
 TABLE_FLAGS: dict[str, Any] = {"seeds": (), "ablation": (), "compare": (), "part": None, "stack": False}
+DIGITS = ("mnist", "usps", "emnist-digits")  # data sets that the digit judge knows
 # What can be trained for comparison, and the flags in which it differs.
 CONDITIONAL_ROWS: dict[str, dict[str, Any]] = {
     "one-hot": {"conditioning": "one-hot"},
@@ -177,7 +178,8 @@ class SharedArgs(PictureFlags, GraphFlags, TrainerArgs):
     gp_weight: Annotated[float | None, default("0.0")] = None
     """Weight of WGAN-GP's penalty, on images between real and generated ones; 0 disables it."""
     top_k: Annotated[float | None, default("1.0")] = None
-    """Share of generated images that train the generator at last, those that look most real."""
+    """Share of generated images that train the generator, those that look most real; it falls from 1 to this
+    by 1 % an epoch, so that a training of a few epochs heeds nearly all."""
     generator_lr: Annotated[float | None, default("0.002; practical: 0.0002")] = None
     """Adam's initial learning rate for the generator."""
     discriminator_lr: Annotated[float | None, default("0.002; practical: 0.0002")] = None
@@ -206,6 +208,8 @@ class SharedArgs(PictureFlags, GraphFlags, TrainerArgs):
         check_part(self.part, self.overwrite)
         check_stack(self.stack, self.seeds)
         check_dataset("--dataset", self.dataset)
+        if self.scores == "":
+            raise ValueError("--scores names features, such as squeezenet; leave it out for the default")
 
     @property
     def holds_out(self) -> bool:
@@ -215,13 +219,18 @@ class SharedArgs(PictureFlags, GraphFlags, TrainerArgs):
     @property
     def judged_by(self) -> str:
         """Whose features score the images: the digit judge knows grey digits of 32 pixels."""
-        known = self.dataset in ("mnist", "usps", "emnist-digits") and self.image_size == 32
+        known = self.dataset in DIGITS and self.image_size == 32
         return self.scores or ("digits" if known and self.channels != 3 else "squeezenet")
 
     @property
     def digits(self) -> bool:
         """Whether the digit judge scores the images."""
         return self.judged_by == "digits"
+
+    @property
+    def takes_first(self) -> bool:
+        """Whether the first images stand for all: those of a release of digits do, those of a folder not."""
+        return self.digits and self.dataset in DIGITS
 
 
 @dataclass(frozen=True)

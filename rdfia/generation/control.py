@@ -118,7 +118,8 @@ def project(
 
     Minimises the squared difference of pixels, and that of features if there are any (Zhu et al.,
     "Generative Visual Manipulation on the Natural Image Manifold", ECCV 2016). Each image begins at the
-    nearest of some random latents, so that few end in a bad place. Latents stay as long as drawn ones are.
+    nearest of some random latents, so that few end in a bad place. Latents are at most as long as drawn ones
+    are on average: after each step those that are longer are shortened.
 
     Args:
         gan: Trained.
@@ -152,19 +153,22 @@ def project(
         tried = [gan.draw(len(images), 13, start).to(gan.device) for start in range(starts)]
         far = torch.stack([distances(gan(latents, *condition)) for latents in tried])
         latents = torch.stack(tried)[far.argmin(0), torch.arange(len(images), device=gan.device)]
-    latents = latents.clone().requires_grad_()
+    latents = bound(latents).clone().requires_grad_()
     optimizer = torch.optim.Adam([latents], rate)
     best, nearest = latents.detach().clone(), torch.full((len(images),), torch.inf, device=gan.device)
     with torch.enable_grad():
         for _ in range(steps):
-            far = distances(gan(bound(latents), *condition))
+            far = distances(gan(latents, *condition))
             nearer = far.detach() < nearest
             nearest = torch.where(nearer, far.detach(), nearest)
-            best = torch.where(nearer[:, None], bound(latents).detach(), best)
+            best = torch.where(nearer[:, None], latents.detach(), best)
             optimizer.zero_grad()
             (gradient,) = torch.autograd.grad(far.sum(), latents)
             latents.grad = gradient
             optimizer.step()
+            latents.data = bound(
+                latents.data
+            )  # not within the network: nothing would lead back into the ball
     with torch.no_grad():
         pixels = (gan(best, *condition) - wanted).square().mean((1, 2, 3))
     return best.cpu(), pixels.cpu()

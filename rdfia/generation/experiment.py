@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from datamodules import open_dataset
-from datamodules.files import say
 from datamodules.in_memory import InMemoryDataModule
 from rdfia.common import plots
 from rdfia.engine import callbacks, devices, resume, runs, training, wandb_run
@@ -30,16 +29,14 @@ from rdfia.generation.config import (
     GANArgs,
     SharedArgs,
 )
-from rdfia.generation.digit_judge import FIRST_JUDGED
 from rdfia.generation.digit_style import style_scores
-from rdfia.generation.experiment_floor import evenly, floor_of
+from rdfia.generation.experiment_floor import evenly, floor_of, note_on_scores, said_of_few
 from rdfia.generation.experiment_looks import Looks, examine
 from rdfia.generation.experiment_tables import compare
 from rdfia.generation.feature_scores import make_scores
 from rdfia.generation.gan import PRESETS, GANModule
 from rdfia.generation.losses import heeds_groups
 from rdfia.generation.plots import gan_curves, said
-from rdfia.generation.sampled_features import LEAST
 from rdfia.generation.walks import halfway_scores, walks
 
 Scores = dict[str, float]
@@ -107,9 +104,7 @@ class Experiment:
             )
         held_out = args.holds_out
         against = images.val_data if held_out else images.test_data
-        few = f"{len(against)} images to score against are too few, scores need {LEAST}: they are nan"
-        if len(against) < LEAST:
-            say(few)
+        few = said_of_few(len(against), len(images.val_data), module.scores.fid)
         free = resume.MAY_CHANGE if module.lr_schedule == "none" else resume.MAY_CHANGE_BUT_LENGTH
         data = images.describe()
         # A closer look changes nothing of what was trained.
@@ -134,10 +129,11 @@ class Experiment:
         kind = f"held-out training {what}" if held_out else f"test {what}"
         # The floor is of as many images as were generated: with fewer, all distances are larger.
         count = min(len(against), len(images.train_data), 64 if args.fast_dev_run else 10**9)
-        shown = against[evenly(len(against), min(count, 64), first=args.digits)][0]
+        first = args.takes_first
+        shown = against[evenly(len(against), min(count, 64), first=first)][0]
         scores = {name.removeprefix("test/"): value for name, value in tested.items()}
         kind_of_scores = partial(make_scores, args.judged_by, args.data_dir)
-        floor = floor_of(images.train_data, against, count, kind_of_scores, device, first=args.digits)
+        floor = floor_of(images.train_data, against, count, kind_of_scores, device, first=first)
         scores |= {f"floor_{name}": value for name, value in floor.items()}
         scores |= on_test | {"seconds": seconds}
         epoch, history = len(images.train_dataloader()), runs.read_metrics(folder)
@@ -151,11 +147,12 @@ class Experiment:
         self._draw(module, history, epoch, shown, kind, scores, folder, trainer)
         for name, figure in looks.figures.items():
             runs.save_figure(folder, name, figure, trainer)
-        note = note_on_scores(kind, count, data, held_out=held_out)
+        note = note_on_scores(kind, count, data, held_out=held_out, first=first)
         if not args.digits:
             note = (
                 f"scored in the features of {args.judged_by}, against {kind}, as the digit judge knows grey "
-                f"digits only; the floor is what {count:,} training images get, spread evenly"
+                f"digits only; the floor is what {count:,} training images get against as many of these, "
+                "spread evenly"
             )
         if not held_out:
             note += "; the distances during training are to images that are trained on"
@@ -172,7 +169,7 @@ class Experiment:
             notes=[
                 note,
                 *([str(diverged)] if diverged else []),
-                *([few] if len(against) < LEAST else []),
+                *few,
                 *(f"{name}: {about}" for name, about in looks.notes.items()),
             ],
         )
@@ -183,7 +180,7 @@ class Experiment:
         of_floor = ("kid", "precision", "recall", "confident_share", "smallest_class_share")
         for name in (module.scores.fid, *of_floor):
             if name in scores:
-                print(f"{name:22}{scores[name]:8.3f}    real training {what} {scores['floor_' + name]:8.3f}")
+                print(f"{name:22} {scores[name]:8.3f}    real training {what} {scores['floor_' + name]:8.3f}")
         for name, about in looks.notes.items():
             print(f"{name} {runs.spread(results['metrics'][name])}: {about}")
         written = f"results.json, figures/, checkpoints/ in {folder}"
@@ -346,25 +343,6 @@ def read_images(args: SharedArgs) -> InMemoryDataModule:
         raise ValueError(f"--dataset {args.dataset} has {found} channels; leave --channels out")
     images.train_dataloader()  # says now if they are fewer than a batch
     return images
-
-
-def note_on_scores(kind: str, count: int, data: Mapping[str, Any], *, held_out: bool) -> str:
-    """Return what the judge-FID and its floor are of.
-
-    Args:
-        kind: Of the digits that are scored against.
-        count: How many the floor is of.
-        data: Description of the data; the judge was trained on MNIST's.
-        held_out: They are the last of the training set.
-    """
-    judged_at_all = data["name"] == "MNIST"
-    judged = max(0, count - FIRST_JUDGED) if judged_at_all else 0
-    # Held-out digits are the last of the training set, which trained the judge; the GAN has not seen them.
-    known = " (all of which trained the judge)" if held_out and judged_at_all else ""
-    return (
-        f"judge-FID uses the features of rdfia's digit judge, against {kind}{known}; the floor is what the "
-        f"first {count:,} training digits get, of which {judged:,} trained the judge"
-    )
 
 
 def loss_numbers(history: Mapping[str, plots.Line], epoch: int) -> Scores:

@@ -1,6 +1,7 @@
 """A closer look at a trained GAN (``--examine``): copies, classes as read, what latents do."""
 
 import hashlib
+import itertools
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -79,19 +80,25 @@ def copies(
 
     others = against[evenly(len(against), min(len(against), len(samples)))][0]
     both = torch.cat([*seen(samples.split(250)), *seen(others.split(250))])
-    distance, place = memorization.nearest(both, seen(training.batches(250)))
+    shown = training.batches(250)  # mirrored ones were trained on, too
+    if mirrored := gan.flips:
+        shown = itertools.chain(shown, (part.flip(-1) for part in training.batches(250)))
+    distance, place = memorization.nearest(both, seen(shown))
     ours, theirs = distance.split([len(samples), len(others)])
     share = memorization.near_training_share(ours, theirs)
     looks.scores |= {"near_training_share": share, "near_training_chance": memorization.SMALLEST}
     looks.notes["near_training_share"] = (
         f"of {len(samples):,} samples those nearer to a training image than "
         f"the nearest {memorization.SMALLEST:.0%} of {len(others):,} real images that were not trained on, "
-        "in the features that score; samples that are all alike come to 1, too (see recall)"
+        f"in the features that score{', mirrored or not' if mirrored else ''}; "
+        "samples that are all alike come to 1, too (see recall)"
     )
     first = ours.argsort()[:10].cpu()
+    which = place.cpu()[first, None, None, None]
+    near = training[which.flatten() % len(training)][0].cpu()
     pictures = {
         "samples": samples[first].cpu(),
-        "nearest training image": training[place[first].cpu()][0].cpu(),
+        "nearest training image": torch.where(which < len(training), near, near.flip(-1)),
     }
     shares = f"{share:.1%} of all are as near, {memorization.SMALLEST:.0%} by chance"
     title = f"the samples nearest to training images ({shares})"

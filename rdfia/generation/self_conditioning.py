@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from rdfia.common.parallel import broadcast_buffers
@@ -13,6 +14,7 @@ class ConditionsItself(MakesSamples):
     """A module whose ``groups``, if it has any, are fitted to the first images of its training."""
 
     batches_done: int
+    flips: bool
 
     def on_train_start(self) -> None:
         """Fit the clusters unless resuming; all ranks use those of rank 0."""
@@ -23,7 +25,9 @@ class ConditionsItself(MakesSamples):
             return
         loader: Any = self.trainer.train_dataloader
         seen = (self._gather(self._check(batch, number)[0]) for number, batch in enumerate(loader))
-        self.fit_groups(images_to_fit(seen, self.groups.count, self.trainer.num_training_batches))
+        images = images_to_fit(seen, self.groups.count, self.trainer.num_training_batches)
+        # Groups, and how large they are, of what the discriminator sees.
+        self.fit_groups(torch.cat([images, images.flip(-1)], -4) if self.flips else images)
 
     def _gather(self, images: Tensor) -> Tensor:
         images = images.to(self.device)

@@ -67,8 +67,14 @@ def class_numbers(asked: Sequence[str], gan: Any) -> list[int]:
     if not gan.classes:
         raise ValueError("this GAN has no classes to ask for; train_cgan.py trains one that has")
     names = list(gan.hparams.get("class_names") or map(str, range(gan.classes)))
+    if all(one in names for one in asked):
+        return [names.index(one) for one in asked]
     found = []
     for one in asked:
+        if one in names and one.isdecimal():  # of a GAN whose classes are called 1, 2 and 3
+            raise ValueError(
+                f"class {one!r} is a name and a number here; ask for names alone, {', '.join(names)}"
+            )
         if one in names:
             found.append(names.index(one))
         elif one.isdecimal() and int(one) < gan.classes:

@@ -113,6 +113,22 @@ def test_what_the_machine_lacks_is_one_line(error, line, monkeypatch, capsys):
     assert line in capsys.readouterr().err
 
 
+def test_out_of_memory_names_flags_that_there_are(monkeypatch, capsys):
+    @dataclasses.dataclass
+    class Sampling:
+        """Flags of sample.py."""
+
+        count: int = 1
+
+    def main(args):
+        raise MemoryError("array of 8 TiB")
+
+    monkeypatch.setattr(sys, "argv", ["script.py"])
+    with pytest.raises(Failed):
+        run_script(main, Sampling)
+    assert "out of memory; take a smaller --count, or a device with more" in capsys.readouterr().err
+
+
 def test_other_errors_are_not_taken_for_a_lack_of_memory():
     assert not out_of_memory(RuntimeError("shapes do not match"))
     with pytest.raises(RuntimeError, match="shapes"):

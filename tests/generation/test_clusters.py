@@ -78,6 +78,16 @@ def test_a_gan_makes_its_groups_once_and_keeps_them_in_checkpoints(tmp_path, mon
     assert all(torch.equal(other.groups.state_dict()[name], value) for name, value in made.items())
 
 
+def test_groups_are_as_large_as_mirrored_images_make_them():
+    sides = torch.zeros(60, 1, 32, 32)
+    sides[:, :, :, :16] = torch.rand(60, 1, 32, 16) > 0.5  # all lean to the left
+    module = GANModule(**SMALL, seed=5, flips=True)
+    quiet_trainer(max_epochs=1).fit(module, torch.utils.data.DataLoader(sides, batch_size=20))
+    seen = module.groups.of_images(torch.cat([sides, sides.flip(-1)]))
+    shares = torch.bincount(seen, minlength=module.groups.count) / 120
+    torch.testing.assert_close(module.groups.log_shares.exp().clamp(min=1e-5), shares.clamp(min=1e-5))
+
+
 def test_the_discriminator_is_told_the_groups_of_images_and_of_latents(monkeypatch):
     module, told = GANModule(**SMALL), []
     discriminate = module.discriminator.forward

@@ -1,9 +1,13 @@
 """The classifier of real images, and copies of training images."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
+from datamodules.tensors import ImageTensors
 from rdfia.generation import image_classifier
+from rdfia.generation.experiment_looks import Looks, copies
 from rdfia.generation.image_classifier import ImageClassifier, accuracies, confusion, fit_classifier
 from rdfia.generation.memorization import near_training_share, nearest
 
@@ -75,3 +79,15 @@ def test_copies_are_told_from_new_images():
 
 def test_few_images_take_a_short_training():
     assert [image_classifier.steps_for(count) for count in (66, 1000, 60_000)] == [200, 468, 2000]
+
+
+@pytest.mark.parametrize("flips", [True, False])
+def test_mirrored_copies_are_copies_where_images_were_mirrored_in_training(flips):
+    generator = torch.Generator().manual_seed(0)
+    bytes_of = (255 * torch.rand(80, 1, 32, 32, generator=generator)).to(torch.uint8)
+    training, real = (ImageTensors(part, torch.zeros(40).long()) for part in bytes_of.split(40))
+    scores = SimpleNamespace(network=lambda images: images.flatten(1))
+    gan, looks = SimpleNamespace(scores=scores, flips=flips, device=CPU), Looks()
+    copies(looks, gan, training[torch.arange(40)][0].flip(-1), training, real)
+    assert (looks.scores["near_training_share"] == 1) is flips
+    assert ("mirrored or not" in looks.notes["near_training_share"]) is flips

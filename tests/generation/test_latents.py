@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from rdfia.common.draws import keyed_generator
 from rdfia.generation.latents import draw_latents, interpolate
 
 
@@ -16,6 +17,18 @@ def test_latents_depend_on_key_and_rank_alone():
     assert not any(torch.equal(latents, other) for other in others)
     ranks = [draw_latents(3, 5, [1, 2], rank=rank, world_size=2) for rank in range(2)]
     assert torch.equal(torch.stack(ranks, 1).flatten(0, 1), latents)
+
+
+@pytest.mark.parametrize("distribution", ["normal", "uniform"])
+def test_the_first_latents_are_the_same_however_many_are_drawn(distribution):
+    many = draw_latents(100, 5, [1], distribution=distribution)
+    for count in (1, 2, 7, 16, 17, 33):
+        assert torch.equal(draw_latents(count, 5, [1], distribution=distribution), many[:count])
+    # As torch draws them where numbers come out at 16: recorded trainings are these.
+    generator = keyed_generator([1])
+    assert distribution == "uniform" or torch.equal(
+        draw_latents(32, 5, [1]), torch.randn(32, 5, generator=generator)
+    )
 
 
 def test_both_distributions_are_what_they_are_called():

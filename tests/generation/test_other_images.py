@@ -10,6 +10,7 @@ import torch
 from conftest import write_idx
 from PIL import Image
 
+from datamodules import MNISTDataModule
 from rdfia.generation import experiment_looks, image_classifier
 from rdfia.generation.cgan import cGANModule
 from rdfia.generation.config import ConditionalGANArgs, GANArgs
@@ -192,3 +193,17 @@ def test_features_tell_kinds_of_images_apart():
         scores.update(part, real=True)
         scores.update(part, real=False)
     assert scores.compute()["squeezenet_fid"] == pytest.approx(0, abs=1e-4)
+
+
+def test_a_folder_of_digits_is_scored_against_digits_of_all_classes(tmp_path, clothes):
+    digits = MNISTDataModule("sample", image_size=32)
+    digits.setup()
+    images, labels = digits.train_data[18 * torch.arange(200)]  # its first ones are of few classes
+    for number, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
+        place = tmp_path / "digits" / str(label)
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((255 * image[0]).byte().numpy()).save(place / f"{number}.png")
+    here = clothes | {"dataset": f"{tmp_path / 'digits'}/", "name": "digits", "channels": 1}
+    results = run(GANArgs(**TINY, **here, scores="digits"))
+    assert results["metrics"]["floor_smallest_class_share"]["mean"] > 0
+    assert any("spread evenly" in note for note in results["notes"])

@@ -29,6 +29,7 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     saved(GANModule(**SMALL, groups=0, channels=3, image_size=64), folder / "gan")
     saved(cGANModule(**SMALL, classes=2, class_names=["cat/dog", "Cat_dog"]), folder / "cgan")
+    saved(cGANModule(**SMALL, classes=2, class_names=["1", "2"]), folder / "numbers")
     return folder
 
 
@@ -50,6 +51,10 @@ def test_classes_have_folders_of_their_own(runs, tmp_path):
     written = write_samples(gan, 4, tmp_path / "all")
     assert {path.parent.name for path in written} == {"cat_dog", "Cat_dog_1"}  # one, where case is nothing
     assert Image.open(written[0]).mode == "L"
+    numbered = load_gan(runs / "numbers")
+    assert class_numbers(["2", "1"], numbered) == [1, 0]  # names
+    with pytest.raises(ValueError, match="class '1' is a name and a number here; ask for names alone, 1, 2"):
+        class_numbers(["0", "1"], numbered)
     some = write_samples(gan, 4, tmp_path / "some", classes=class_numbers(["cat/dog", "0"], gan))
     assert {path.parent.name for path in some} == {"cat_dog"}
     with pytest.raises(ValueError, match="class 'bird' is none of cat/dog, Cat_dog, nor a number below 2"):
