@@ -34,8 +34,8 @@ def draw_latents(
     """
     generator = keyed_generator(key)
     draw = torch.randn if distribution == "normal" else torch.rand
-    # torch.randn draws 16 numbers at a time, and the last ones anew where they do not come out: with whole
-    # sixteens the first latents are the same however many are drawn.
+    # torch.randn draws 16 numbers at a time, and the last ones once more where these do not come out: with
+    # whole sixteens the first latents are the same however many are drawn.
     total = count * world_size
     latents = draw(-(-total // 16) * 16, latent_dim, generator=generator)[rank:total:world_size]
     return latents if distribution == "normal" else 2 * latents - 1
