@@ -125,7 +125,7 @@ def trainings(folder: Path, tell: Callable[[str], None] = say) -> list[tuple[Pat
     if not trained:
         return [(folder, results)]
     if left := [row for row in by_row if row and row not in trained]:
-        tell(f"{folder}: left out, as they are no trainings: {', '.join(left)}")
+        tell(f"{folder}: left out, as they are no trainings: {'; '.join(left)}")
     found = []
     for row, names in trained.items():
         for place, seed in enumerate(seeds):
