@@ -10,6 +10,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 from matplotlib.transforms import Bbox
@@ -126,7 +127,10 @@ def on_any_paper(figure: Figure) -> None:
     """
     figure.patch.set_alpha(0)
     for axes in figure.axes:
-        for text in (axes.title, axes.xaxis.label, axes.yaxis.label):
+        beside = [] if axes.images else [text for text in axes.texts if to_hex(text.get_color()) == INK]
+        legend = axes.get_legend()
+        of_legend = legend.get_texts() if legend else []
+        for text in (axes.title, axes.xaxis.label, axes.yaxis.label, *beside, *of_legend):
             text.set_color(EITHER)
         axes.tick_params(which="both", color=EITHER, labelcolor=EITHER)
         axes.patch.set_alpha(0)

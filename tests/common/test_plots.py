@@ -11,7 +11,17 @@ import torch
 from PIL import Image
 
 from rdfia.common import plots
-from rdfia.common.figure_style import APART, DARK, MOST_POINTS, PALETTE, as_svg, axis_label, short
+from rdfia.common.figure_style import (
+    APART,
+    DARK,
+    EITHER,
+    MOST_POINTS,
+    PALETTE,
+    as_svg,
+    axis_label,
+    on_any_paper,
+    short,
+)
 from rdfia.common.smoothing import running_mean
 from rdfia.engine.runs import save_figure, write_figure
 
@@ -233,3 +243,18 @@ def test_ten_groups_and_ten_lines_are_told_apart():
     figure = plots.curves({"loss": {str(n): ([0, 1], [n, n + 1]) for n in range(10)}}, x_label="batch")
     looks = {(one.get_color(), one.get_linestyle(), one.get_marker()) for one in figure.axes[0].get_lines()}
     assert len(looks) == 10
+
+
+def test_all_that_is_written_beside_pictures_is_read_on_any_paper():
+    figure = plots.curves(
+        {"loss": {"a": (STEPS, FALLING)}}, x_label="batch", images={"samples": torch.rand(4, 1, 8, 8)}
+    )
+    of_lines, of_picture = figure.axes
+    of_lines.text(0, 1, "a number")
+    of_lines.text(0, 1, "a name in its colour", color=PALETTE[1])
+    of_picture.text(0, 0, "on the picture", color="#000000")
+    of_lines.legend()
+    on_any_paper(figure)
+    assert [text.get_color() for text in of_lines.texts][-2:] == [EITHER, PALETTE[1]]
+    assert [text.get_color() for text in of_picture.texts] == ["#000000"]
+    assert [text.get_color() for text in of_lines.get_legend().get_texts()] == [EITHER]
