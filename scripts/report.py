@@ -11,13 +11,15 @@ in a table with its first row.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from rdfia.engine.args import default
 from rdfia.engine.cli import run_script
-from rdfia.engine.questions import Table
+
+if TYPE_CHECKING:
+    from rdfia.engine.questions import Table
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def main(args: Args) -> None:
         finish_last()
 
 
-def texts(table: Table) -> tuple[list[str], list[list[Any]]]:
+def texts(table: "Table") -> tuple[list[str], list[list[Any]]]:
     """Return the columns and rows of a table as they are read."""
     return list(table.header), [[cell.text for cell in row] for row in table.rows]
 
