@@ -34,10 +34,7 @@ def draw_latents(
     """
     generator = keyed_generator(key)
     draw = torch.randn if distribution == "normal" else torch.rand
-    # torch.randn draws 16 numbers at a time, and the last ones once more where these do not come out: with
-    # whole sixteens the first latents are the same however many are drawn.
-    total = count * world_size
-    latents = draw(-(-total // 16) * 16, latent_dim, generator=generator)[rank:total:world_size]
+    latents = draw(count * world_size, latent_dim, generator=generator)[rank::world_size]
     return latents if distribution == "normal" else 2 * latents - 1
 
 

@@ -74,7 +74,10 @@ class MakesSamples(GraphsSteps):
     ) -> Iterator[Tensor]:
         """Yield the images of `sample` part by part, a thousand of 32 pixels at a time."""
         key = [self.seed if seed is None else seed, 3, 0]
-        latents = draw_latents(count, self.latent_dim, key, distribution=self.latents)
+        # torch.randn draws 16 numbers at a time, and the last ones once more where these do not come out: of
+        # whole sixteens the first latents are the same however many are drawn.
+        whole = -(-count // 16) * 16
+        latents = draw_latents(whole, self.latent_dim, key, distribution=self.latents)[:count]
         if truncation is not None:
             latents = self.truncate(latents, truncation)
         at_once = max(1, 1000 * 32 * 32 // self.image_size**2)

@@ -46,6 +46,14 @@ def test_images_are_those_of_the_module_and_the_seed(runs, tmp_path):
     assert load_gan(runs / "gan" / "checkpoints" / "last.ckpt").image_size == 64
 
 
+@pytest.mark.parametrize("latents", ["normal", "uniform"])
+def test_the_first_images_are_the_same_however_many_are_drawn(latents):
+    gan = GANModule(**SMALL | {"latent_dim": 5}, groups=0, latents=latents)
+    many = gan.sample(100, seed=1)
+    for count in (1, 2, 7, 16, 17, 33):
+        torch.testing.assert_close(gan.sample(count, seed=1), many[:count], atol=1e-5, rtol=0)
+
+
 def test_classes_have_folders_of_their_own(runs, tmp_path):
     gan = load_gan(runs / "cgan")
     written = write_samples(gan, 4, tmp_path / "all")
