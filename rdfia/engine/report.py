@@ -271,5 +271,5 @@ def write_page(folder: Path, results: Mapping[str, Any]) -> None:
         columns={"value": ""},
         figures={name.replace("_", " "): f"{folder.name}/{glob.escape(name)}" for name in files},
     )
-    chapters, runs = [Chapter("all of it", [question])], {folder.name: results}
+    chapters, runs = [Chapter("Figures and numbers", [question])], {folder.name: results}
     write_report(folder / "index.html", folder.name, chapters, runs, runs_folder=folder.parent)
