@@ -30,6 +30,7 @@ SMALL = {"latent_dim": 8, "generator_features": 4, "discriminator_features": 4}
 @pytest.fixture(scope="module")
 def networks():
     found = load(None, (), 100, None, None, None)
+    torch.manual_seed(0)  # some weights make images that are alike to 8 bits
     return dataclasses.replace(found, gan=GANModule(**SMALL).eval(), cgan=cGANModule(**SMALL).eval())
 
 
