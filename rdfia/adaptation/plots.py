@@ -100,10 +100,11 @@ def gained_by_class(
     axes.grid()
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     axes.set_title(title)
-    gains = dict(zip(classes, (shares[1] - shares[0]).tolist(), strict=True))
-    order = sorted((name for name in classes if counts[classes.index(name)]), key=lambda name: gains[name])
+    changes = zip((shares[1] - shares[0]).tolist(), classes, counts, strict=True)
+    order = sorted((gain, name) for gain, name, count in changes if count)
+    (least, worst), (most, best) = order[0], order[-1]
     figure.set_label(
         f"{title}: share of each class's target images that is right, before and after; "
-        f"{order[-1]} changes by {gains[order[-1]]:+.3f}, {order[0]} by {gains[order[0]]:+.3f}."
+        f"{best} changes by {most:+.3f}, {worst} by {least:+.3f}."
     )
     return figure

@@ -166,9 +166,8 @@ def project(
             (gradient,) = torch.autograd.grad(far.sum(), latents)
             latents.grad = gradient
             optimizer.step()
-            latents.data = bound(
-                latents.data
-            )  # not within the network: nothing would lead back into the ball
+            # Here, not before the network: beyond the ball no gradient would lead back into it.
+            latents.data = bound(latents.data)
     with torch.no_grad():
         pixels = (gan(best, *condition) - wanted).square().mean((1, 2, 3))
     return best.cpu(), pixels.cpu()

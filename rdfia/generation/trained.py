@@ -71,11 +71,10 @@ def class_numbers(asked: Sequence[str], gan: Any) -> list[int]:
         return [names.index(one) for one in asked]
     found = []
     for one in asked:
-        if one in names and one.isdecimal():  # of a GAN whose classes are called 1, 2 and 3
-            raise ValueError(
-                f"class {one!r} is a name and a number here; ask for names alone, {', '.join(names)}"
-            )
         if one in names:
+            if one.isdecimal():  # of a GAN whose classes are called 1, 2 and 3
+                alone = f"ask for names alone, {', '.join(names)}"
+                raise ValueError(f"class {one!r} is a name and a number here; {alone}")
             found.append(names.index(one))
         elif one.isdecimal() and int(one) < gan.classes:
             found.append(int(one))

@@ -258,7 +258,7 @@ EVERY_HELP = [
 def test_help_says_what_a_flag_is_that_is_not_given(command, call_script, monkeypatch):
     monkeypatch.syspath_prepend(SCRIPTS)
     shown = " ".join(call_script(*command.split(), "--help").stdout.split())
-    assert "--help" in shown
+    assert "--data-dir" in shown or command in ("report.py", "sample.py")  # which read no data
     assert "default: None" not in shown
     assert "default: )" not in shown
 
